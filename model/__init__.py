@@ -1,0 +1,1 @@
+"""AVESFormer (our reconstruction): the model, its data, its training, its evaluation."""

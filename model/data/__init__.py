@@ -1,0 +1,1 @@
+"""Data sets: the synthetic audio-visual world and AVSBench."""

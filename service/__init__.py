@@ -1,0 +1,1 @@
+"""The deployable: REST and gRPC fronts, decoding, batching, workers, the typed client."""

@@ -1,0 +1,1 @@
+"""The micro-batcher and the thread that owns the device."""

@@ -1,0 +1,1 @@
+"""Admission, the data path and jobs."""

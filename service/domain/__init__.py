@@ -1,0 +1,1 @@
+"""Values of the service: no I/O, no framework."""

@@ -1,0 +1,1 @@
+"""The process that consumes chunks from Redis."""
