@@ -1,0 +1,85 @@
+"""The unit that travels to a predictor: up to 32 samples of one clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.domain.deadline import Deadline
+from service.domain.result import FrameMasks
+
+SAMPLE_RATE_HZ = 16_000
+WINDOW_SAMPLES = 15_600
+"""One audio window: 0.975 s at 16 kHz, exactly the 96 log-mel frames of a VGGish example (25 ms window, 10 ms hop)."""
+MAX_CHUNK_SAMPLES = 32
+FIRST_CHUNK_SAMPLES = 4
+"""The first chunk of a clip is short, so that its first masks leave early (architecture section 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBlock:
+    """T decoded samples of one clip, in order.
+
+    Attributes:
+        frames: uint8 (T, h, w, 3) RGB at the model's input size.
+        audio: int16 (S,) mono 16 kHz; one span that covers the windows of all T samples.
+        offsets: int64 (T,); window t is `audio[offsets[t] : offsets[t] + WINDOW_SAMPLES]`.
+        sample_times_s: float64 (T,), strictly rising.
+        timestamps_s: float64 (T,), the frames' own times.
+        indexes: int64 (T,), the frames' places in presentation order.
+    """
+
+    frames: NDArray[np.uint8]
+    audio: NDArray[np.int16]
+    offsets: NDArray[np.int64]
+    sample_times_s: NDArray[np.float64]
+    timestamps_s: NDArray[np.float64]
+    indexes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the block weighs in a queue."""
+        return self.frames.nbytes + self.audio.nbytes
+
+    def windows(self) -> NDArray[np.float32]:
+        """The audio windows, float32 (T, 15600) in [-1, 1)."""
+        at = self.offsets[:, None] + np.arange(WINDOW_SAMPLES)[None, :]
+        scaled: NDArray[np.float32] = self.audio[at].astype(np.float32) / np.float32(32768.0)
+        return scaled
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPolicy:
+    """How logits become masks: size (height, width) of the answer, threshold, labels kept, least area in pixels."""
+
+    output_size: tuple[int, int]
+    threshold: float
+    labels: tuple[str, ...]
+    min_area: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A block of samples on its way to a predictor, with all that is needed to make its masks."""
+
+    request_id: str
+    chunk_no: int
+    samples: SampleBlock
+    masks: MaskPolicy
+    deadline: Deadline
+    is_interactive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentedChunk:
+    """A chunk's answer: one FrameMasks per sample, in order, and the seconds it spent by stage."""
+
+    frames: tuple[FrameMasks, ...]
+    queue_s: float
+    predict_s: float
+    encode_s: float

@@ -1,0 +1,65 @@
+"""The Protocols between the core and what can be exchanged behind it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.result import ModelInfo
+
+
+class Predictor(Protocol):
+    """The model as the device thread sees it: stateless, called by one thread only."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the checkpoint is and takes."""
+        ...
+
+    def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mask logits for B samples.
+
+        Args:
+            frames: uint8 (B, input_height, input_width, 3) RGB.
+            windows: float32 (B, 15600), 16 kHz mono in [-1, 1].
+
+        Returns:
+            float32 (B, K, h, w) at the head's own resolution; K is 1 (binary) or 1 + labels (semantic, background 0).
+
+        Raises:
+            MemoryError: the batch does not fit the device; a smaller one may.
+            RuntimeError: the device failed.
+        """
+        ...
+
+    def is_healthy(self) -> bool:
+        """Whether the device still answers (a CUDA context can die for good)."""
+        ...
+
+
+class Segmenter(Protocol):
+    """Chunks of samples in, finished masks out; local or across Redis."""
+
+    async def describe(self) -> ModelInfo:
+        """The model that answers; raises ServiceError `warming_up` or `backend_down` while there is none."""
+        ...
+
+    def expect(self, request_id: str) -> AbstractContextManager[None]:
+        """While open, this request may still send chunks, so a batch may wait a moment for them."""
+        ...
+
+    def is_idle(self) -> bool:
+        """Whether a chunk sent now would start at once (then a chunk need not wait to fill up)."""
+        ...
+
+    async def segment(self, chunk: Chunk) -> SegmentedChunk:
+        """The masks of a chunk. Cancelling the call drops its samples from the queue.
+
+        Raises:
+            ServiceError: `deadline_exceeded`, `queue_full`, `internal`, `backend_down`, `poison_clip`, `draining`.
+        """
+        ...

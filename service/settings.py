@@ -1,0 +1,76 @@
+"""Settings from the environment (AVES_*): read by cli and bootstrap only; components get small policies made of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_MIB = 1024**2
+_GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Effective settings; every field is AVES_<NAME> in the environment (contract section 5, `.env.example`)."""
+
+    model_config = SettingsConfigDict(env_prefix="AVES_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="Address to bind")
+    port: int = Field(8000, ge=0, le=65535, description="HTTP port (0: any free one)")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="gRPC port (0: any free one)")
+    worker_port: int = Field(8001, ge=0, le=65535, description="Ops port of `avesformer worker`")
+    checkpoint: Path | None = Field(None, description="Checkpoint file; empty: the shipped one")
+    device: Literal["auto", "cpu", "cuda"] | str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Compute type")
+    torch_threads: int | None = Field(
+        None, ge=1, le=256, description="Threads of the device thread; empty: measured rule"
+    )
+    max_batch: int | None = Field(None, ge=1, le=1024, description="Samples a batch; empty: 64 on GPU, 16 on CPU")
+    batch_window_s: float = Field(0.005, ge=0, le=1, description="Longest wait for more samples, seconds")
+    max_concurrent_requests: int = Field(64, ge=1, le=10_000, description="Requests admitted at once")
+    max_live_streams: int = Field(32, ge=0, le=10_000, description="Live streams admitted at once")
+    max_queued_bytes: int = Field(1 * _GIB, ge=_MIB, description="Decoded samples waiting, bytes")
+    max_upload_bytes: int = Field(256 * _MIB, ge=1024, description="Largest upload, bytes")
+    max_clip_s: float = Field(600.0, gt=0, le=86_400, description="Longest clip, seconds (1 s of grace)")
+    max_pixels: int = Field(4096 * 2304, ge=1024, description="Largest picture, pixels")
+    max_samples: int = Field(18_000, ge=1, description="Most samples of one request")
+    max_answer_bytes: int = Field(512 * _MIB, ge=1024, description="Largest JSON answer, bytes")
+    request_timeout_s: float = Field(120.0, gt=0, description="Deadline of a JSON request, seconds")
+    upload_min_bytes_per_s: int = Field(16_384, ge=0, description="Least upload rate after 10 s, bytes per second")
+    decode_processes: int | None = Field(None, ge=1, le=256, description="Decoders at once; empty: one per core")
+    spool_dir: Path | None = Field(None, description="Uploads and answers on their way; empty: the system's")
+    spool_bytes: int = Field(4 * _GIB, ge=_MIB, description="Most bytes in the spool")
+    state_dir: Path | None = Field(None, description="Jobs without Redis; empty: ~/.local/state/avesformer")
+    redis_url: SecretStr | None = Field(None, description="Redis for jobs and keys (append-only)")
+    redis_data_url: SecretStr | None = Field(None, description="Redis for chunks; empty: the same")
+    redis_max_bytes: int = Field(1 * _GIB, ge=_MIB, description="Outstanding chunk bytes in Redis, per front")
+    lease_s: float = Field(10.0, gt=0, le=600, description="Lease of a chunk or job, seconds")
+    blob_url: str | None = Field(None, description="Uploads of jobs: folder or s3://; empty: under STATE_DIR")
+    cache_bytes: int = Field(256 * _MIB, ge=0, description="Result cache, bytes (0: off)")
+    cache_ttl_s: float = Field(3600.0, gt=0, description="Result cache, seconds")
+    job_ttl_s: float = Field(86_400.0, gt=0, description="Finished jobs are kept for, seconds")
+    idempotency_ttl_s: float = Field(86_400.0, gt=0, description="Idempotency keys are kept for, seconds")
+    api_keys_file: Path | None = Field(None, description="File of hashed API keys; empty: no keys asked")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain for both ports")
+    tls_key: Path | None = Field(None, description="PEM private key")
+    webhook_hosts: str = Field("", description="Private hosts that webhooks may reach, comma separated")
+    drain_s: float = Field(30.0, ge=0, le=3600, description="Longest drain after SIGTERM, seconds")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector (gRPC); empty: no traces")
+    bench_routes: bool = Field(False, description="Serve POST /bench/batch on an emulated accelerator")
+    bench_batch_ms: float = Field(20.0, ge=0, description="Emulated accelerator: milliseconds a batch")
+    bench_item_ms: float = Field(1.0, ge=0, description="Emulated accelerator: milliseconds an item")
+
+    @model_validator(mode="after")
+    def _tls_comes_in_pairs(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: give both or none")
+        return self
+
+    @property
+    def num_decoders(self) -> int:
+        """Decoder children at once."""
+        return self.decode_processes or max(1, os.cpu_count() or 1)
