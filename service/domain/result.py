@@ -29,7 +29,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class FrameMasks:
-    """What sounds in one sampled frame; `masks` is empty where nothing does. Times in seconds on the clip's time line."""
+    """What sounds in one sampled frame (`masks` empty where nothing does). Seconds on the clip's time line."""
 
     sample_time_s: float
     timestamp_s: float
