@@ -1,0 +1,62 @@
+# One definition of every command: people, hooks and CI share it. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+GRPC_PORT ?= 50051
+# TORCH=cpu takes PyTorch's CPU build (hundreds of megabytes less); the default is what pip takes for this machine.
+TORCH ?=
+TORCH_INDEX_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
+TORCH_SPEC_cpu := torch==2.13.0+cpu
+TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-fast test-slow lint format proto bench soak chaos clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+serve: $(VENV)/.installed ## start the service with the shipped checkpoint (PORT=, GRPC_PORT=, TORCH=cpu)
+	exec $(BIN)/avesformer serve --host $(HOST) --port $(PORT) --grpc-port $(GRPC_PORT)
+
+test: $(VENV)/.installed-dev ## run the whole test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not slow and not bench" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev ## the long tests: minutes each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu" --timeout 3600 $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff, mypy --strict, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev ## let ruff format and sort
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/.installed-dev ## generate the gRPC stubs into service/rpc/pb
+	$(BIN)/python -m grpc_tools.protoc -Iservice/rpc/pb=proto \
+	  --python_out=. --pyi_out=. --grpc_python_out=. proto/avesformer/v1/segmentation.proto
+
+bench: $(VENV)/.installed-dev ## every figure of time, ratios first
+	OMP_NUM_THREADS=1 $(BIN)/avesformer bench $(BENCH_ARGS)
+
+clean: ## remove what the commands above made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25"
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) $(TORCH_INDEX_$(TORCH)) "$(TORCH_SPEC)"
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) -e '.[model]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) -e '.[model,dev]'
+	@touch $@
