@@ -1,0 +1,66 @@
+# Two images from one file:
+#   docker build --target front  -t avesformer-front .    REST and gRPC, decoding; no torch
+#   docker build --target worker -t avesformer-worker .   the model on a CUDA GPU; can also `serve` alone
+#   --build-arg TORCH=cpu makes a worker without CUDA libraries, about a tenth of the size.
+# Every version is locked with hashes in deploy/locks (deploy/locks/update.py writes them).
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+
+# ---- our own wheel, and the interpreter's environment of each image; nothing of this stage ships but those
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
+COPY deploy/locks/ /src/deploy/locks/
+# --without-pip: the images carry no installer
+RUN pip install --no-deps --require-hashes -r /src/deploy/locks/build.txt \
+ && python -m venv --without-pip /opt/avesformer \
+ && pip --python /opt/avesformer/bin/python install --no-deps --require-hashes -r /src/deploy/locks/front.txt
+COPY pyproject.toml README.md LICENSE /src/
+COPY service/ /src/service/
+COPY model/ /src/model/
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src
+
+FROM build AS build-front
+RUN pip --python /opt/avesformer/bin/python install --no-deps /dist/*.whl
+
+FROM build AS build-worker
+ARG TORCH=cuda
+RUN if [ "$TORCH" = cpu ]; then \
+      pip --python /opt/avesformer/bin/python install --no-deps \
+        --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu; \
+    else \
+      pip --python /opt/avesformer/bin/python install --no-deps --require-hashes -r /src/deploy/locks/torch-cuda.txt; \
+    fi \
+ && pip --python /opt/avesformer/bin/python install --no-deps --require-hashes -r /src/deploy/locks/model.txt \
+ && pip --python /opt/avesformer/bin/python install --no-deps /dist/*.whl
+
+# ---- what both images share
+FROM ${PYTHON_IMAGE} AS runtime
+RUN pip uninstall --yes --root-user-action=ignore pip setuptools wheel \
+ && groupadd --gid 10001 avesformer \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin avesformer \
+ && install --directory --owner=10001 --group=10001 --mode=0700 \
+      /var/lib/avesformer/spool /var/lib/avesformer/state /var/lib/avesformer/blobs
+# The root may be read-only: everything is written under /var/lib/avesformer and /tmp.
+ENV PATH=/opt/avesformer/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp HF_HUB_OFFLINE=1 \
+    AVES_HOST=0.0.0.0 \
+    AVES_SPOOL_DIR=/var/lib/avesformer/spool \
+    AVES_STATE_DIR=/var/lib/avesformer/state
+COPY deploy/healthcheck.py /opt/healthcheck.py
+WORKDIR /tmp
+USER 10001:10001
+ENTRYPOINT ["avesformer"]
+
+FROM runtime AS front
+COPY --from=build-front /opt/avesformer /opt/avesformer
+EXPOSE 8000 50051
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "/opt/healthcheck.py"]
+CMD ["serve"]
+
+FROM runtime AS worker
+COPY --from=build-worker /opt/avesformer /opt/avesformer
+# What the NVIDIA container toolkit hands in where a GPU is given to the container; without one they do nothing.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+EXPOSE 8001 8000 50051
+HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 CMD ["python", "/opt/healthcheck.py"]
+CMD ["worker"]

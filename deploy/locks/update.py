@@ -1,0 +1,64 @@
+"""Writes the locked requirements of the images: exact versions, every wheel's hash.
+
+    pip install uv==0.13.9 && python deploy/locks/update.py
+
+`front.txt` is the project without extras, `model.txt` what the worker needs on top of it, `torch-cuda.txt` PyTorch
+with its CUDA libraries (the CPU build comes from PyTorch's own index, see the Dockerfile) and `build.txt` what
+building our wheel needs. They name no index, so a mirror set in the environment works.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = ROOT / "deploy" / "locks"
+# The images', see the Dockerfile.
+PLATFORM = ("--python-version", "3.11.14", "--python-platform", "x86_64-manylinux_2_28")
+HEADER = "# Made by deploy/locks/update.py from pyproject.toml; do not edit.\n"
+# Left out of the images: it draws training curves and brings a web server along.
+TRAINING_ONLY = ("tensorboard",)
+TORCH_STACK = re.compile(r"(torch|triton|cuda-|nvidia-)")
+NAME = re.compile(r"[a-z0-9-]+")
+
+
+def resolve(requirements: str) -> dict[str, str]:
+    """Resolves requirements; returns each package's block of the lock (its pin and hashes) by its name."""
+    quiet = ("--no-header", "--no-annotate", "--no-emit-index-url", "--quiet")
+    command = ["uv", "pip", "compile", "-", *PLATFORM, "--only-binary", ":all:", "--generate-hashes", *quiet]
+    done = subprocess.run(command, input=requirements, text=True, stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    blocks = [block for block in re.split(r"(?m)^(?=[a-z0-9])", done.stdout) if block.strip()]
+    return {NAME.match(block)[0]: block for block in blocks}
+
+
+def requirements_of(extra: str | None) -> list[str]:
+    """The project's own requirements, those of one extra added."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"][extra] if extra else []
+    return [*project["dependencies"], *(name for name in extras if not name.startswith(TRAINING_ONLY))]
+
+
+def write(name: str, blocks: dict[str, str]) -> None:
+    """Writes one lock file, sorted by package."""
+    (LOCKS / name).write_text(HEADER + "".join(blocks[key] for key in sorted(blocks)))
+    sys.stdout.write(f"{name}: {len(blocks)} packages\n")
+
+
+def main() -> None:
+    """The worker is resolved whole and the front takes its versions, so both images agree on what they share."""
+    worker = resolve("\n".join(requirements_of("model")))
+    front_names = resolve("\n".join(requirements_of(None)))
+    front = {name: worker[name] for name in front_names}
+    rest = {name: block for name, block in worker.items() if name not in front}
+    write("front.txt", front)
+    write("model.txt", {name: block for name, block in rest.items() if not TORCH_STACK.match(name)})
+    write("torch-cuda.txt", {name: block for name, block in rest.items() if TORCH_STACK.match(name)})
+    write("build.txt", resolve("setuptools>=77\nwheel"))
+
+
+if __name__ == "__main__":
+    main()
