@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,16 +13,21 @@ from service.domain.options import AppliedOptions
 from service.domain.result import FrameMasks, ModelInfo, Summary
 
 Transport = Literal["rest", "grpc", "live", "job", "cli"]
+_SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Who asks, by when, and through which door. `is_interactive` is False for jobs, which yield to people waiting."""
+    """Who asks, by when, and through which door. `is_interactive` is False for jobs, which yield to people waiting.
+
+    `started_at_s` is when the request came, on the monotonic clock; None counts from where the work begins.
+    """
 
     request_id: str
     transport: Transport
     deadline: Deadline
     may_use_cache: bool = True
+    started_at_s: float | None = None
 
     @property
     def is_interactive(self) -> bool:
@@ -40,3 +47,10 @@ class ClipStarted:
 
 AnswerEvent = ClipStarted | FrameMasks | Summary
 """An answer is one ClipStarted, then FrameMasks in order, then one Summary; failures raise ServiceError."""
+
+
+def accept_request_id(given: str | None) -> str:
+    """The caller's request id if it is up to 128 safe characters, else a new one (contract section 3)."""
+    if given is not None and _SAFE_REQUEST_ID.fullmatch(given):
+        return given
+    return secrets.token_hex(16)

@@ -1,0 +1,77 @@
+"""What is told about every request, whatever transport brought it: its metrics and one INFO line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.request import Transport
+from service.telemetry.logs import request_id_var
+from service.telemetry.metrics import Metrics
+
+_logger = logging.getLogger("avesformer.request")
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is known of a request when it ends; transports fill it in as they learn."""
+
+    code: str = "ok"
+    num_samples: int = 0
+    upload_bytes: int = 0
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+
+class Journal:
+    """Counts and logs requests."""
+
+    def __init__(self, *, metrics: Metrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+
+    @contextmanager
+    def record(self, *, request_id: str, transport: Transport) -> Iterator[RequestRecord]:
+        """Around a whole request, outermost.
+
+        Raises:
+            ServiceError: what the body raised; anything that is not ours becomes `internal`, logged with its trace.
+        """
+        token = request_id_var.set(request_id)
+        started_s = self._clock()
+        record = RequestRecord()
+        try:
+            yield record
+        except ServiceError as error:
+            record.code = error.code
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            record.code = "client_gone"
+            raise
+        except Exception as error:
+            record.code = "internal"
+            _logger.exception("request failed inside")
+            detail = "Something failed inside the service; the operator finds it in the log by this request id."
+            raise ServiceError("internal", detail) from error
+        finally:
+            self._end(record, transport, self._clock() - started_s)
+            request_id_var.reset(token)
+
+    def _end(self, record: RequestRecord, transport: Transport, duration_s: float) -> None:
+        self._metrics.requests_total.labels(transport=transport, code=record.code).inc()
+        self._metrics.request_duration_seconds.labels(transport=transport).observe(duration_s)
+        _logger.info(
+            "request ended",
+            extra={
+                "transport": transport,
+                "code": record.code,
+                "duration_s": round(duration_s, 6),
+                "num_samples": record.num_samples,
+                "upload_bytes": record.upload_bytes,
+                "timings_s": record.timings_s,
+            },
+        )

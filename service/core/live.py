@@ -1,0 +1,302 @@
+"""Live streams: frames and sound in any interleaving become masks, one frame at a time, newest first when behind.
+
+One stream is two tasks. The reader takes what comes: sound goes to the stream's time line, frames into a short queue whose
+oldest is dropped when it is full. The answerer takes the oldest frame, decodes it, waits a moment for its sound, and sends
+one sample to the segmenter, where the samples of all streams and clips share batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.domain.chunk import Chunk, MaskPolicy, SampleBlock
+from service.domain.deadline import Clock, Deadline
+from service.domain.errors import ServiceError
+from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
+from service.domain.options import AppliedOptions
+from service.domain.request import RequestContext
+from service.domain.result import FrameMasks, ModelInfo
+from service.media.decoder import DecoderPool
+from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
+from service.ports import Segmenter
+
+Emit = Callable[[LiveEvent], Awaitable[None]]
+"""Hands an event to the transport; waits while the client does not read."""
+
+_ENDS_STREAM = frozenset({"draining"})
+"""Failures after which no later frame can be answered here; all others are the frame's own."""
+_DRAINING_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LivePolicy:
+    """Largest picture, and the longest that one frame may take from its arrival before it is given up."""
+
+    max_pixels: int
+    frame_timeout_s: float = 10.0
+
+
+class LiveStreams:
+    """All live streams of the process; each `run` is one."""
+
+    def __init__(self, *, segmenter: Segmenter, pictures: DecoderPool, policy: LivePolicy, clock: Clock) -> None:
+        self._segmenter = segmenter
+        self._pictures = pictures
+        self._policy = policy
+        self._clock = clock
+        self._open: set[_Stream] = set()
+        self._is_draining = False
+
+    async def run(
+        self, inputs: AsyncIterator[LiveInput], *, options: LiveOptions, emit: Emit, context: RequestContext
+    ) -> None:
+        """Answer one stream until its inputs end; the first event is the ModelInfo.
+
+        Raises:
+            ServiceError: `warming_up` or `backend_down` (no model), `bad_option`, `draining`, what `inputs` raises.
+        """
+        model = await self._segmenter.describe()
+        applied = options.resolve(model)
+        work = _FrameWork(self._segmenter, self._pictures, self._policy, model, applied, context, self._clock)
+        stream = _Stream(work, options=options, emit=emit, clock=self._clock)
+        if self._is_draining:
+            stream.end_after_current_frame()
+        self._open.add(stream)
+        try:
+            await emit(model)
+            await stream.run(inputs)
+        finally:
+            self._open.discard(stream)
+
+    def start_draining(self) -> None:
+        """End every stream after its current frame with `draining`."""
+        self._is_draining = True
+        for stream in self._open:
+            stream.end_after_current_frame()
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A frame in line; `index` counts well-ordered frames by arrival."""
+
+    frame: LiveFrame
+    index: int
+    received_at_s: float
+
+
+class _Stream:
+    """The queue, the sound and the two tasks of one stream."""
+
+    def __init__(self, work: _FrameWork, *, options: LiveOptions, emit: Emit, clock: Clock) -> None:
+        self._work = work
+        self._options = options
+        self._transport_emit = emit
+        self._clock = clock
+        self._sound = LiveSound()
+        self._line: deque[_Waiting] = deque()
+        self._num_frames = 0
+        self._num_dropped = 0
+        self._last_timestamp_s = -math.inf
+        self._is_over = False
+        self._is_draining = False
+        self._changed = asyncio.Event()
+        self._emitting = asyncio.Lock()
+
+    async def run(self, inputs: AsyncIterator[LiveInput]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(inputs))
+                group.create_task(self._answer())
+        except BaseExceptionGroup as failures:
+            raise _first_of(failures) from None
+
+    def end_after_current_frame(self) -> None:
+        self._is_draining = True
+        self._changed.set()
+
+    async def _read(self, inputs: AsyncIterator[LiveInput]) -> None:
+        async for received in inputs:
+            try:
+                if isinstance(received, SoundPiece):
+                    self._sound.add(received)
+                else:
+                    self._take(received)
+            except ServiceError as error:
+                await self._emit(LiveFrameError(received.timestamp_s, error.code, error.detail))
+            self._changed.set()
+        self._is_over = True
+        self._changed.set()
+
+    def _take(self, frame: LiveFrame) -> None:
+        """Put a frame in line; a full line drops its oldest."""
+        if not (math.isfinite(frame.timestamp_s) and abs(frame.timestamp_s) <= MAX_TIMESTAMP_S):
+            raise ServiceError("malformed_body", "LiveFrame.timestamp_s: give a finite number of seconds.")
+        if frame.timestamp_s <= self._last_timestamp_s:
+            last = self._last_timestamp_s
+            detail = f"LiveFrame.timestamp_s: {frame.timestamp_s:g} does not rise over the last frame's, {last:g}."
+            raise ServiceError("malformed_body", detail)
+        self._last_timestamp_s = frame.timestamp_s
+        self._line.append(_Waiting(frame, self._num_frames, self._clock()))
+        self._num_frames += 1
+        if len(self._line) > self._options.max_waiting_frames:
+            self._line.popleft()
+            self._num_dropped += 1
+
+    async def _answer(self) -> None:
+        while (waiting := await self._next()) is not None:
+            try:
+                masks = await self._masks(waiting)
+            except ServiceError as error:
+                if error.code in _ENDS_STREAM:
+                    raise
+                await self._emit(LiveFrameError(waiting.frame.timestamp_s, error.code, error.detail))
+            else:
+                await self._emit_masks(masks, waiting)
+
+    async def _next(self) -> _Waiting | None:
+        """The oldest frame in line; None when the stream is over."""
+        while True:
+            if self._is_draining:
+                detail = "This server is shutting down; open the stream again, another server will answer."
+                raise ServiceError("draining", detail, retry_after_s=_DRAINING_RETRY_S)
+            if self._line:
+                return self._line.popleft()
+            if self._is_over:
+                return None
+            await self._next_change()
+
+    async def _masks(self, waiting: _Waiting) -> FrameMasks:
+        picture = await self._work.picture(waiting.frame)
+        await self._wait_for_sound(waiting)
+        window = self._sound.window(waiting.frame.timestamp_s)
+        return await self._work.masks(picture, window, waiting)
+
+    async def _wait_for_sound(self, waiting: _Waiting) -> None:
+        """Until the frame's sound is there, the wait for it is over, or no more can come."""
+        give_up_at_s = waiting.received_at_s + self._options.max_audio_wait_s
+        while not (self._is_over or self._is_draining or self._sound.has_heard(waiting.frame.timestamp_s)):
+            left_s = give_up_at_s - self._clock()
+            if left_s <= 0:
+                return
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._next_change()
+            except TimeoutError:
+                return
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def _emit_masks(self, masks: FrameMasks, waiting: _Waiting) -> None:
+        async with self._emitting:
+            latency_s = round(self._clock() - waiting.received_at_s, 6)
+            await self._transport_emit(LiveMasks(masks, latency_s, self._num_dropped))
+
+    async def _emit(self, event: LiveEvent) -> None:
+        async with self._emitting:  # a transport takes one message at a time
+            await self._transport_emit(event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """uint8 (h, w, 3) RGB at the model's size, and the size (height, width) it was sent in."""
+
+    frame: NDArray[np.uint8]
+    source_size: tuple[int, int]
+
+
+class _FrameWork:
+    """What is done with one frame: bytes to picture, picture and window to masks."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        pictures: DecoderPool,
+        policy: LivePolicy,
+        model: ModelInfo,
+        applied: AppliedOptions,
+        context: RequestContext,
+        clock: Clock,
+    ) -> None:
+        self._segmenter = segmenter
+        self._pictures = pictures
+        self._policy = policy
+        self._model = model
+        self._applied = applied
+        self._context = context
+        self._clock = clock
+
+    async def picture(self, frame: LiveFrame) -> _Picture:
+        """Decode and scale; raises `broken`, `malformed_body`, `picture_too_large`."""
+        height, width = self._model.input_height, self._model.input_width
+        with self._segmenter.expect(self._context.request_id):
+            if frame.format == "jpeg":
+                picture = await self._pictures.decode_jpeg(frame.data, height=height, width=width)
+            else:
+                self._check_raw(frame)
+                picture = await self._pictures.resize_rgb(
+                    frame.data, source_height=frame.height, source_width=frame.width, height=height, width=width
+                )
+        return _Picture(picture.frame, (picture.height, picture.width))
+
+    async def masks(self, picture: _Picture, window: NDArray[np.int16], waiting: _Waiting) -> FrameMasks:
+        """One sample through the segmenter; `window` is int16 (15600,)."""
+        timestamp_s = round(waiting.frame.timestamp_s, 6)
+        sample = SampleBlock(
+            frames=picture.frame[None],  # (1, h, w, 3)
+            audio=window,
+            offsets=np.zeros(1, dtype=np.int64),
+            sample_times_s=np.array([timestamp_s]),
+            timestamps_s=np.array([timestamp_s]),
+            indexes=np.array([waiting.index], dtype=np.int64),
+        )
+        chunk = Chunk(
+            request_id=self._context.request_id,
+            chunk_no=waiting.index,
+            samples=sample,
+            masks=self._mask_policy(picture),
+            deadline=Deadline(min(self._context.deadline.at_s, waiting.received_at_s + self._policy.frame_timeout_s)),
+            checkpoint=self._model.checkpoint,
+        )
+        segmented = await self._segmenter.segment(chunk)
+        return segmented.frames[0]
+
+    def _mask_policy(self, picture: _Picture) -> MaskPolicy:
+        model_size = (self._model.input_height, self._model.input_width)
+        return MaskPolicy(
+            output_size=model_size if self._applied.size == "model" else picture.source_size,
+            threshold=self._applied.threshold,
+            labels=self._applied.labels,
+            min_area=self._applied.min_area,
+        )
+
+    def _check_raw(self, frame: LiveFrame) -> None:
+        if frame.width < 1 or frame.height < 1:
+            raise ServiceError("malformed_body", "LiveFrame.width and height: RGB24 needs both, over 0.")
+        if frame.width * frame.height > self._policy.max_pixels:
+            limit = self._policy.max_pixels
+            raise ServiceError("picture_too_large", f"The frame has {frame.width} x {frame.height} pixels of {limit}.")
+        wanted = 3 * frame.width * frame.height
+        if len(frame.data) != wanted:
+            detail = f"LiveFrame.data: {len(frame.data)} bytes; RGB24 at {frame.width} x {frame.height} needs {wanted}."
+            raise ServiceError("malformed_body", detail)
+
+
+def _first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that a caller should see: the first documented one, else the first."""
+    leaves = list(_leaves(failures))
+    return next((leaf for leaf in leaves if isinstance(leaf, ServiceError)), leaves[0])
+
+
+def _leaves(failure: BaseException) -> list[BaseException]:
+    if isinstance(failure, BaseExceptionGroup):
+        return [leaf for part in failure.exceptions for leaf in _leaves(part)]
+    return [failure]

@@ -1,0 +1,60 @@
+"""Where a request's time went, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from service.domain.chunk import SampleBlock, SegmentedChunk
+from service.domain.deadline import Clock
+from service.telemetry.metrics import Metrics
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds by stage. Stages of one request overlap, so they do not add up to the total.
+
+    `stage` names what the request waits for now; it goes into the detail of a missed deadline.
+    """
+
+    clock: Clock
+    started_at_s: float
+    stage: str = "upload"
+    upload_s: float = 0.0
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    predict_s: float = 0.0
+    encode_s: float = 0.0
+
+    async def decoding(self, blocks: AsyncIterator[SampleBlock]) -> AsyncIterator[SampleBlock]:
+        """The same blocks; the time spent waiting for each counts as decoding."""
+        while True:
+            since_s = self.clock()
+            block = await anext(blocks, None)
+            self.decode_s += self.clock() - since_s
+            if block is None:
+                return
+            yield block
+
+    def add(self, chunk: SegmentedChunk) -> None:
+        """Count a chunk's stages."""
+        self.queue_s += chunk.queue_s
+        self.predict_s += chunk.predict_s
+        self.encode_s += chunk.encode_s
+
+    def observe(self, metrics: Metrics) -> None:
+        """Into the stage histogram, what no later stage counts by itself."""
+        metrics.stage_duration_seconds.labels(stage="upload").observe(self.upload_s)
+        metrics.stage_duration_seconds.labels(stage="decode").observe(self.decode_s)
+
+    def summary(self) -> dict[str, float]:
+        """As the answer tells them (contract section 3)."""
+        seconds = {
+            "upload": self.upload_s,
+            "decode": self.decode_s,
+            "queue": self.queue_s,
+            "predict": self.predict_s,
+            "encode": self.encode_s,
+            "total": self.clock() - self.started_at_s,
+        }
+        return {stage: round(value, 6) for stage, value in seconds.items()}
