@@ -1,0 +1,204 @@
+"""The Segmenter of one process: micro-batcher, device thread, encoder threads, a predictor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+
+import cv2
+
+from service.batching.batch_plan import BatchPlan
+from service.batching.batch_runner import BatchOutcome, BatchRunner
+from service.batching.device_thread import DeviceThread
+from service.batching.micro_batcher import EncodeInput, EncodeOutput, MicroBatcher
+from service.batching.policy import BatchPolicy
+from service.batching.sample_queue import SampleSlice
+from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.result import FrameMasks, ModelInfo
+from service.media.masks import Logits, encode_masks
+from service.ports import Predictor
+from service.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+IDLE_CHECK_S = 5.0
+"""An idle device is asked for its health this often; a busy one is judged by its calls."""
+STOP_TIMEOUT_S = 10.0
+"""How long the present device call may take to end at shutdown; the thread is a daemon, so the process ends anyway."""
+
+
+class LocalSegmenter:
+    """Chunks in, masks out, on this machine's device. Implements `ports.Segmenter`."""
+
+    def __init__(
+        self, make_predictor: Callable[[], Predictor], policy: BatchPolicy, *, metrics: Metrics, clock: Clock
+    ) -> None:
+        """Wire the parts; nothing is loaded before `start`.
+
+        Args:
+            make_predictor: loads the model; called once, on the device thread, which then owns it.
+            policy: batching policy.
+            metrics: batch and stage metrics, `worker_up`.
+            clock: seconds, monotonic.
+        """
+        self._make_predictor = make_predictor
+        self._policy = policy
+        self._metrics = metrics
+        self._clock = clock
+        self._runner: BatchRunner | None = None
+        self._device = DeviceThread(
+            clock=clock, stuck_after_s=policy.stuck_after_s, idle_check=self._check_device, idle_s=IDLE_CHECK_S
+        )
+        self._encoders = ThreadPoolExecutor(
+            policy.encode_threads, thread_name_prefix="encode", initializer=_prepare_encoder
+        )
+        self._batcher: MicroBatcher | None = None
+
+    async def start(self) -> None:
+        """Load the predictor and warm up every batch shape on the device thread; ready when it returns.
+
+        Raises:
+            Exception: whatever loading raises; the segmenter can then only be closed.
+        """
+        self._device.start()
+        self._runner = await self._device.run(self._load)
+        self._batcher = MicroBatcher(
+            self._policy,
+            run_batch=self._run_batch,
+            encode=self._encode,
+            plan=self._plan,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+        self._batcher.start()
+        self._metrics.worker_up.set(1)
+
+    async def aclose(self) -> None:
+        """Stop at once: chunks that still wait or run end as `draining`. To drain, stop admitting and wait first."""
+        self._metrics.worker_up.set(0)
+        if self._batcher is not None:
+            await self._batcher.aclose()
+        if not await self._device.stop(timeout_s=STOP_TIMEOUT_S):
+            logger.error("device thread did not end in time")
+        await asyncio.to_thread(self._encoders.shutdown, cancel_futures=True)
+
+    async def describe(self) -> ModelInfo:
+        """The model that answers; raises `warming_up` before `start` has ended."""
+        if self._runner is None:
+            raise ServiceError(
+                "warming_up", "The model is being loaded; try again in a few seconds.", retry_after_s=2.0
+            )
+        return self._runner.info
+
+    def expect(self, request_id: str) -> AbstractContextManager[None]:
+        """While open, this request may still send chunks, so a batch may wait a moment for them."""
+        return self._ready_batcher().expect(request_id)
+
+    def is_idle(self) -> bool:
+        """Whether a chunk sent now would start at once."""
+        return self._batcher is not None and self._batcher.is_idle()
+
+    async def segment(self, chunk: Chunk) -> SegmentedChunk:
+        """The masks of a chunk; cancelling the call drops its samples from the queue.
+
+        Raises:
+            ServiceError: `warming_up`, `draining`, `queue_full`, `deadline_exceeded`, `internal`, `backend_down`.
+        """
+        batcher = self._ready_batcher()
+        if not self.is_healthy():
+            raise ServiceError("backend_down", "The compute device stopped answering; the service is restarting it.")
+        return await batcher.segment(chunk)
+
+    def is_ready(self) -> bool:
+        """Whether the model is loaded and warm, and its device answers."""
+        return self._batcher is not None and self.is_healthy()
+
+    def is_healthy(self) -> bool:
+        """Whether the device answers; once False with a device that died, only a new process helps."""
+        if self._runner is None:
+            return True
+        is_healthy = self._runner.is_device_healthy and self._device.is_healthy()
+        self._metrics.worker_up.set(int(is_healthy))
+        return is_healthy
+
+    @property
+    def queue_depth(self) -> int:
+        """Samples that wait for the device."""
+        return 0 if self._batcher is None else self._batcher.num_waiting
+
+    @property
+    def max_batch(self) -> int:
+        """Most samples of one device call that fit (warming up: as configured)."""
+        return self._policy.max_batch if self._runner is None else self._runner.plan.max_batch
+
+    @property
+    def samples_per_s(self) -> float:
+        """Measured drain rate in samples per second of device time; 0 while warming up."""
+        return 0.0 if self._batcher is None else self._batcher.samples_per_s
+
+    def predicted_wait_s(self, num_samples: int) -> float:
+        """Seconds until `num_samples` more samples would be predicted, behind those that wait now."""
+        rate = self.samples_per_s
+        return (self.queue_depth + num_samples) / rate if rate else 0.0
+
+    def _ready_batcher(self) -> MicroBatcher:
+        if self._batcher is None:
+            raise ServiceError(
+                "warming_up", "The model is being loaded; try again in a few seconds.", retry_after_s=2.0
+            )
+        return self._batcher
+
+    def _load(self) -> BatchRunner:
+        return BatchRunner(self._make_predictor(), sizes=self._policy.sizes, clock=self._clock)
+
+    def _check_device(self) -> None:
+        if self._runner is not None:
+            self._runner.check_health()
+
+    def _plan(self) -> BatchPlan:
+        assert self._runner is not None, "the batcher starts after the runner"
+        return self._runner.plan
+
+    async def _run_batch(self, slices: Sequence[SampleSlice]) -> BatchOutcome:
+        runner = self._runner
+        assert runner is not None, "the batcher starts after the runner"
+        return await self._device.run(lambda: runner.run(slices))
+
+    async def _encode(self, group: EncodeInput) -> EncodeOutput:
+        loop = asyncio.get_running_loop()
+        model = await self.describe()
+        return await loop.run_in_executor(self._encoders, lambda: [_encode_slice(*item, model=model) for item in group])
+
+
+def _prepare_encoder() -> None:
+    """OpenCV starts a thread per core of its own for each call; our pool is the parallelism."""
+    cv2.setNumThreads(1)
+
+
+def _encode_slice(
+    piece: SampleSlice, logits: Logits, *, model: ModelInfo
+) -> tuple[tuple[FrameMasks, ...] | ServiceError, float]:
+    """The masks of one slice and the seconds they took. Root of an encoder job: a failure stays with its slice."""
+    started_s = time.perf_counter()
+    samples, policy = piece.pending.chunk.samples, piece.pending.chunk.masks
+    frames: tuple[FrameMasks, ...] | ServiceError
+    try:
+        frames = tuple(
+            FrameMasks(
+                sample_time_s=float(samples.sample_times_s[at]),
+                timestamp_s=float(samples.timestamps_s[at]),
+                index=int(samples.indexes[at]),
+                masks=encode_masks(rows, policy=policy, model=model),
+            )
+            for at, rows in zip(range(piece.start, piece.stop), logits, strict=True)
+        )
+    except Exception:
+        logger.exception("masks could not be encoded", extra={"request_id": piece.pending.request_id})
+        frames = ServiceError("internal", "The masks could not be encoded; the failure was logged.")
+    return frames, time.perf_counter() - started_s

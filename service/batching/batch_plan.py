@@ -1,0 +1,64 @@
+"""Which batch shape to run next, from the measured cost of each shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class BatchPlan:
+    """Chooses batch shapes.
+
+    A device call costs what its *shape* costs, so n waiting samples may be padded up to the next shape (cheap on a GPU,
+    where a call has a fixed cost) or sent as a smaller full shape now and the rest right after (cheap on a CPU, where
+    the cost grows with the shape). The plan takes the way that is over soonest by the costs measured at warm-up.
+    """
+
+    def __init__(self, costs_s: Mapping[int, float]) -> None:
+        """Make a plan.
+
+        Args:
+            costs_s: seconds of one call by batch shape; shapes that did not fit the device are left out.
+
+        Raises:
+            ValueError: no shape is left.
+        """
+        if not costs_s:
+            raise ValueError("no batch shape fits the device")
+        self._costs_s = dict(sorted(costs_s.items()))
+        self.sizes = tuple(self._costs_s)
+        self._first = self._choose()
+
+    @property
+    def max_batch(self) -> int:
+        """The largest shape."""
+        return self.sizes[-1]
+
+    def next_size(self, num_waiting: int) -> int:
+        """The shape to run now for `num_waiting` >= 1 samples."""
+        return self._first[min(num_waiting, self.max_batch)]
+
+    def shape_of(self, num_samples: int) -> int:
+        """The smallest shape that holds `num_samples`; the largest shape where none does."""
+        return next((size for size in self.sizes if size >= num_samples), self.max_batch)
+
+    def without(self, size: int) -> BatchPlan | None:
+        """The plan for a device that cannot hold shape `size` (nor larger ones); None where nothing smaller is left."""
+        costs_s = {smaller: cost_s for smaller, cost_s in self._costs_s.items() if smaller < size}
+        return BatchPlan(costs_s) if costs_s else None
+
+    @property
+    def samples_per_s(self) -> float:
+        """Samples per second of full batches."""
+        return self.max_batch / max(self._costs_s[self.max_batch], 1e-9)
+
+    def _choose(self) -> list[int]:
+        total_s = [0.0]
+        first = [self.sizes[0]]
+        for num in range(1, self.max_batch + 1):
+            best = min(
+                (size for size in self.sizes if size <= self.shape_of(num)),
+                key=lambda size: (self._costs_s[size] + total_s[max(0, num - size)], -size),
+            )
+            first.append(best)
+            total_s.append(self._costs_s[best] + total_s[max(0, num - best)])
+        return first

@@ -1,0 +1,308 @@
+"""The micro-batcher: samples of many requests become device calls. Lives on the event loop; owns no thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching.batch_plan import BatchPlan
+from service.batching.batch_runner import BatchOutcome, SliceResult
+from service.batching.policy import BatchPolicy
+from service.batching.sample_queue import PendingChunk, SampleQueue, SampleSlice
+from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.result import FrameMasks
+from service.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+ENCODE_GROUP_SAMPLES = 8
+"""Samples that one encoder thread takes at once: enough to pay for the hand-over, few enough to share the work."""
+SETTLE_PASSES = 3
+"""Loop passes without a new arrival before a batch leaves early: what is already in a socket's buffer takes about three
+passes (read, start the handler, reach the batcher), so requests that come together leave together."""
+RATE_SMOOTHING = 0.2
+"""Weight of the newest batch in the moving average of the drain rate."""
+
+RunBatch = Callable[[Sequence[SampleSlice]], Awaitable[BatchOutcome]]
+EncodeInput = Sequence[tuple[SampleSlice, NDArray[np.float32]]]
+EncodeOutput = list[tuple[tuple[FrameMasks, ...] | ServiceError, float]]
+EncodeGroup = Callable[[EncodeInput], Awaitable[EncodeOutput]]
+
+
+class MicroBatcher:
+    """Decides when a batch leaves and of what it is made.
+
+    A batch leaves when the device is free and (the batch is full, or the window since its oldest sample is over, or
+    every other expected request has its samples here already). A full batch is handed over while another one still
+    runs, so that a loaded device never idles. Every chunk ends with an answer or a ServiceError.
+    """
+
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        *,
+        run_batch: RunBatch,
+        encode: EncodeGroup,
+        plan: Callable[[], BatchPlan],
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        """Wire the batcher; `start` starts it.
+
+        Args:
+            policy: bounds and window.
+            run_batch: predicts slices on the device (see `BatchRunner.run`).
+            encode: turns logits into masks, off the loop; per slice its frames (or an error) and the seconds it took.
+            plan: the present batch plan; it changes when the device turns out to hold less.
+            metrics: batch and stage metrics.
+            clock: seconds, monotonic.
+        """
+        self._policy = policy
+        self._run_batch = run_batch
+        self._encode = encode
+        self._plan = plan
+        self._metrics = metrics
+        self._clock = clock
+        self._queue = SampleQueue(
+            max_samples=policy.max_queued_samples,
+            max_bytes=policy.max_queued_bytes,
+            job_patience_s=policy.job_patience_s,
+        )
+        self._expected: Counter[str] = Counter()
+        self._wake = asyncio.Event()
+        self._num_arrivals = 0
+        self._num_on_device = 0
+        self._num_encoding = 0
+        self._serving: dict[asyncio.Task[None], Sequence[SampleSlice]] = {}
+        self._loop: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._seconds_per_sample: float | None = None
+        metrics.queue_oldest_seconds.set_function(lambda: self._queue.oldest_age_s(now_s=clock()))
+
+    def start(self) -> None:
+        """Start the batcher's own task."""
+        self._loop = asyncio.create_task(self._run(), name="micro-batcher")
+
+    async def aclose(self) -> None:
+        """Stop at once: what still waits or runs ends as `draining`."""
+        self._is_closing = True
+        error = ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")
+        running = [piece.pending for slices in self._serving.values() for piece in slices]
+        for pending in [*self._queue.chunks(), *running]:
+            pending.fail(error)
+        tasks = [*self._serving, *([self._loop] if self._loop else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def num_waiting(self) -> int:
+        """Samples that wait for the device."""
+        return self._queue.num_samples
+
+    @property
+    def samples_per_s(self) -> float:
+        """The measured drain rate: samples per second of device time."""
+        if self._seconds_per_sample is None:
+            return self._plan().samples_per_s
+        return 1.0 / max(self._seconds_per_sample, 1e-9)
+
+    def is_idle(self) -> bool:
+        """Whether a chunk sent now would start at once."""
+        return not self._queue.num_samples and not self._num_on_device
+
+    @contextmanager
+    def expect(self, request_id: str) -> Iterator[None]:
+        """While open, this request may still send chunks, so a batch may wait a moment for them."""
+        self._expected[request_id] += 1
+        self._note_arrival()
+        try:
+            yield
+        finally:
+            self._expected[request_id] -= 1
+            if not self._expected[request_id]:
+                del self._expected[request_id]
+            self._wake.set()
+
+    async def segment(self, chunk: Chunk) -> SegmentedChunk:
+        """The masks of a chunk; cancelling the call drops its samples from the queue.
+
+        Raises:
+            ServiceError: `draining`, `queue_full`, `deadline_exceeded`, `internal`, `backend_down`.
+        """
+        if self._is_closing:
+            raise ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")
+        chunk.deadline.check(self._clock, stage="queue")
+        future: asyncio.Future[SegmentedChunk] = asyncio.get_running_loop().create_future()
+        pending = PendingChunk(chunk, self._clock(), future)
+        self._queue.add(pending, retry_after_s=max(1.0, self._queue.num_samples / self.samples_per_s))
+        self._note_arrival()
+        self._show_depth()
+        try:
+            async with asyncio.timeout(chunk.deadline.timeout_s(self._clock)):
+                return await future
+        except TimeoutError:
+            raise _too_late() from None
+        finally:
+            pending.is_dropped = True
+            self._queue.drop(pending)
+            self._show_depth()
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._until_batch_may_leave()
+                self._launch()
+            except Exception:
+                logger.exception("batch could not be formed")
+                for pending in self._queue.chunks():
+                    pending.fail(ServiceError("internal", "The batch could not be formed; the failure was logged."))
+                    self._queue.drop(pending)
+
+    def _launch(self) -> None:
+        now_s = self._clock()
+        self._metrics.batch_wait_seconds.observe(self._queue.oldest_age_s(now_s=now_s))
+        slices = self._queue.take(self._plan().next_size(self._queue.num_samples), now_s=now_s)
+        self._show_depth()
+        self._num_on_device += 1
+        task = asyncio.create_task(self._serve(slices), name="batch")
+        self._serving[task] = slices
+        task.add_done_callback(self._forget)
+
+    async def _until_batch_may_leave(self) -> None:
+        quiet_passes = 0
+        while True:
+            self._expire()
+            waited_s = self._queue.oldest_age_s(now_s=self._clock())
+            has_room = self._num_on_device < 2 and self._num_encoding <= 2 * self._policy.max_batch
+            is_full = self._queue.num_samples >= self._plan().max_batch
+            if has_room and is_full:
+                return
+            if not self._queue.num_samples or not has_room or self._num_on_device:
+                await self._next_wake(None)
+            elif waited_s >= self._policy.window_s:
+                return
+            elif self._waits_for_others():
+                await self._next_wake(self._policy.window_s - waited_s)
+            elif quiet_passes < SETTLE_PASSES:
+                seen = self._num_arrivals
+                await asyncio.sleep(0)
+                quiet_passes = quiet_passes + 1 if seen == self._num_arrivals else 0
+            else:
+                return
+
+    async def _next_wake(self, timeout_s: float | None) -> None:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _waits_for_others(self) -> bool:
+        return any(not self._queue.has_request(request_id) for request_id in self._expected)
+
+    def _expire(self) -> None:
+        for pending in self._queue.expired(now_s=self._clock()):
+            pending.fail(_too_late())
+            self._queue.drop(pending)
+
+    async def _serve(self, slices: Sequence[SampleSlice]) -> None:
+        """One batch from the device to its callers; the root of its task."""
+        try:
+            try:
+                outcome = await self._run_batch(slices)
+            finally:
+                self._num_on_device -= 1
+                self._wake.set()
+            self._record(outcome)
+            groups = list(_encode_groups(outcome.results))
+            await asyncio.gather(*(self._finish(group) for group in groups))
+        except Exception:
+            logger.exception("batch could not be served")
+            error = ServiceError("internal", "The batch could not be served; the failure was logged.")
+            for piece in slices:
+                piece.pending.fail(error)
+
+    async def _finish(self, group: EncodeInput) -> None:
+        """Encode some slices and give their callers the masks."""
+        num = sum(len(piece) for piece, _ in group)
+        self._num_encoding += num
+        try:
+            encoded = await self._encode(group)
+        finally:
+            self._num_encoding -= num
+            self._wake.set()
+        for (piece, _), (frames, encode_s) in zip(group, encoded, strict=True):
+            self._metrics.stage_duration_seconds.labels("encode").observe(encode_s)
+            piece.pending.encode_s += encode_s
+            if isinstance(frames, ServiceError):
+                piece.pending.fail(frames)
+            else:
+                piece.pending.fill(piece.start, frames, now_s=self._clock())
+                self._metrics.samples_total.inc(len(frames))
+
+    def _record(self, outcome: BatchOutcome) -> None:
+        num = sum(len(piece) for piece, _ in outcome.results)
+        if not num:
+            return
+        self._metrics.batch_size.observe(num)
+        self._metrics.batch_requests.observe(len({piece.pending.request_id for piece, _ in outcome.results}))
+        self._metrics.stage_duration_seconds.labels("predict").observe(outcome.predict_s)
+        latest = outcome.predict_s / num
+        before = self._seconds_per_sample
+        self._seconds_per_sample = latest if before is None else before + RATE_SMOOTHING * (latest - before)
+        now_s = self._clock()
+        for pending in {id(piece.pending): piece.pending for piece, _ in outcome.results}.values():
+            pending.predict_s += outcome.predict_s
+            waited_s = max(0.0, now_s - pending.arrived_s - outcome.predict_s)
+            self._metrics.stage_duration_seconds.labels("queue").observe(waited_s)
+        for piece, result in outcome.results:
+            if isinstance(result, ServiceError):
+                piece.pending.fail(result)
+                self._queue.drop(piece.pending)
+        self._show_depth()
+
+    def _note_arrival(self) -> None:
+        self._num_arrivals += 1
+        self._wake.set()
+
+    def _show_depth(self) -> None:
+        self._metrics.queue_depth.set(self._queue.num_samples)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._serving.pop(task, None)
+
+
+def _encode_groups(results: Sequence[SliceResult]) -> Iterator[EncodeInput]:
+    """The slices that have logits and a caller, cut and joined into groups of a few samples."""
+    group: list[tuple[SampleSlice, NDArray[np.float32]]] = []
+    room = ENCODE_GROUP_SAMPLES
+    for piece, logits in results:
+        if isinstance(logits, ServiceError) or piece.pending.is_dropped:
+            continue
+        at = 0
+        while at < len(piece):
+            num = min(room, len(piece) - at)
+            part = SampleSlice(piece.pending, piece.start + at, piece.start + at + num)
+            group.append((part, logits[at : at + num]))
+            at += num
+            room -= num
+            if not room:
+                yield group
+                group, room = [], ENCODE_GROUP_SAMPLES
+    if group:
+        yield group
+
+
+def _too_late() -> ServiceError:
+    return ServiceError("deadline_exceeded", "The deadline passed while samples waited; send a longer timeout.")

@@ -1,0 +1,42 @@
+"""The batcher's small frozen policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+"""Batch shapes a device is warmed up for. Few shapes: equal shapes give equal bytes, and no shape is met cold."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How samples of many requests become batches.
+
+    Attributes:
+        max_batch: most samples of one device call.
+        window_s: longest wait for more samples, counted from the oldest waiting one; a lone request never waits.
+        buckets: batch shapes in use; a batch is padded up to one of them. Sizes over `max_batch` are ignored.
+        max_queued_samples: most samples waiting; one more chunk is `queue_full`.
+        max_queued_bytes: most bytes of chunks waiting; one more chunk is `queue_full`.
+        job_patience_s: jobs yield to interactive requests for this long; then they get an eighth of each batch.
+        encode_threads: threads that turn logits into masks.
+        stuck_after_s: a device call longer than this means that the device no longer answers.
+    """
+
+    max_batch: int = 16
+    window_s: float = 0.005
+    buckets: tuple[int, ...] = DEFAULT_BUCKETS
+    max_queued_samples: int = 16_384
+    max_queued_bytes: int = 1024**3
+    job_patience_s: float = 1.0
+    encode_threads: int = 2
+    stuck_after_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1 or self.encode_threads < 1 or self.max_queued_samples < 1:
+            raise ValueError(f"max_batch, encode_threads and max_queued_samples must be at least 1, got {self}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The batch shapes in use, rising; the last one is `max_batch`."""
+        return (*(size for size in sorted(set(self.buckets)) if 0 < size < self.max_batch), self.max_batch)

@@ -1,0 +1,217 @@
+"""Samples that wait for the device: bounded, fair between requests, people before jobs. Plain code, one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.errors import ServiceError
+from service.domain.result import FrameMasks
+
+JOB_SHARE = 8
+"""Once jobs have waited for their patience, one sample in this many is theirs whatever else waits."""
+
+
+@dataclass(eq=False, slots=True)
+class PendingChunk:
+    """A chunk between arrival and answer. Its samples may be spread over several batches.
+
+    Attributes:
+        num_taken: samples already handed to a batch; the next batch starts there.
+        frames: finished answers by place; None where not yet.
+        is_dropped: its caller left or its time is over; read by the device thread just before a call.
+    """
+
+    chunk: Chunk
+    arrived_s: float
+    future: asyncio.Future[SegmentedChunk]
+    num_taken: int = 0
+    is_dropped: bool = False
+    predict_s: float = 0.0
+    encode_s: float = 0.0
+    frames: list[FrameMasks | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.frames = [None] * len(self.chunk.samples)
+
+    @property
+    def request_id(self) -> str:
+        """Whose samples these are."""
+        return self.chunk.request_id
+
+    @property
+    def num_waiting(self) -> int:
+        """Samples not yet handed to a batch."""
+        return len(self.frames) - self.num_taken
+
+    def fill(self, start: int, frames: tuple[FrameMasks, ...], *, now_s: float) -> None:
+        """Put finished frames in their places; the last one completes the future."""
+        self.frames[start : start + len(frames)] = frames
+        finished = tuple(frame for frame in self.frames if frame is not None)
+        if len(finished) == len(self.frames) and not self.is_dropped and not self.future.done():
+            spent_s = now_s - self.arrived_s - self.predict_s - self.encode_s
+            self.future.set_result(SegmentedChunk(finished, max(0.0, spent_s), self.predict_s, self.encode_s))
+
+    def fail(self, error: ServiceError) -> None:
+        """End the chunk with an error; later results of other batches are ignored."""
+        if not self.is_dropped and not self.future.done():
+            self.future.set_exception(error)
+        self.is_dropped = True
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSlice:
+    """Samples [start, stop) of one pending chunk: what a batch is made of."""
+
+    pending: PendingChunk
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class _Lane:
+    """Chunks of one priority, first in first out within a request, requests in turn."""
+
+    def __init__(self) -> None:
+        self.requests: OrderedDict[str, deque[PendingChunk]] = OrderedDict()
+
+    def chunks(self) -> Iterator[PendingChunk]:
+        for chunks in self.requests.values():
+            yield from chunks
+
+    def oldest_arrival_s(self) -> float:
+        return min((chunks[0].arrived_s for chunks in self.requests.values()), default=math.inf)
+
+    def take(self, limit: int) -> list[SampleSlice]:
+        """At most `limit` samples in equal shares; requests that were served go to the end of the line."""
+        slices: list[SampleSlice] = []
+        for request_id, share in self._shares(limit).items():
+            chunks = self.requests.pop(request_id)
+            while share:
+                head = chunks[0]
+                num = min(share, head.num_waiting)
+                slices.append(SampleSlice(head, head.num_taken, head.num_taken + num))
+                head.num_taken += num
+                share -= num
+                if not head.num_waiting:
+                    chunks.popleft()
+            if chunks:
+                self.requests[request_id] = chunks
+        return slices
+
+    def _shares(self, limit: int) -> dict[str, int]:
+        """Samples each request may send: equal parts, what one leaves over goes to the others."""
+        waiting = {
+            request_id: sum(chunk.num_waiting for chunk in chunks) for request_id, chunks in self.requests.items()
+        }
+        shares: dict[str, int] = {}
+        while limit and waiting:
+            part = max(1, limit // len(waiting))
+            for request_id in list(waiting)[:limit]:
+                num = min(part, waiting[request_id], limit)
+                shares[request_id] = shares.get(request_id, 0) + num
+                limit -= num
+                waiting[request_id] -= num
+                if not waiting[request_id]:
+                    del waiting[request_id]
+        return shares
+
+
+class SampleQueue:
+    """The waiting room of the device.
+
+    Fair: a batch takes equal shares of all waiting requests of a priority. Interactive requests go first; jobs fill
+    what they leave, and once they have waited for `job_patience_s` they get an eighth of each batch whatever comes.
+    """
+
+    def __init__(self, *, max_samples: int, max_bytes: int, job_patience_s: float) -> None:
+        self._max_samples = max_samples
+        self._max_bytes = max_bytes
+        self._job_patience_s = job_patience_s
+        self._interactive = _Lane()
+        self._jobs = _Lane()
+        self._job_credit = 0.0
+        self.num_samples = 0
+        self.num_bytes = 0
+
+    def add(self, pending: PendingChunk, *, retry_after_s: float | None = None) -> None:
+        """Queue a chunk; raises ServiceError `queue_full` when it passes a bound."""
+        num_bytes = pending.chunk.samples.num_bytes
+        if self.num_samples + pending.num_waiting > self._max_samples or self.num_bytes + num_bytes > self._max_bytes:
+            raise ServiceError(
+                "queue_full",
+                f"{self.num_samples} samples already wait for the device; try again later.",
+                retry_after_s=retry_after_s,
+            )
+        lane = self._lane(pending)
+        lane.requests.setdefault(pending.request_id, deque()).append(pending)
+        self.num_samples += pending.num_waiting
+        self.num_bytes += num_bytes
+
+    def drop(self, pending: PendingChunk) -> None:
+        """Take a chunk out; harmless where it is not (or no longer) waiting."""
+        lane = self._lane(pending)
+        chunks = lane.requests.get(pending.request_id)
+        if chunks is None or pending not in chunks:
+            return
+        chunks.remove(pending)
+        if not chunks:
+            del lane.requests[pending.request_id]
+        self.num_samples -= pending.num_waiting
+        self.num_bytes -= pending.chunk.samples.num_bytes
+
+    def take(self, limit: int, *, now_s: float) -> list[SampleSlice]:
+        """Up to `limit` samples for one batch, in order within each request."""
+        slices = self._jobs.take(self._job_allowance(limit, now_s=now_s))
+        slices = self._interactive.take(limit - _count(slices)) + slices
+        slices += self._jobs.take(limit - _count(slices))
+        self.num_samples -= _count(slices)
+        self.num_bytes -= sum(
+            piece.pending.chunk.samples.num_bytes for piece in slices if piece.stop == len(piece.pending.frames)
+        )
+        return slices
+
+    def expired(self, *, now_s: float) -> list[PendingChunk]:
+        """The waiting chunks whose deadline is over."""
+        return [
+            pending
+            for lane in (self._interactive, self._jobs)
+            for pending in lane.chunks()
+            if now_s >= pending.chunk.deadline.at_s
+        ]
+
+    def chunks(self) -> list[PendingChunk]:
+        """Every waiting chunk."""
+        return [*self._interactive.chunks(), *self._jobs.chunks()]
+
+    def has_request(self, request_id: str) -> bool:
+        """Whether samples of this request wait."""
+        return request_id in self._interactive.requests or request_id in self._jobs.requests
+
+    def oldest_age_s(self, *, now_s: float) -> float:
+        """Seconds that the oldest waiting sample has waited; 0 where none waits."""
+        oldest_s = min(self._interactive.oldest_arrival_s(), self._jobs.oldest_arrival_s())
+        return 0.0 if math.isinf(oldest_s) else max(0.0, now_s - oldest_s)
+
+    def _job_allowance(self, limit: int, *, now_s: float) -> int:
+        """Samples of this batch that belong to jobs before people; fractions are saved up for small batches."""
+        if now_s - self._jobs.oldest_arrival_s() < self._job_patience_s:
+            self._job_credit = 0.0
+            return 0
+        self._job_credit += limit / JOB_SHARE
+        allowance = int(self._job_credit)
+        self._job_credit -= allowance
+        return allowance
+
+    def _lane(self, pending: PendingChunk) -> _Lane:
+        return self._interactive if pending.chunk.is_interactive else self._jobs
+
+
+def _count(slices: list[SampleSlice]) -> int:
+    return sum(len(piece) for piece in slices)
