@@ -1,7 +1,7 @@
-"""Live streams: frames and sound in any interleaving become masks, one frame at a time, newest first when behind.
+"""Live streams: frames and sound in any interleaving become masks, one frame at a time, the oldest dropped when behind.
 
-One stream is two tasks. The reader takes what comes: sound goes to the stream's time line, frames into a short queue whose
-oldest is dropped when it is full. The answerer takes the oldest frame, decodes it, waits a moment for its sound, and sends
+One stream is two tasks. The reader takes what comes: sound goes to the time line, frames into a short line whose oldest
+is dropped when it is full. The answerer takes the oldest frame, decodes it, waits a moment for its sound, and sends
 one sample to the segmenter, where the samples of all streams and clips share batches.
 """
 
@@ -236,12 +236,12 @@ class _FrameWork:
 
     async def picture(self, frame: LiveFrame) -> _Picture:
         """Decode and scale; raises `broken`, `malformed_body`, `picture_too_large`."""
+        self._check(frame)
         height, width = self._model.input_height, self._model.input_width
         with self._segmenter.expect(self._context.request_id):
             if frame.format == "jpeg":
                 picture = await self._pictures.decode_jpeg(frame.data, height=height, width=width)
             else:
-                self._check_raw(frame)
                 picture = await self._pictures.resize_rgb(
                     frame.data, source_height=frame.height, source_width=frame.width, height=height, width=width
                 )
@@ -278,7 +278,11 @@ class _FrameWork:
             min_area=self._applied.min_area,
         )
 
-    def _check_raw(self, frame: LiveFrame) -> None:
+    def _check(self, frame: LiveFrame) -> None:
+        if frame.format == "unknown":
+            raise ServiceError("malformed_body", "LiveFrame.format: give PIXEL_FORMAT_JPEG or PIXEL_FORMAT_RGB24.")
+        if frame.format == "jpeg":
+            return
         if frame.width < 1 or frame.height < 1:
             raise ServiceError("malformed_body", "LiveFrame.width and height: RGB24 needs both, over 0.")
         if frame.width * frame.height > self._policy.max_pixels:

@@ -1,0 +1,98 @@
+"""What every RPC has around it: its id, its key, its deadline, its line in the log, its errors as a status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from google.protobuf.message import Message
+from grpc.aio import ServicerContext
+
+from service.core.journal import Journal, RequestRecord
+from service.domain.deadline import Clock, Deadline
+from service.domain.errors import ServiceError
+from service.domain.request import RequestContext, Transport, accept_request_id
+from service.rpc.errors import status_code, trailers
+
+Authenticate = Callable[[str | None], object]
+"""Takes the value of `authorization`; raises ServiceError `unauthenticated` or `forbidden`."""
+
+Rpc: TypeAlias = "ServicerContext[Any, Any]"  # generic for the type checker only, hence the quotes
+_M = TypeVar("_M")
+_R = TypeVar("_R")
+MAX_MESSAGE_BYTES = 4 * 1024**2
+"""gRPC's own default, kept for both directions: clients need no option to talk to us."""
+_HAS_DEADLINE_UNDER_S = 1e8
+"""gRPC tells "no deadline" as a very long one; three years are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One RPC on its way through the core."""
+
+    context: RequestContext
+    record: RequestRecord
+
+
+class Calls:
+    """Runs the work of RPCs; one for all methods."""
+
+    def __init__(self, *, journal: Journal, authenticate: Authenticate, clock: Clock) -> None:
+        self._journal = journal
+        self._authenticate = authenticate
+        self._clock = clock
+
+    async def run(self, rpc: Rpc, transport: Transport, work: Callable[[Call], Awaitable[_R]]) -> _R:
+        """`work`'s result; a documented failure aborts the RPC with its status, code and push-back."""
+        metadata = dict(rpc.invocation_metadata() or ())
+        request_id = accept_request_id(_text(metadata.get("x-request-id")))
+        try:
+            with self._journal.record(request_id=request_id, transport=transport) as record:
+                await rpc.send_initial_metadata((("x-request-id", request_id),))
+                self._authenticate(_text(metadata.get("authorization")))
+                context = RequestContext(
+                    request_id=request_id,
+                    transport=transport,
+                    deadline=self._deadline(rpc),
+                    may_use_cache=_text(metadata.get("cache-control")) != "no-cache",
+                    started_at_s=self._clock(),
+                )
+                return await work(Call(context, record))
+        except ServiceError as error:
+            await rpc.abort(status_code(error), error.detail, trailers(error, request_id=request_id))
+            raise AssertionError("abort raises") from error
+
+    def _deadline(self, rpc: Rpc) -> Deadline:
+        left_s = rpc.time_remaining()
+        if left_s is None or left_s > _HAS_DEADLINE_UNDER_S:
+            return Deadline()
+        return Deadline.after(left_s, clock=self._clock)
+
+
+async def read(requests: AsyncIterator[_M]) -> _M | None:
+    """The next message; None at the end of the stream."""
+    return await anext(requests, None)
+
+
+async def write(rpc: Rpc, message: Message, *, stall_s: float) -> None:
+    """Send a message; waits while the client does not read.
+
+    Raises:
+        ServiceError: `client_gone` after `stall_s` without progress, `answer_too_large` over `MAX_MESSAGE_BYTES`.
+    """
+    if message.ByteSize() > MAX_MESSAGE_BYTES:
+        detail = (
+            f"The masks of one frame take over {MAX_MESSAGE_BYTES} bytes; ask for size=model or a higher threshold."
+        )
+        raise ServiceError("answer_too_large", detail)
+    try:
+        async with asyncio.timeout(stall_s):
+            await rpc.write(message)
+    except TimeoutError:
+        raise ServiceError("client_gone", f"The client read nothing for {stall_s:g} s and was cut.") from None
+
+
+def _text(value: str | bytes | None) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,79 @@
+"""The error table as gRPC tells it: a status code and google.rpc details with the stable code."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from service.domain.errors import Kind, ServiceError
+
+ERROR_DOMAIN: Final = "avesformer"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+"""Trailer of gRFC A6: when a client may try again, in milliseconds."""
+
+_STATUS_BY_KIND: Final = {
+    Kind.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    Kind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Kind.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    Kind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Kind.METHOD: grpc.StatusCode.UNIMPLEMENTED,
+    Kind.UPLOAD_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Kind.CONFLICT: grpc.StatusCode.ABORTED,
+    Kind.UPLOAD_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
+    Kind.UNSUPPORTED_MEDIA: grpc.StatusCode.INVALID_ARGUMENT,
+    Kind.UNUSABLE_CLIP: grpc.StatusCode.INVALID_ARGUMENT,
+    Kind.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Kind.HEADERS_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Kind.CANCELLED: grpc.StatusCode.CANCELLED,
+    Kind.INTERNAL: grpc.StatusCode.INTERNAL,
+    Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Kind.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Kind.STORAGE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+_STATUS_BY_CODE: Final = {"idempotency_mismatch": grpc.StatusCode.ALREADY_EXISTS}
+"""The one conflict that trying again does not solve."""
+
+_BACK_OFF_KINDS: Final = frozenset({Kind.OVERLOADED, Kind.UNAVAILABLE})
+_DEFAULT_RETRY_S: Final = 1.0
+"""Said with overload and unavailability where the error itself does not say when."""
+
+
+def status_code(error: ServiceError) -> grpc.StatusCode:
+    """The gRPC status of a documented failure."""
+    return _STATUS_BY_CODE.get(error.code, _STATUS_BY_KIND[error.kind])
+
+
+def retry_after_s(error: ServiceError) -> float | None:
+    """When trying again may help: what the error says, one second for other overload, else nothing."""
+    if error.retry_after_s is None and error.kind in _BACK_OFF_KINDS:
+        return _DEFAULT_RETRY_S
+    return error.retry_after_s
+
+
+def trailers(error: ServiceError, *, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata that tells `error`: google.rpc.Status, and the push-back where there is one."""
+    info = error_details_pb2.ErrorInfo(
+        reason=error.code.upper(),
+        domain=ERROR_DOMAIN,
+        metadata={"code": error.code, "title": error.spec.title, "request_id": request_id},
+    )
+    details = [_packed(info)]
+    wait_s = retry_after_s(error)
+    if wait_s is not None:
+        whole_ms = math.ceil(wait_s * 1000)
+        delay = duration_pb2.Duration(seconds=whole_ms // 1000, nanos=whole_ms % 1000 * 1_000_000)
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    status = status_pb2.Status(code=status_code(error).value[0], message=error.detail, details=details)
+    told: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
+    return told if wait_s is None else (*told, (PUSHBACK_KEY, str(whole_ms)))
+
+
+def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

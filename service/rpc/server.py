@@ -1,0 +1,171 @@
+"""The gRPC server: our service, health and reflection on one port of the process's one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from service.core.admission import Admission
+from service.core.journal import Journal
+from service.core.live import LiveStreams
+from service.core.pipeline import Pipeline
+from service.domain.deadline import Clock
+from service.media.upload import Spool
+from service.ports import Segmenter
+from service.rpc.calls import MAX_MESSAGE_BYTES, Authenticate, Calls
+from service.rpc.pb.avesformer.v1 import segmentation_pb2
+from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
+from service.rpc.servicer import Servicer, ServicerParts, ServicerPolicy
+
+SERVICE_NAME = segmentation_pb2.DESCRIPTOR.services_by_name["Segmentation"].full_name
+_READY_POLL_S = 0.25
+"""Health follows readiness within a quarter of a second; a check costs a few attribute reads."""
+_CLOSE_GRACE_S = 1.0
+"""For answers that are already written, and for health watchers, which never end by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPair:
+    """PEM bytes of the certificate chain and of its private key."""
+
+    certificate: bytes
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcPolicy:
+    """Where to listen and what one connection may do; port 0 takes any free one."""
+
+    host: str
+    port: int
+    servicer: ServicerPolicy
+    tls: TlsPair | None = None
+    max_streams_per_connection: int = 100
+    max_metadata_bytes: int = 16 * 1024
+    keepalive_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
+    min_client_ping_s: float = 10.0
+    max_connection_idle_s: float = 300.0
+    max_connection_age_s: float = 3600.0
+
+    def channel_options(self) -> list[tuple[str, int]]:
+        """As gRPC core takes them. A connection that is too old gets a GOAWAY; its running calls end in their time."""
+        return [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_concurrent_streams", self.max_streams_per_connection),
+            ("grpc.max_metadata_size", self.max_metadata_bytes),
+            ("grpc.keepalive_time_ms", int(self.keepalive_s * 1000)),
+            ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", int(self.min_client_ping_s * 1000)),
+            ("grpc.max_connection_idle_ms", int(self.max_connection_idle_s * 1000)),
+            ("grpc.max_connection_age_ms", int(self.max_connection_age_s * 1000)),
+            ("grpc.so_reuseport", 0),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcParts:
+    """What the front is built of; owned and closed by whoever builds it."""
+
+    admission: Admission
+    journal: Journal
+    pipeline: Pipeline
+    spool: Spool
+    segmenter: Segmenter
+    live: LiveStreams
+    authenticate: Authenticate
+    clock: Clock
+    is_ready: Callable[[], bool]
+
+
+class GrpcServer:
+    """The running front. Order at the end: `start_draining`, wait for the admission to be idle, `aclose`."""
+
+    def __init__(
+        self, servicer: Servicer, policy: GrpcPolicy, *, live: LiveStreams, is_ready: Callable[[], bool]
+    ) -> None:
+        self._servicer = servicer
+        self._policy = policy
+        self._live = live
+        self._is_ready = is_ready
+        self._health = HealthServicer()
+        self._server: aio.Server | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen; returns the port. Raises OSError where the address cannot be bound or the TLS files do not fit."""
+        server = aio.server(options=self._policy.channel_options())
+        add_SegmentationServicer_to_server(self._servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        await self._tell_health(self._is_ready())
+        port = self._bind(server)
+        await server.start()
+        self._server = server
+        self._following = asyncio.create_task(self._follow_readiness(), name="grpc health")
+        return port
+
+    async def start_draining(self) -> None:
+        """NOT_SERVING first, then live streams end after their current frame; calls in progress go on."""
+        await self._health.enter_graceful_shutdown()
+        self._live.start_draining()
+
+    async def aclose(self) -> None:
+        """Stop listening and end what is left; idempotent."""
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(_CLOSE_GRACE_S)
+
+    def _bind(self, server: aio.Server) -> int:
+        host = f"[{self._policy.host}]" if ":" in self._policy.host else self._policy.host
+        address = f"{host}:{self._policy.port}"
+        try:
+            if self._policy.tls is None:
+                return server.add_insecure_port(address)
+            pair = (self._policy.tls.key, self._policy.tls.certificate)
+            return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        except RuntimeError:
+            raise OSError(f"gRPC cannot listen on {address}: the port is taken, or the TLS files do not fit.") from None
+
+    async def _follow_readiness(self) -> None:
+        told = self._is_ready()
+        await self._tell_health(told)
+        while True:
+            await asyncio.sleep(_READY_POLL_S)
+            if self._is_ready() != told:
+                told = not told
+                await self._tell_health(told)
+
+    async def _tell_health(self, is_ready: bool) -> None:
+        serving = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, serving)
+
+
+def build_server(parts: GrpcParts, policy: GrpcPolicy) -> GrpcServer:
+    """Wire the front; nothing runs until `start`."""
+    servicer_parts = ServicerParts(
+        calls=Calls(journal=parts.journal, authenticate=parts.authenticate, clock=parts.clock),
+        admission=parts.admission,
+        pipeline=parts.pipeline,
+        spool=parts.spool,
+        segmenter=parts.segmenter,
+        live=parts.live,
+        clock=parts.clock,
+    )
+    servicer = Servicer(servicer_parts, policy.servicer)
+    return GrpcServer(servicer, policy, live=parts.live, is_ready=parts.is_ready)

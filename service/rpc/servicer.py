@@ -1,0 +1,177 @@
+"""The methods of avesformer.v1.Segmentation: parse, call the core, format."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from service.core.admission import Admission
+from service.core.live import LiveStreams
+from service.core.pipeline import Pipeline
+from service.core.upload_rate import UploadRate
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.live import LiveEvent, LiveInput, LiveMasks, LiveOptions
+from service.domain.options import SegmentOptions
+from service.domain.request import ClipStarted
+from service.domain.result import Summary
+from service.media.upload import Spool, Upload
+from service.ports import Segmenter
+from service.rpc import convert
+from service.rpc.calls import Call, Calls, Rpc, read, write
+from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
+from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationServicer
+
+_OPTIONS_TIMEOUT_S = 10.0
+"""A live stream without its options holds a place; an upload's options fall under the upload rate's first window."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicerPolicy:
+    """Bounds of one RPC: upload size and rate, and how long a client may go without reading."""
+
+    max_upload_bytes: int
+    upload_min_bytes_per_s: int
+    stall_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServicerParts:
+    """What the methods call."""
+
+    calls: Calls
+    admission: Admission
+    pipeline: Pipeline
+    spool: Spool
+    segmenter: Segmenter
+    live: LiveStreams
+    clock: Clock
+
+
+class Servicer(SegmentationServicer):
+    """The gRPC front; holds no state of its own."""
+
+    def __init__(self, parts: ServicerParts, policy: ServicerPolicy) -> None:
+        self._parts = parts
+        self._policy = policy
+
+    async def Segment(self, requests: AsyncIterator[pb.SegmentRequest], rpc: Rpc) -> None:  # noqa: N802
+        """Answer an upload, while it still comes where the file allows it."""
+        await self._parts.calls.run(rpc, "grpc", lambda call: self._segment(requests, rpc, call))
+
+    async def SegmentLive(self, requests: AsyncIterator[pb.LiveRequest], rpc: Rpc) -> None:  # noqa: N802
+        """Answer a live stream."""
+        await self._parts.calls.run(rpc, "live", lambda call: self._segment_live(requests, rpc, call))
+
+    async def GetModel(self, request: pb.GetModelRequest, rpc: Rpc) -> pb.ModelInfo:  # noqa: N802
+        """Tell the model."""
+        return await self._parts.calls.run(rpc, "grpc", lambda call: self._get_model())
+
+    async def _get_model(self) -> pb.ModelInfo:
+        return convert.model_info(await self._parts.segmenter.describe())
+
+    async def _segment(self, requests: AsyncIterator[pb.SegmentRequest], rpc: Rpc, call: Call) -> None:
+        with self._parts.admission.admit(call.context):
+            rate = UploadRate(self._policy.upload_min_bytes_per_s, clock=self._parts.clock)
+            options = await _read_options(requests, rate)
+            await self._parts.pipeline.check(options)
+            upload = await self._parts.spool.open_upload(max_bytes=self._policy.max_upload_bytes)
+            try:
+                await self._exchange(_Incoming(requests, upload, rate), options, rpc, call)
+            finally:
+                upload.close()
+
+    async def _exchange(self, incoming: _Incoming, options: SegmentOptions, rpc: Rpc, call: Call) -> None:
+        """Receive and answer side by side; when the answer ends, what is still on its way is not waited for."""
+        receiving = asyncio.create_task(incoming.receive(), name="receive upload")
+        try:
+            answer = self._parts.pipeline.answer(incoming.upload, options, call.context)
+            async with aclosing(answer):
+                async for event in answer:
+                    if isinstance(event, ClipStarted | Summary):
+                        call.record.upload_bytes = incoming.upload.size
+                    if isinstance(event, Summary):
+                        call.record.num_samples, call.record.timings_s = event.num_samples, event.timings_s
+                    await write(rpc, convert.segment_response(event), stall_s=self._policy.stall_s)
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+
+    async def _segment_live(self, requests: AsyncIterator[pb.LiveRequest], rpc: Rpc, call: Call) -> None:
+        async def emit(event: LiveEvent) -> None:
+            call.record.num_samples += isinstance(event, LiveMasks)
+            await write(rpc, convert.live_response(event), stall_s=self._policy.stall_s)
+
+        with self._parts.admission.admit(call.context):
+            options = await _read_live_options(requests)
+            await self._parts.live.run(_live_inputs(requests), options=options, emit=emit, context=call.context)
+
+
+class _Incoming:
+    """An upload on its way in."""
+
+    def __init__(self, requests: AsyncIterator[pb.SegmentRequest], upload: Upload, rate: UploadRate) -> None:
+        self._requests = requests
+        self._rate = rate
+        self.upload = upload
+
+    async def receive(self) -> None:
+        """Write what comes into the upload; a failure goes to whoever reads it, and so to the caller."""
+        try:
+            num_chunks = await self._receive()
+            if not num_chunks:
+                raise ServiceError("missing_file", "No chunk came after the options; send the file's bytes.")
+            self.upload.finish()
+        except ServiceError as error:
+            self.upload.abort(error)
+        except asyncio.CancelledError:
+            self.upload.abort(ServiceError("client_gone", "The client left before the upload was complete."))
+            raise
+
+    async def _receive(self) -> int:
+        num_chunks = 0
+        while (request := await _read_in_time(self._requests, self._rate)) is not None:
+            if request.WhichOneof("payload") != "chunk":
+                raise ServiceError("malformed_body", "SegmentRequest: after the options, every message is a chunk.")
+            self._rate.add(len(request.chunk))
+            await self.upload.write(request.chunk)
+            num_chunks += 1
+        return num_chunks
+
+
+async def _read_in_time(requests: AsyncIterator[pb.SegmentRequest], rate: UploadRate) -> pb.SegmentRequest | None:
+    """The next message, or `slow_upload` when too little came for too long."""
+    reading = asyncio.ensure_future(read(requests))
+    try:
+        while True:
+            done, _ = await asyncio.wait({reading}, timeout=rate.timeout_s())
+            if done:
+                return reading.result()
+            rate.check()
+    finally:
+        reading.cancel()
+
+
+async def _read_options(requests: AsyncIterator[pb.SegmentRequest], rate: UploadRate) -> SegmentOptions:
+    first = await _read_in_time(requests, rate)
+    if first is None or first.WhichOneof("payload") != "options":
+        raise ServiceError("malformed_body", "SegmentRequest: the first message holds the options.")
+    return convert.segment_options(first.options)
+
+
+async def _read_live_options(requests: AsyncIterator[pb.LiveRequest]) -> LiveOptions:
+    try:
+        async with asyncio.timeout(_OPTIONS_TIMEOUT_S):
+            first = await read(requests)
+    except TimeoutError:
+        raise ServiceError("slow_upload", f"No options came within {_OPTIONS_TIMEOUT_S:g} s.") from None
+    if first is None or first.WhichOneof("payload") != "options":
+        raise ServiceError("malformed_body", "LiveRequest: the first message holds the options.")
+    return convert.live_options(first.options)
+
+
+async def _live_inputs(requests: AsyncIterator[pb.LiveRequest]) -> AsyncIterator[LiveInput]:
+    while (request := await read(requests)) is not None:
+        yield convert.live_input(request)
