@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.data.world_scene import STREAM_AMBIENCE, Floats, Scene, Source, stream
-from model.data.world_sounds import SAMPLE_RATE_HZ, emit, noise_points, stretch
+from model.data.world_sounds import emit
+from model.data.world_voice import SAMPLE_RATE_HZ, draw_noise, stretch
 
 WINDOW_SAMPLES = 15_600  # 0.975 s: VGGish's 96 log-mel frames and the service's audio window
 BLOCK_SAMPLES = 320  # 20 ms: the grid on which levels are compared
@@ -60,10 +62,11 @@ def mix_scene(scene: Scene, *, device: torch.device) -> Mix:
     total = torch.zeros(num_samples, device=device)
     powers = np.zeros((len(scene.sources), -(-num_samples // BLOCK_SAMPLES)))
     for source in heard:
-        gated = loudness(source) * emit(scene.seed, source.kind, seconds=scene.seconds, device=device)
-        gated *= gate_curve(source.gates, num_samples=num_samples, device=device)
-        total += gated
-        powers[scene.sources.index(source)] = _block_powers(gated)
+        span = span_of(source.gates, num_samples=num_samples)
+        gated = emission(scene, source, span=span, device=device)
+        gated *= gate_curve(source.gates, num_samples=num_samples, device=device)[slice(*span)]
+        total[slice(*span)] += gated
+        powers[scene.sources.index(source)] = _block_powers(F.pad(gated, (span[0], num_samples - span[1])))
     ambience = room.ambience_level * make_ambience(rng, seconds=scene.seconds, device=device)
     states = audible_states(scene, powers, ambience_powers=_block_powers(ambience))
     dry = reverberate(total, room) + ambience
@@ -101,9 +104,16 @@ def draw_room(rng: np.random.Generator) -> Room:
     )
 
 
-def loudness(source: Source) -> float:
-    """Amplitude factor of a source's level."""
-    return float(10.0 ** (source.level_db / 20))
+def span_of(gates: Floats, *, num_samples: int) -> tuple[int, int]:
+    """First and last sample that the gates (G >= 1) can let through."""
+    first, last = round(gates[0, 0] * SAMPLE_RATE_HZ), round((gates[-1, 1] + RELEASE_S) * SAMPLE_RATE_HZ)
+    return min(first, num_samples), min(last, num_samples)
+
+
+def emission(scene: Scene, source: Source, *, span: tuple[int, int], device: torch.device) -> Tensor:
+    """(S,) what the source emits from sample span[0] to span[1] while its gate is open, at its level."""
+    wave = emit(scene.seed, source.kind, seconds=scene.seconds, span=span, device=device)
+    return wave * float(10.0 ** (source.level_db / 20))
 
 
 def gate_curve(gates: Floats, *, num_samples: int, device: torch.device) -> Tensor:
@@ -126,8 +136,8 @@ def make_ambience(rng: np.random.Generator, *, seconds: float, device: torch.dev
     slope = rng.uniform(0.3, 1.0)
     total = torch.zeros(num_samples, device=device)
     for octave, rate_hz in enumerate((16000, 4000, 1000, 250)):
-        points = torch.from_numpy(noise_points(rng, rate_hz=rate_hz, seconds=seconds)).to(device)
-        total += stretch(points, num_samples=num_samples) * (2.0 ** (octave * slope))
+        noise = draw_noise(rng, rate_hz=rate_hz, seconds=seconds)
+        total += stretch(noise, span=(0, num_samples), device=device) * (2.0 ** (octave * slope))
     scale = total.square().mean().sqrt() + 1e-9
     return total.div_(scale)
 
@@ -142,7 +152,7 @@ def reverberate(waveform: Tensor, room: Room) -> Tensor:
 
 def _block_powers(waveform: Tensor) -> Floats:
     """(num_blocks,) mean power of every 20 ms."""
-    padded = torch.nn.functional.pad(waveform, (0, -waveform.shape[0] % BLOCK_SAMPLES))
+    padded = F.pad(waveform, (0, -waveform.shape[0] % BLOCK_SAMPLES))
     powers: Floats = padded.view(-1, BLOCK_SAMPLES).square().mean(dim=1).double().cpu().numpy()
     return powers
 
@@ -179,4 +189,4 @@ def window_at(waveform: Tensor, *, time_s: float) -> Tensor:
     """(15600,) the sound heard up to time_s; silence before the clip's start."""
     end = min(round(time_s * SAMPLE_RATE_HZ), waveform.shape[0])
     heard = waveform[max(0, end - WINDOW_SAMPLES) : end]
-    return torch.nn.functional.pad(heard, (WINDOW_SAMPLES - heard.shape[0], 0))
+    return F.pad(heard, (WINDOW_SAMPLES - heard.shape[0], 0))

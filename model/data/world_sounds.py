@@ -7,7 +7,6 @@ AAC and 8 kHz telephony keep it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import pi
 
 import numpy as np
@@ -16,98 +15,12 @@ import torch
 from torch import Tensor
 
 from model.data.world_scene import KINDS, STREAM_SOUNDS, Floats, stream
+from model.data.world_voice import SAMPLE_RATE_HZ, TABLE_SIZE, Score, Voice, draw_noise
 
-SAMPLE_RATE_HZ = 16_000
-TABLE_SIZE = 2048
 TOP_HZ = 3_600.0  # no partial of a wave table lies above
 
 _STEPS = np.arange(1, 49)
 _PARTIALS = np.sin(2 * np.pi * np.outer(_STEPS, np.arange(TABLE_SIZE) / TABLE_SIZE)).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Score:
-    """What one source plays: random numbers only, all drawn on the CPU.
-
-    Attributes:
-        onsets: (N,) first sample of each note, rising, the first 0.
-        notes: named values per note, each (N,).
-        tables: (R, TABLE_SIZE) one period of each wave.
-        noises: named noise arrays (uniform in -1..1), each with its own rate.
-        scalars: named values for the whole clip.
-    """
-
-    onsets: npt.NDArray[np.int64]
-    notes: dict[str, Floats] = field(default_factory=dict)
-    tables: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, TABLE_SIZE), np.float32))
-    noises: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    scalars: dict[str, float] = field(default_factory=dict)
-
-
-class Voice:
-    """A score on a device: the building blocks that the families share."""
-
-    def __init__(self, score: Score, *, num_samples: int, device: torch.device) -> None:
-        self._score = score
-        self._num = num_samples
-        self._device = device
-        ends = np.append(score.onsets[1:], num_samples)
-        self._ends = torch.from_numpy(ends.astype(np.int32)).to(device)
-        self._note = torch.repeat_interleave(
-            torch.arange(len(ends), dtype=torch.int32, device=device),
-            torch.from_numpy(ends - score.onsets).to(device),
-            output_size=num_samples,
-        )
-        self._tables = torch.from_numpy(score.tables).to(device).flatten()
-        self._ticks = torch.arange(num_samples, dtype=torch.int32, device=device)
-        onsets = torch.from_numpy(score.onsets.astype(np.int32)).to(device)
-        self.since = (self._ticks - onsets.index_select(0, self._note)) * (1.0 / SAMPLE_RATE_HZ)
-
-    def scalar(self, name: str) -> float:
-        """A value that holds for the whole clip."""
-        return self._score.scalars[name]
-
-    def held(self, name: str) -> Tensor:
-        """(S,) the current note's value."""
-        values = torch.from_numpy(self._score.notes[name].astype(np.float32)).to(self._device)
-        return values.index_select(0, self._note)
-
-    def wave(self, turns: Tensor, *, row: int | Tensor = 0) -> Tensor:
-        """(S,) a wave table read at phase `turns` (S,) in periods."""
-        position = (turns * TABLE_SIZE).to(torch.int32) & (TABLE_SIZE - 1)
-        return self._tables.index_select(0, position + row * TABLE_SIZE)
-
-    def sine(self, turns: Tensor) -> Tensor:
-        """(S,) sin(2 pi turns) within 0.001: a parabola with one correction, far cheaper than sin on a CPU."""
-        phase = turns - torch.round(turns)
-        rough = phase * (8.0 - 16.0 * phase.abs())
-        return rough * (0.775 + 0.225 * rough.abs())
-
-    def noise(self, name: str) -> Tensor:
-        """(S,) the named noise, linearly interpolated to the sample rate."""
-        return stretch(torch.from_numpy(self._score.noises[name]).to(self._device), num_samples=self._num)
-
-    def fade(self, *, rise_s: float, fall_s: float) -> Tensor:
-        """(S,) 0..1 ramps at both ends of every note."""
-        left = (self._ends.index_select(0, self._note) - self._ticks) * (1.0 / (SAMPLE_RATE_HZ * fall_s))
-        return (self.since * (1.0 / rise_s)).clamp_(max=1.0) * left.clamp_(max=1.0)
-
-
-def stretch(points: Tensor, *, num_samples: int) -> Tensor:
-    """(P,) points, evenly spaced, linearly interpolated to (num_samples,); P >= 2."""
-    factor = -(-num_samples // (points.shape[0] - 1))
-    if factor == 1:
-        return points[:num_samples]
-    ramp = torch.arange(factor, device=points.device) / factor
-    steps = points[1:] - points[:-1]
-    return (points[:-1, None] + steps[:, None] * ramp).flatten()[:num_samples]
-
-
-def noise_points(rng: np.random.Generator, *, rate_hz: int, seconds: float) -> npt.NDArray[np.float32]:
-    """Uniform noise in -1..1 at about rate_hz (a divisor of 16 000), one point more than needed."""
-    factor = SAMPLE_RATE_HZ // rate_hz
-    num = -(-round(seconds * SAMPLE_RATE_HZ) // factor) + 1
-    return rng.random(num, dtype=np.float32) * 2 - 1
 
 
 def _table(*amplitudes: Floats) -> npt.NDArray[np.float32]:
@@ -137,7 +50,7 @@ def _beat(rng: np.random.Generator, *, period_s: tuple[float, float]) -> tuple[f
 
 
 Draw = Callable[[np.random.Generator, float], Score]
-Emit = Callable[[Voice], Tensor]
+Play = Callable[[Voice], Tensor]
 
 
 def _draw_gong(rng: np.random.Generator, seconds: float) -> Score:
@@ -181,7 +94,7 @@ def _draw_drum(rng: np.random.Generator, seconds: float) -> Score:
     return Score(
         onsets,
         notes={"loud": rng.choice((1.0, 0.65), len(onsets), p=(0.6, 0.4))},
-        noises={"skin": noise_points(rng, rate_hz=4000, seconds=seconds)},
+        noises={"skin": draw_noise(rng, rate_hz=4000, seconds=seconds)},
         scalars={"hz": rng.uniform(140, 210), "decay_s": rng.uniform(0.05, 0.08)},
     )
 
@@ -201,7 +114,7 @@ def _draw_flute(rng: np.random.Generator, seconds: float) -> Score:
     return Score(
         onsets,
         notes={"hz": rng.uniform(480, 800) * scale},
-        noises={"breath": noise_points(rng, rate_hz=8000, seconds=seconds)},
+        noises={"breath": draw_noise(rng, rate_hz=8000, seconds=seconds)},
         tables=_table(np.array([1.0, rng.uniform(0.03, 0.15)])),
         scalars={"vibrato_hz": rng.uniform(4.5, 6.5), "breath": rng.uniform(0.03, 0.1)},
     )
@@ -279,9 +192,9 @@ def _draw_spray(rng: np.random.Generator, seconds: float) -> Score:
     return Score(
         _onsets(rng, seconds=seconds, step_s=(2.0, 3.0)),
         noises={
-            "cos": noise_points(rng, rate_hz=1600, seconds=seconds),
-            "sin": noise_points(rng, rate_hz=1600, seconds=seconds),
-            "flicker": noise_points(rng, rate_hz=20, seconds=seconds),
+            "cos": draw_noise(rng, rate_hz=1600, seconds=seconds),
+            "sin": draw_noise(rng, rate_hz=1600, seconds=seconds),
+            "flicker": draw_noise(rng, rate_hz=20, seconds=seconds),
         },
         scalars={"hz": rng.uniform(2100, 2700)},
     )
@@ -291,7 +204,7 @@ def _spray(voice: Voice) -> Tensor:
     """Steady hiss: a band of noise a good kilohertz wide round 2.4 kHz."""
     turns = voice.since * voice.scalar("hz")
     band = voice.noise("cos") * voice.sine(turns + 0.25) + voice.noise("sin") * voice.sine(turns)
-    return band * (1.0 + 0.25 * voice.noise("flicker"))
+    return band * (1.0 + 0.25 * voice.noise("flicker")) * voice.fade(rise_s=0.01, fall_s=0.01)
 
 
 # First three formants in Hz of the vowels in "heed", "head", "had", "hod", "who'd" (Peterson and Barney, 1952).
@@ -350,8 +263,8 @@ def _draw_rattle(rng: np.random.Generator, seconds: float) -> Score:
     return Score(
         onsets,
         notes={"loud": rng.uniform(0.5, 1.0, len(onsets))},
-        noises={"grit": noise_points(rng, rate_hz=8000, seconds=seconds)},
-        scalars={"decay_s": rng.uniform(0.008, 0.016), "hz": rng.uniform(1400, 1900)},
+        noises={"grit": draw_noise(rng, rate_hz=8000, seconds=seconds)},
+        scalars={"decay_s": rng.uniform(0.010, 0.020), "hz": rng.uniform(1400, 1900)},
     )
 
 
@@ -382,8 +295,8 @@ def _draw_wind(rng: np.random.Generator, seconds: float) -> Score:
     return Score(
         _onsets(rng, seconds=seconds, step_s=(1 / rate, 1 / rate)),
         noises={
-            "cos": noise_points(rng, rate_hz=160, seconds=seconds),
-            "sin": noise_points(rng, rate_hz=160, seconds=seconds),
+            "cos": draw_noise(rng, rate_hz=160, seconds=seconds),
+            "sin": draw_noise(rng, rate_hz=160, seconds=seconds),
         },
         scalars={"hz": rng.uniform(420, 600), "span_hz": rng.uniform(80, 180), "rate_hz": rate},
     )
@@ -394,7 +307,8 @@ def _wind(voice: Voice) -> Tensor:
     rate = voice.scalar("rate_hz")
     drift = voice.sine(voice.since * rate) * (voice.scalar("span_hz") / (2 * pi * rate))
     turns = voice.since * voice.scalar("hz") + drift
-    return voice.noise("cos") * voice.sine(turns + 0.25) + voice.noise("sin") * voice.sine(turns)
+    band = voice.noise("cos") * voice.sine(turns + 0.25) + voice.noise("sin") * voice.sine(turns)
+    return band * voice.fade(rise_s=0.02, fall_s=0.02)
 
 
 def _draw_zap(rng: np.random.Generator, seconds: float) -> Score:
@@ -415,18 +329,30 @@ def _zap(voice: Voice) -> Tensor:
     return voice.wave(turns) * (0.15 + fall) * voice.fade(rise_s=0.002, fall_s=0.04)
 
 
-FAMILIES: dict[str, tuple[Draw, Emit]] = {
-    "gong": (_draw_gong, _gong), "siren": (_draw_siren, _siren), "drum": (_draw_drum, _drum),
-    "flute": (_draw_flute, _flute), "harp": (_draw_harp, _harp), "horn": (_draw_horn, _horn),
-    "engine": (_draw_engine, _engine), "spray": (_draw_spray, _spray), "voice": (_draw_voice, _voice),
-    "bird": (_draw_bird, _bird), "rattle": (_draw_rattle, _rattle), "phone": (_draw_phone, _phone),
-    "wind": (_draw_wind, _wind), "zap": (_draw_zap, _zap),
-}  # fmt: skip
+# Score, player and typical root mean square of the player's waves (mean power over 200 seeds) of each kind.
+FAMILIES: dict[str, tuple[Draw, Play, float]] = {
+    "gong": (_draw_gong, _gong, 0.531),
+    "siren": (_draw_siren, _siren, 0.998),
+    "drum": (_draw_drum, _drum, 0.25),
+    "flute": (_draw_flute, _flute, 0.948),
+    "harp": (_draw_harp, _harp, 0.97),
+    "horn": (_draw_horn, _horn, 0.476),
+    "engine": (_draw_engine, _engine, 0.775),
+    "spray": (_draw_spray, _spray, 0.474),
+    "voice": (_draw_voice, _voice, 0.848),
+    "bird": (_draw_bird, _bird, 0.357),
+    "rattle": (_draw_rattle, _rattle, 0.102),
+    "phone": (_draw_phone, _phone, 0.952),
+    "wind": (_draw_wind, _wind, 0.468),
+    "zap": (_draw_zap, _zap, 0.449),
+}
 
 
-def emit(seed: int, kind: int, *, seconds: float, device: torch.device) -> Tensor:
-    """(S,) float32 emission of kind in the clip `seed`, of unit power over the clip, at 16 kHz on device."""
-    draw, play = FAMILIES[KINDS[kind]]
+def emit(seed: int, kind: int, *, seconds: float, span: tuple[int, int], device: torch.device) -> Tensor:
+    """(S,) float32 emission of kind in the clip `seed` from sample span[0] to span[1], at 16 kHz on device.
+
+    The score belongs to the whole clip of `seconds`; power is about 1 for every kind.
+    """
+    draw, play, level = FAMILIES[KINDS[kind]]
     score = draw(stream(seed, STREAM_SOUNDS, kind), seconds)
-    wave = play(Voice(score, num_samples=round(seconds * SAMPLE_RATE_HZ), device=device))
-    return wave / (wave.square().mean().sqrt() + 1e-9)
+    return play(Voice(score, span=span, device=device)) / level
