@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.errors import ServiceError
 from service.domain.result import ModelInfo
 
 
@@ -62,4 +65,57 @@ class Segmenter(Protocol):
         Raises:
             ServiceError: `deadline_exceeded`, `queue_full`, `internal`, `backend_down`, `poison_clip`, `draining`.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A chunk that a worker holds under a lease.
+
+    Attributes:
+        token: names it within its source.
+        chunk: what to segment.
+        attempt: 1 for the first delivery.
+        is_suspect: its last worker died with it; it must run with no other chunk beside it.
+    """
+
+    token: str
+    chunk: Chunk
+    attempt: int = 1
+    is_suspect: bool = False
+
+
+class ChunkSource(Protocol):
+    """Where a worker's chunks come from and their answers go. Every call may raise ServiceError `backend_down`."""
+
+    async def announce(self, info: ModelInfo) -> None:
+        """Say that this worker lives and what it runs; repeated well within the lease."""
+        ...
+
+    async def take(self, max_chunks: int, *, wait_s: float) -> Sequence[Delivery]:
+        """Up to `max_chunks` new chunks, interactive ones first; waits up to `wait_s` for the first."""
+        ...
+
+    async def reclaim(self) -> Delivery | None:
+        """A chunk whose worker died, if any; one that has killed two workers while alone is given up inside."""
+        ...
+
+    async def start_alone(self, delivery: Delivery) -> None:
+        """Note that a suspect is about to run with nothing beside it."""
+        ...
+
+    async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
+        """Extend the leases; returns the tokens that are no longer this worker's, or that nobody waits for."""
+        ...
+
+    async def complete(self, delivery: Delivery, answer: SegmentedChunk | ServiceError) -> bool:
+        """Reply and forget the chunk; False (and no reply) if it is no longer this worker's."""
+        ...
+
+    async def release(self, delivery: Delivery) -> None:
+        """Give a chunk back untouched, for another worker to take at once."""
+        ...
+
+    async def withdraw(self) -> None:
+        """Say that this worker takes no more."""
         ...

@@ -65,7 +65,11 @@ class MaskPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A block of samples on its way to a predictor, with all that is needed to make its masks."""
+    """A block of samples on its way to a predictor, with all that is needed to make its masks.
+
+    `checkpoint` is that of the ModelInfo its options were resolved with, so that a rolling upgrade cannot hand it to
+    another model; empty means whichever answers.
+    """
 
     request_id: str
     chunk_no: int
@@ -73,6 +77,7 @@ class Chunk:
     masks: MaskPolicy
     deadline: Deadline
     is_interactive: bool = True
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,232 @@
+"""The worker: take what the batcher has room for, segment, reply; keep leases; run suspects alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from service.domain.chunk import MAX_CHUNK_SAMPLES, SegmentedChunk
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.ports import ChunkSource, Delivery, Segmenter
+
+logger = logging.getLogger(__name__)
+
+_RENEWALS_PER_LEASE = 5
+_RETRY_S = 0.2
+_OWN_TROUBLE = frozenset({"draining", "queue_full", "warming_up", "backend_down"})
+"""Failures of this worker rather than of the chunk: another worker may do better."""
+_TAKE_WAIT_S = 0.25
+"""Longest wait for new chunks in one go: also how often dead workers' chunks are looked for while idle."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerPolicy:
+    """What a worker holds at once.
+
+    Attributes:
+        max_held_samples: intake stops at this; two batches keep the device busy and leave the rest to other workers.
+        lease_s: the source's lease; renewals come five times within it.
+    """
+
+    max_held_samples: int
+    lease_s: float = 10.0
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    """A delivery that runs."""
+
+    delivery: Delivery
+    task: asyncio.Task[None]
+
+
+class ChunkConsumer:
+    """Moves chunks from a source through the worker's own segmenter.
+
+    Args:
+        source: where chunks come from.
+        segmenter: started; the same batcher that a single process has.
+        policy: bounds.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, source: ChunkSource, segmenter: Segmenter, policy: ConsumerPolicy, *, clock: Clock) -> None:
+        self._source = source
+        self._segmenter = segmenter
+        self._policy = policy
+        self._clock = clock
+        self._held: dict[str, _Held] = {}
+        self._changed = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._next_reclaim_s = 0.0
+        self._contact_s: float | None = None
+
+    @property
+    def num_held_samples(self) -> int:
+        """Samples taken and not answered."""
+        return sum(len(held.delivery.chunk.samples) for held in self._held.values())
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether the queue was reached within the last lease."""
+        return self._contact_s is not None and self._clock() - self._contact_s <= self._policy.lease_s
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether intake has ended."""
+        return self._stopped.is_set()
+
+    async def run(self, *, drain_s: float) -> None:
+        """Work until `stop`, then let what is held finish for at most `drain_s`; the rest is given back."""
+        keeping = asyncio.create_task(self._forever(self._keep))
+        taking = asyncio.create_task(self._take_until_stopped())
+        try:
+            await self._stopped.wait()
+            await self._once(self._source.withdraw)
+            await asyncio.wait([taking, *(held.task for held in self._held.values())], timeout=drain_s)
+            await self._give_back()
+        finally:
+            for task in (taking, keeping, *(held.task for held in self._held.values())):
+                task.cancel()
+            await asyncio.gather(taking, keeping, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Take no more."""
+        self._stopped.set()
+        self._changed.set()
+
+    async def _take_until_stopped(self) -> None:
+        while not self.is_stopping:
+            try:
+                if not await self._take_suspect():
+                    await self._take_new()
+            except ServiceError:
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                logger.exception("taking chunks failed")
+                await asyncio.sleep(_RETRY_S)
+
+    async def _take_suspect(self) -> bool:
+        """Run one dead worker's chunk with nothing beside it; whether there was one."""
+        if self._clock() < self._next_reclaim_s:
+            return False
+        suspect = await self._source.reclaim()
+        if suspect is None:
+            self._next_reclaim_s = self._clock() + min(_TAKE_WAIT_S, self._policy.lease_s / 20)
+            return False
+        others = [held.task for held in self._held.values()]
+        started = asyncio.Event()
+        task = self._start(suspect, after=started)
+        if others:
+            await asyncio.wait(others)
+        try:
+            if suspect.token in self._held:  # its lease may have gone, or its front
+                await self._source.start_alone(suspect)
+        except ServiceError:
+            task.cancel()
+            raise
+        started.set()
+        await asyncio.wait([task])
+        return True
+
+    async def _take_new(self) -> None:
+        """Fill the room there is. While the stream has more, the batch waits for it (within its window)."""
+        with ExitStack() as expecting:
+            wait_s = _TAKE_WAIT_S
+            while not self.is_stopping:
+                room = self._policy.max_held_samples - self.num_held_samples
+                if room <= 0:
+                    break
+                taken = await self._source.take(max(1, room // MAX_CHUNK_SAMPLES), wait_s=wait_s)
+                if not taken:
+                    return
+                if wait_s:
+                    expecting.enter_context(self._segmenter.expect("worker intake"))
+                    wait_s = 0.0
+                for delivery in taken:
+                    self._start(delivery)
+        await self._wait_for_change(_TAKE_WAIT_S)
+
+    def _start(self, delivery: Delivery, *, after: asyncio.Event | None = None) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._handle(delivery, after))
+        self._held[delivery.token] = _Held(delivery, task)
+        task.add_done_callback(lambda _: self._forget(delivery))
+        return task
+
+    def _forget(self, delivery: Delivery) -> None:
+        self._held.pop(delivery.token, None)
+        self._changed.set()
+
+    async def _handle(self, delivery: Delivery, after: asyncio.Event | None) -> None:
+        """Segment and reply. A cancelled chunk (lease lost, nobody waits) leaves the batcher's queue."""
+        if after is not None:
+            await after.wait()
+        answer: SegmentedChunk | ServiceError
+        try:
+            answer = await self._segmenter.segment(delivery.chunk)
+        except ServiceError as error:
+            answer = error
+        except Exception:
+            logger.exception("a chunk failed")
+            answer = ServiceError("internal", "A worker failed on this clip.")
+        if isinstance(answer, ServiceError) and answer.code in _OWN_TROUBLE:
+            await self._persist(lambda: self._source.release(delivery))
+            return
+        if not await self._persist(lambda: self._source.complete(delivery, answer)):
+            logger.info("a late answer is dropped", extra={"attempt": delivery.attempt})
+
+    async def _persist(self, action: Callable[[], Awaitable[bool | None]]) -> bool | None:
+        """Try until Redis answers: the chunk is done, only its reply is not. Losing the lease ends the task."""
+        while True:
+            try:
+                return await action()
+            except ServiceError:
+                await asyncio.sleep(_RETRY_S)
+
+    async def _keep(self) -> None:
+        """Announce this worker and renew what it holds."""
+        info = await self._segmenter.describe()
+        if not self.is_stopping:
+            await self._source.announce(info)
+        held = [entry.delivery for entry in self._held.values()]
+        lost = await self._source.renew(held) if held else frozenset()
+        self._contact_s = self._clock()
+        for token in lost:
+            if token in self._held:
+                self._held[token].task.cancel()
+        await asyncio.sleep(self._policy.lease_s / _RENEWALS_PER_LEASE)
+
+    async def _give_back(self) -> None:
+        for held in list(self._held.values()):
+            held.task.cancel()
+            await self._once(partial(self._source.release, held.delivery))
+        await self._once(self._source.withdraw)
+
+    async def _once(self, action: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await action()
+        except ServiceError:
+            logger.warning("redis was away at shutdown; leases will run out by themselves")
+
+    async def _wait_for_change(self, timeout_s: float) -> None:
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+            except ServiceError:
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                logger.exception("keeping leases failed")
+                await asyncio.sleep(_RETRY_S)
