@@ -1,0 +1,224 @@
+"""Model configuration: frozen values that live inside the checkpoint, and the named variants.
+
+Where the paper is silent the choice is a field here, and its default is called our reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+PromptMode = Literal["none", "add", "concat", "concat_mix"]
+ConvKind = Literal["residual", "depthwise"]
+AudioKind = Literal["small", "vggish"]
+AudioMlp = Literal["linear", "wide"]
+
+PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
+SOUNDING = ("sounding",)
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The visual backbone, by its name in transformers' AutoBackbone.
+
+    Attributes:
+        model_type: `resnet` or `pvt_v2`.
+        options: keyword arguments of that model type's configuration class.
+    """
+
+    model_type: str = "resnet"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """The audio branch.
+
+    Attributes:
+        kind: `small` (trained here) or `vggish`.
+        embedding_dim: width of the embedding; 128 is VGGish's.
+        stage_widths: channels of the small encoder's stages; unused by VGGish.
+        is_frozen: run without gradient and in eval mode, as the field does with VGGish.
+        has_final_relu: the ReLU of the torch port of VGGish that all published results use.
+    """
+
+    kind: AudioKind = "small"
+    embedding_dim: int = 128
+    stage_widths: tuple[int, ...] = (24, 48, 96, 128)
+    is_frozen: bool = False
+    has_final_relu: bool = True
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The prompt query generator.
+
+    Attributes:
+        mode: `none` (the audio vector alone), `add`, `concat` or `concat_mix`.
+        num_prompts: learnable prompts N; unknown in the paper.
+        num_mix_layers: self-attention layers of `concat_mix`.
+        audio_mlp: `linear` (embedding to width) or `wide` (two hidden layers of 4096).
+    """
+
+    mode: PromptMode = "concat_mix"
+    num_prompts: int = 100
+    num_mix_layers: int = 1
+    audio_mlp: AudioMlp = "linear"
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The early-focus decoder: convolution blocks, then transformer blocks, at one resolution."""
+
+    num_conv_blocks: int = 3
+    conv_kind: ConvKind = "residual"
+    num_transformer_blocks: int = 3
+    num_heads: int = 8
+    ffn_width: int = 2048
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The mask head.
+
+    Attributes:
+        width: channels before the logits.
+        stride: input pixels per logit, 4, 2 or 1.
+        has_audio_gate: multiply the mask feature's channels by a sigmoid of the audio embedding.
+    """
+
+    width: int = 128
+    stride: int = 1
+    has_audio_gate: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build the network and to read its answer.
+
+    Attributes:
+        variant: name of the variant it came from.
+        labels: one per logit channel. A single label is a binary model (sigmoid); more are semantic
+            (softmax) and then the first is `background`.
+        input_height: pixels of the frames it was trained on last.
+        input_width: likewise.
+        width: D, channels of the fused feature.
+        fuse_stride: input pixels per token of the decoder, 8 or 16.
+        has_neck_smoothing: a 3x3 convolution after the top-down sum.
+    """
+
+    variant: str = "r50"
+    labels: tuple[str, ...] = SOUNDING
+    input_height: int = 224
+    input_width: int = 224
+    width: int = 256
+    fuse_stride: int = 8
+    has_neck_smoothing: bool = True
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+    def __post_init__(self) -> None:
+        """Check the values that the layers rely on.
+
+        Raises:
+            ValueError: a value outside its set, with what was got and what was expected.
+        """
+        _check("prompt.mode", self.prompt.mode, PROMPT_MODES)
+        _check("decoder.conv_kind", self.decoder.conv_kind, get_args(ConvKind))
+        _check("audio.kind", self.audio.kind, get_args(AudioKind))
+        _check("prompt.audio_mlp", self.prompt.audio_mlp, get_args(AudioMlp))
+        _check("fuse_stride", self.fuse_stride, (8, 16))
+        _check("head.stride", self.head.stride, (1, 2, 4))
+        if not self.labels:
+            raise ValueError("labels: got none, expected at least one")
+        if self.is_semantic and self.labels[0] != BACKGROUND:
+            raise ValueError(f"labels[0]: got {self.labels[0]!r}, expected {BACKGROUND!r} for more than one label")
+        if self.width % (4 * self.decoder.num_heads):
+            raise ValueError(f"width: got {self.width}, expected a multiple of 4 x {self.decoder.num_heads} heads")
+
+    @property
+    def is_semantic(self) -> bool:
+        """True where a mask carries a label of its own (softmax over K classes)."""
+        return len(self.labels) > 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`, after JSON.
+
+        Raises:
+            ValueError: an unknown key (a checkpoint of a newer program) or a bad value.
+        """
+        parts: dict[str, type[Any]] = {
+            "backbone": BackboneConfig,
+            "audio": AudioConfig,
+            "prompt": PromptConfig,
+            "decoder": DecoderConfig,
+            "head": HeadConfig,
+        }
+        nested = {name: _build(kind, values[name]) for name, kind in parts.items() if name in values}
+        built: ModelConfig = _build(ModelConfig, {**values, **nested})
+        return built
+
+
+def _check(name: str, value: object, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+def _build(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    known = {entry.name for entry in fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{kind.__name__}: unknown keys {', '.join(unknown)}")
+    built: Any = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return built
+
+
+def _tiny() -> ModelConfig:
+    """The CPU-trained variant: the structure of the big ones at D = 128 (at most 4.9 M parameters)."""
+    return ModelConfig(
+        variant="tiny",
+        input_height=160,
+        input_width=160,
+        width=128,
+        fuse_stride=16,
+        has_neck_smoothing=False,
+        backbone=BackboneConfig(
+            "resnet",
+            {
+                "embedding_size": 24,
+                "hidden_sizes": (32, 64, 128, 192),
+                "depths": (1, 1, 1, 1),
+                "layer_type": "basic",
+            },
+        ),
+        audio=AudioConfig("small", stage_widths=(16, 32, 64, 96)),
+        prompt=PromptConfig(num_prompts=15),
+        decoder=DecoderConfig(
+            num_conv_blocks=1, conv_kind="residual", num_transformer_blocks=2, num_heads=4, ffn_width=256
+        ),
+        head=HeadConfig(width=32, stride=2, has_audio_gate=True),
+    )
+
+
+VARIANTS: Mapping[str, Callable[[], ModelConfig]] = {"tiny": _tiny}
+
+
+def variant(name: str, *, labels: tuple[str, ...] = SOUNDING) -> ModelConfig:
+    """The configuration of a named variant.
+
+    Raises:
+        ValueError: no such variant.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"variant: got {name!r}, expected one of {', '.join(VARIANTS)}")
+    return replace(VARIANTS[name](), labels=labels)

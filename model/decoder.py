@@ -1,0 +1,98 @@
+"""ELF, the early-focus decoder: convolution blocks first, transformer blocks after them, at one resolution.
+
+The paper replaces attention by convolution in the early stages, where its attention maps were local anyway. Numbers
+and kinds of blocks, positions and norms are our reconstruction.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.layers import Attention, DepthwiseConv, FeedForward, ResidualConv, sine_positions
+
+
+class EarlyFocusDecoder(nn.Module):
+    """The stack of blocks.
+
+    Args:
+        config: uses `decoder` and `width`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        block = {"residual": ResidualConv, "depthwise": DepthwiseConv}[config.decoder.conv_kind]
+        self.conv_blocks = nn.ModuleList(block(config.width) for _ in range(config.decoder.num_conv_blocks))
+        self.transformer_blocks = nn.ModuleList(
+            FusionBlock(config.width, num_heads=config.decoder.num_heads, hidden=config.decoder.ffn_width)
+            for _ in range(config.decoder.num_transformer_blocks)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, features: Tensor, prompts: Tensor) -> Tensor:
+        """Fuse what is seen with what is heard.
+
+        Args:
+            features: (B, D, h, w) visual.
+            prompts: (B, Q, D) audio-conditioned queries.
+
+        Returns:
+            (B, D, h, w) fused.
+        """
+        return self.fuse(self.focus(features), prompts)
+
+    def focus(self, features: Tensor) -> Tensor:
+        """The convolution blocks, which hear nothing: (B, D, h, w) to (B, D, h, w)."""
+        for block in self.conv_blocks:
+            features = block(features)
+        return features
+
+    def fuse(self, features: Tensor, prompts: Tensor) -> Tensor:
+        """The transformer blocks: (B, D, h, w) and (B, Q, D) to (B, D, h, w)."""
+        batch, width, height, columns = features.shape
+        positions = sine_positions(height, columns, channels=width).to(features)  # (1, L, D)
+        tokens = features.flatten(2).transpose(1, 2)  # (B, L, D)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, prompts, positions)
+        tokens = self.norm(tokens)
+        fused: Tensor = tokens.transpose(1, 2).reshape(batch, width, height, columns)  # (B, D, h, w)
+        return fused.contiguous(memory_format=torch.channels_last)
+
+
+class FusionBlock(nn.Module):
+    """Pre-norm self-attention, cross-attention to the prompts, feed-forward.
+
+    Args:
+        width: D.
+        num_heads: heads of both attentions.
+        hidden: width inside the feed-forward.
+    """
+
+    def __init__(self, width: int, *, num_heads: int, hidden: int) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(width)
+        self.self_attention = Attention(width, num_heads=num_heads)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_attention = Attention(width, num_heads=num_heads)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed = FeedForward(width, hidden=hidden)
+
+    def forward(self, tokens: Tensor, prompts: Tensor, positions: Tensor) -> Tensor:
+        """One block.
+
+        Args:
+            tokens: (B, L, D).
+            prompts: (B, Q, D), keys and values of the cross-attention.
+            positions: (1, L, D), added to queries and keys of the self-attention and to the cross-attention's queries.
+
+        Returns:
+            (B, L, D).
+        """
+        normed = self.self_norm(tokens)
+        placed = normed + positions
+        tokens = tokens + self.self_attention(placed, placed, normed)
+        tokens = tokens + self.cross_attention(self.cross_norm(tokens) + positions, prompts, prompts)
+        return cast(Tensor, tokens + self.feed(self.feed_norm(tokens)))

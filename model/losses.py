@@ -1,0 +1,78 @@
+"""Losses of the mask head. Which ones the paper uses is unknown: binary cross-entropy plus Dice is our choice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# COMBO weighs mask cross-entropy and Dice alike; cross-entropy is a mean over mostly empty pixels, hence the factor.
+BCE_WEIGHT = 5.0
+# Dice smoothing as a share of the frame: an empty truth then costs little until a blob of about this size appears.
+DICE_SMOOTH_SHARE = 0.004
+
+
+def shrink_masks(masks: Tensor, *, height: int, width: int) -> Tensor:
+    """Masks at the resolution of the logits, as the covered share of each cell.
+
+    Args:
+        masks: (B, H, W) boolean; H and W multiples of `height` and `width`.
+        height: h of the logits.
+        width: w of the logits.
+
+    Returns:
+        (B, h, w) float32 in [0, 1].
+
+    Raises:
+        ValueError: H or W is no multiple.
+    """
+    full_height, full_width = masks.shape[1:]
+    if full_height % height or full_width % width:
+        raise ValueError(f"masks: got {full_height} x {full_width}, expected multiples of {height} x {width}")
+    kernel = (full_height // height, full_width // width)
+    return F.avg_pool2d(masks.float()[:, None], kernel)[:, 0]
+
+
+def binary_mask_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of 5 x cross-entropy + Dice.
+
+    Args:
+        logits: (B, h, w).
+        truth: (B, h, w) in [0, 1].
+        weights: (B,) at least 0; samples of weight 0 do not count.
+
+    Returns:
+        Scalar, 0 where all weights are 0.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))  # (B,)
+    loss = BCE_WEIGHT * entropy + dice_loss(logits.sigmoid(), truth)
+    return weighted_mean(loss, weights)
+
+
+def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
+    """1 - smoothed Dice coefficient of each sample: two (B, h, w) in [0, 1] to (B,)."""
+    smooth = DICE_SMOOTH_SHARE * truth[0].numel()
+    overlap = (probability * truth).sum(dim=(1, 2))
+    total = probability.sum(dim=(1, 2)) + truth.sum(dim=(1, 2))
+    return 1 - (2 * overlap + smooth) / (total + smooth)
+
+
+def semantic_mask_loss(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of cross-entropy + Dice on the foreground.
+
+    Args:
+        logits: (B, K, h, w), class 0 the background.
+        classes: (B, h, w) int64.
+        weights: (B,).
+
+    Returns:
+        Scalar.
+    """
+    entropy = F.cross_entropy(logits, classes, reduction="none").mean(dim=(1, 2))  # (B,)
+    foreground = 1 - logits.softmax(dim=1)[:, 0]
+    return weighted_mean(BCE_WEIGHT * entropy + dice_loss(foreground, (classes > 0).to(logits)), weights)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of values (B,) under weights (B,), 0 where all weights are 0."""
+    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(values.dtype).eps)

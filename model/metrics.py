@@ -1,0 +1,139 @@
+"""Mask metrics: the field's own (with their quirks, named) and plain ones. Never mix the two in one column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BETA_SQUARED = 0.3
+NUM_F_THRESHOLDS = 255
+PROTOCOL_CLIPS_PER_BATCH = 2  # the batch size of the published F-scores (AVSegFormer, COMBO)
+J_EPSILON = 1e-7
+F_EPSILON = 1e-20
+SEMANTIC_EPSILON = 2.220446049250313e-16
+
+
+def mask_iou(masks: Tensor, truth: Tensor) -> Tensor:
+    """Plain intersection over union; two empty masks score 1.
+
+    Args:
+        masks: (B, H, W) boolean.
+        truth: (B, H, W) boolean.
+
+    Returns:
+        (B,) float64.
+    """
+    intersection = (masks & truth).sum(dim=(1, 2)).double()
+    union = (masks | truth).sum(dim=(1, 2)).double()
+    return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones_like(union))
+
+
+def field_j(masks: Tensor, truth: Tensor) -> Tensor:
+    """The field's M_J of each frame (AVSBench `mask_iou`).
+
+    A frame with an empty truth scores the share of pixels left empty, so 1 for an empty mask and nearly 1 for a small
+    wrong one: this flatters models on quiet frames.
+
+    Args:
+        masks: (B, H, W) boolean.
+        truth: (B, H, W) boolean.
+
+    Returns:
+        (B,) float64. The protocol's value is the unweighted mean over batches of their means.
+    """
+    intersection = (masks & truth).sum(dim=(1, 2)).double()
+    union = (masks | truth).sum(dim=(1, 2)).double()
+    num_pixels = float(truth[0].numel())
+    is_empty = ~truth.any(dim=2).any(dim=1)
+    both_empty = (~(masks | truth)).sum(dim=(1, 2)).double()
+    return torch.where(is_empty, both_empty / (num_pixels + J_EPSILON), intersection / (union + J_EPSILON))
+
+
+def f_curve(probability: Tensor, truth: Tensor) -> Tensor:
+    """F-score (beta^2 = 0.3) of each frame over the field's 255 thresholds.
+
+    Args:
+        probability: (B, H, W) float in [0, 1].
+        truth: (B, H, W) boolean.
+
+    Returns:
+        (B', 255) float64 for the B' frames whose truth is not empty.
+    """
+    keep = truth.any(dim=2).any(dim=1)
+    thresholds = torch.linspace(0, 1 - 1e-10, NUM_F_THRESHOLDS)
+    curves = [_frame_f_curve(p, g, thresholds) for p, g in zip(probability[keep], truth[keep], strict=True)]
+    return torch.stack(curves) if curves else torch.zeros(0, NUM_F_THRESHOLDS, dtype=torch.float64)
+
+
+def _frame_f_curve(probability: Tensor, truth: Tensor, thresholds: Tensor) -> Tensor:
+    ordered = probability.flatten().sort().values
+    ordered_hits = probability[truth].sort().values
+    # Number of values >= threshold: all minus those strictly below.
+    num_chosen = (len(ordered) - torch.searchsorted(ordered, thresholds.to(ordered), side="left")).double()
+    num_hits = (len(ordered_hits) - torch.searchsorted(ordered_hits, thresholds.to(ordered), side="left")).double()
+    precision = num_hits / (num_chosen + F_EPSILON)
+    recall = num_hits / (truth.sum().double() + F_EPSILON)
+    score = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
+    return torch.nan_to_num(score, nan=0.0)
+
+
+def field_f(batches: Sequence[Tensor]) -> float:
+    """The field's M_F: per batch the maximum of its mean curve (0 for a batch of empty frames), averaged.
+
+    It depends on the batch size and order; state the batch size with it (`PROTOCOL_CLIPS_PER_BATCH`).
+
+    Args:
+        batches: the `f_curve` of each batch, (B', 255).
+    """
+    maxima = [float(curves.mean(dim=0).max()) if len(curves) else 0.0 for curves in batches]
+    return sum(maxima) / max(len(maxima), 1)
+
+
+def order_free_f(curves: Tensor) -> float:
+    """Maximum over thresholds of the data set's mean curve (N, 255): no dependence on batches."""
+    return float(curves.mean(dim=0).max()) if len(curves) else 0.0
+
+
+class SemanticScore:
+    """AVSS scores: per frame and class, averaged per class over the frames that show it, then over all classes.
+
+    Args:
+        num_classes: K with the background.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.iou_sum = torch.zeros(num_classes, dtype=torch.float64)
+        self.f_sum = torch.zeros(num_classes, dtype=torch.float64)
+        self.num_frames = torch.zeros(num_classes, dtype=torch.float64)
+
+    def add(self, classes: Tensor, truth: Tensor) -> None:
+        """Count frames: predicted and true classes, both (B, H, W) int64."""
+        for predicted, true in zip(classes, truth, strict=True):
+            joint = torch.bincount((true * self.num_classes + predicted).flatten(), minlength=self.num_classes**2)
+            joint = joint.view(self.num_classes, self.num_classes).double()  # (true, predicted)
+            hits, in_truth, in_answer = joint.diagonal(), joint.sum(dim=1), joint.sum(dim=0)
+            union = in_truth + in_answer - hits
+            precision, recall = hits / (in_answer + SEMANTIC_EPSILON), hits / (in_truth + SEMANTIC_EPSILON)
+            f_score = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
+            self.iou_sum += hits / (union + SEMANTIC_EPSILON)
+            self.f_sum += torch.nan_to_num(f_score, nan=0.0)
+            self.num_frames += (union > 0).double()
+
+    def per_class_iou(self) -> Tensor:
+        """(K,) float64, NaN for classes never seen."""
+        return self.iou_sum / self.num_frames
+
+    def field_miou(self) -> float:
+        """The field's value: mean over all K classes, absent ones as 0."""
+        return float(torch.nan_to_num(self.per_class_iou(), nan=0.0).mean())
+
+    def present_miou(self) -> float:
+        """Mean over the classes that occur."""
+        return float(self.per_class_iou()[self.num_frames > 0].mean())
+
+    def field_f(self) -> float:
+        """The field's F: mean over all K classes, absent ones as 0."""
+        return float(torch.nan_to_num(self.f_sum / self.num_frames, nan=0.0).mean())
