@@ -55,23 +55,43 @@ def is_near_edge(scene: Scene, mix: Mix, *, time_s: float) -> bool:
 
 def mix_scene(scene: Scene, *, device: torch.device) -> Mix:
     """The clip's sound: gated sources at their levels, reverb over all of them, ambience, one gain."""
-    rng = stream(scene.seed, STREAM_AMBIENCE)
-    room = draw_room(rng)
-    heard = [source for source in scene.sources if len(source.gates)]
     num_samples = round(scene.seconds * SAMPLE_RATE_HZ)
+    room, ambience = _draw_surroundings(scene, device=device)
     total = torch.zeros(num_samples, device=device)
     powers = np.zeros((len(scene.sources), -(-num_samples // BLOCK_SAMPLES)))
-    for source in heard:
+    for i, source in enumerate(scene.sources):
+        if not len(source.gates):
+            continue
         span = span_of(source.gates, num_samples=num_samples)
         gated = emission(scene, source, span=span, device=device)
         gated *= gate_curve(source.gates, num_samples=num_samples, device=device)[slice(*span)]
         total[slice(*span)] += gated
-        powers[scene.sources.index(source)] = _block_powers(F.pad(gated, (span[0], num_samples - span[1])))
-    ambience = room.ambience_level * make_ambience(rng, seconds=scene.seconds, device=device)
+        powers[i] = _block_powers(F.pad(gated, (span[0], num_samples - span[1])))
     states = audible_states(scene, powers, ambience_powers=_block_powers(ambience))
-    dry = reverberate(total, room) + ambience
-    gain = min(room.gain, 0.95 / max(float(dry.abs().max()), 1e-6))
-    return Mix(waveform=dry * gain, states=states, gain=gain)
+    waveform = reverberate(total, room) + ambience
+    gain = min(room.gain, 0.95 / max(float(waveform.abs().max()), 1e-6))
+    return Mix(waveform=waveform * gain, states=states, gain=gain)
+
+
+def render_stems(scene: Scene, mix: Mix, *, device: torch.device) -> dict[str, Tensor]:
+    """What every source would sound like if it sounded all the time, by source name, and the ambience.
+
+    Each is (S,) float32 at the mix's gain with the clip's reverb: gating the stems by the sources' gates and adding
+    them gives the mix again, up to the reverb's tails.
+    """
+    room, ambience = _draw_surroundings(scene, device=device)
+    span = (0, round(scene.seconds * SAMPLE_RATE_HZ))
+    stems = {
+        source.name: reverberate(emission(scene, source, span=span, device=device), room) * mix.gain
+        for source in scene.sources
+    }
+    return {**stems, "ambience": ambience * mix.gain}
+
+
+def _draw_surroundings(scene: Scene, *, device: torch.device) -> tuple["Room", Tensor]:
+    rng = stream(scene.seed, STREAM_AMBIENCE)
+    room = draw_room(rng)
+    return room, room.ambience_level * make_ambience(rng, seconds=scene.seconds, device=device)
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,8 @@ class Room:
 def draw_room(rng: np.random.Generator) -> Room:
     """Random acoustics: reverb in three clips of five, ambience mostly 10 to 25 dB below a source, sometimes none.
 
-    The recording level puts a source between -32 and -16 dB of full scale.
+    The recording level puts a source between -34 and -18 dB of full scale; even the loudest peak of a single
+    source then stays below full scale.
     """
     decay_s = float(rng.uniform(0.02, 0.06))  # amplitude e-folding time: RT60 of 0.14 to 0.41 s
     delays_s = np.sort(rng.uniform(0.004, 5 * decay_s, NUM_REFLECTIONS))
@@ -100,7 +121,7 @@ def draw_room(rng: np.random.Generator) -> Room:
         delays=np.round(delays_s * SAMPLE_RATE_HZ).astype(np.int64) if has_reverb else np.zeros(0, np.int64),
         echoes=echoes,
         ambience_level=0.0 if is_noiseless else 10.0 ** (-snr_db / 20),
-        gain=10.0 ** (float(rng.uniform(-32.0, -16.0)) / 20),
+        gain=10.0 ** (float(rng.uniform(-34.0, -18.0)) / 20),
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from model.data.world_scene import KINDS, STREAM_SOUNDS, Floats, stream
 from model.data.world_voice import SAMPLE_RATE_HZ, TABLE_SIZE, Score, Voice, draw_noise
 
+PEAK = 4.0  # soft limit of an emission, in units of its root mean square
 TOP_HZ = 3_600.0  # no partial of a wave table lies above
 
 _STEPS = np.arange(1, 49)
@@ -331,28 +332,30 @@ def _zap(voice: Voice) -> Tensor:
 
 # Score, player and typical root mean square of the player's waves (mean power over 200 seeds) of each kind.
 FAMILIES: dict[str, tuple[Draw, Play, float]] = {
-    "gong": (_draw_gong, _gong, 0.531),
-    "siren": (_draw_siren, _siren, 0.998),
-    "drum": (_draw_drum, _drum, 0.25),
-    "flute": (_draw_flute, _flute, 0.948),
-    "harp": (_draw_harp, _harp, 0.97),
-    "horn": (_draw_horn, _horn, 0.476),
-    "engine": (_draw_engine, _engine, 0.775),
-    "spray": (_draw_spray, _spray, 0.474),
-    "voice": (_draw_voice, _voice, 0.848),
-    "bird": (_draw_bird, _bird, 0.357),
-    "rattle": (_draw_rattle, _rattle, 0.102),
-    "phone": (_draw_phone, _phone, 0.952),
-    "wind": (_draw_wind, _wind, 0.468),
-    "zap": (_draw_zap, _zap, 0.449),
+    "gong": (_draw_gong, _gong, 0.464),
+    "siren": (_draw_siren, _siren, 0.961),
+    "drum": (_draw_drum, _drum, 0.21),
+    "flute": (_draw_flute, _flute, 0.899),
+    "harp": (_draw_harp, _harp, 0.885),
+    "horn": (_draw_horn, _horn, 0.448),
+    "engine": (_draw_engine, _engine, 0.668),
+    "spray": (_draw_spray, _spray, 0.438),
+    "voice": (_draw_voice, _voice, 0.736),
+    "bird": (_draw_bird, _bird, 0.305),
+    "rattle": (_draw_rattle, _rattle, 0.053),
+    "phone": (_draw_phone, _phone, 0.907),
+    "wind": (_draw_wind, _wind, 0.434),
+    "zap": (_draw_zap, _zap, 0.384),
 }
 
 
 def emit(seed: int, kind: int, *, seconds: float, span: tuple[int, int], device: torch.device) -> Tensor:
     """(S,) float32 emission of kind in the clip `seed` from sample span[0] to span[1], at 16 kHz on device.
 
-    The score belongs to the whole clip of `seconds`; power is about 1 for every kind.
+    The score belongs to the whole clip of `seconds`; power is about 1 for every kind, and no peak exceeds 4: strikes
+    are rounded off as a microphone's limiter would.
     """
     draw, play, level = FAMILIES[KINDS[kind]]
     score = draw(stream(seed, STREAM_SOUNDS, kind), seconds)
-    return play(Voice(score, span=span, device=device)) / level
+    wave = play(Voice(score, span=span, device=device)) / level
+    return wave * torch.rsqrt(1.0 + (wave * (1.0 / PEAK)).square_())
