@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+HANDOVER_S = 0.0005
+"""What a call costs beside the predictor: hand-over, assembly, answers. Keeps noise in the costs from making many calls
+of what one could do."""
+
 
 class BatchPlan:
     """Chooses batch shapes.
@@ -55,10 +59,12 @@ class BatchPlan:
         total_s = [0.0]
         first = [self.sizes[0]]
         for num in range(1, self.max_batch + 1):
-            best = min(
-                (size for size in self.sizes if size <= self.shape_of(num)),
-                key=lambda size: (self._costs_s[size] + total_s[max(0, num - size)], -size),
-            )
-            first.append(best)
-            total_s.append(self._costs_s[best] + total_s[max(0, num - best)])
+            ways = [
+                (round(self._costs_s[size] + HANDOVER_S + total_s[max(0, num - size)], 6), -size)
+                for size in self.sizes
+                if size <= self.shape_of(num)
+            ]
+            best_s, largest = min(ways)  # of equal ways the one whose first call answers most
+            total_s.append(best_s)
+            first.append(-largest)
         return first

@@ -221,11 +221,12 @@ class MicroBatcher:
         try:
             try:
                 outcome = await self._run_batch(slices)
+                groups = list(_encode_groups(outcome.results))
+                self._num_encoding += sum(map(_num_samples, groups))
             finally:
                 self._num_on_device -= 1
                 self._wake.set()
             self._record(outcome)
-            groups = list(_encode_groups(outcome.results))
             await asyncio.gather(*(self._finish(group) for group in groups))
         except Exception:
             logger.exception("batch could not be served")
@@ -235,12 +236,10 @@ class MicroBatcher:
 
     async def _finish(self, group: EncodeInput) -> None:
         """Encode some slices and give their callers the masks."""
-        num = sum(len(piece) for piece, _ in group)
-        self._num_encoding += num
         try:
             encoded = await self._encode(group)
         finally:
-            self._num_encoding -= num
+            self._num_encoding -= _num_samples(group)
             self._wake.set()
         for (piece, _), (frames, encode_s) in zip(group, encoded, strict=True):
             self._metrics.stage_duration_seconds.labels("encode").observe(encode_s)
@@ -302,6 +301,10 @@ def _encode_groups(results: Sequence[SliceResult]) -> Iterator[EncodeInput]:
                 group, room = [], ENCODE_GROUP_SAMPLES
     if group:
         yield group
+
+
+def _num_samples(group: EncodeInput) -> int:
+    return sum(len(piece) for piece, _ in group)
 
 
 def _too_late() -> ServiceError:

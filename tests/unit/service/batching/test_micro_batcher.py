@@ -1,0 +1,358 @@
+"""When a batch leaves and what becomes of its samples; the device and the encoder are in the test's hands."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from support.samples import FakeClock, make_chunk
+
+from service.batching.batch_plan import BatchPlan
+from service.batching.batch_runner import BatchOutcome
+from service.batching.micro_batcher import MicroBatcher
+from service.batching.policy import BatchPolicy
+from service.batching.sample_queue import SampleSlice
+from service.domain.deadline import Deadline
+from service.domain.errors import ServiceError
+from service.domain.result import FrameMasks
+from service.telemetry.metrics import Metrics
+
+LONG_S = 3600.0
+"""A window that is never over in real time."""
+
+
+@dataclass
+class HandDevice:
+    """A device whose calls end when the test says so; `is_open` ends them at once."""
+
+    clock: FakeClock
+    is_open: bool = False
+    batches: list[list[SampleSlice]] = field(default_factory=list)
+    gates: list[asyncio.Event] = field(default_factory=list)
+    guilty: set[str] = field(default_factory=set)
+    breaks: bool = False
+
+    async def run(self, slices):
+        gate = asyncio.Event()
+        self.gates.append(gate)
+        self.batches.append(list(slices))
+        if self.is_open:
+            gate.set()
+        await gate.wait()
+        if self.breaks:
+            raise RuntimeError("the device thread is gone")
+        results = []
+        for piece in slices:
+            if piece.pending.is_dropped:
+                continue
+            if piece.pending.request_id in self.guilty:
+                results.append((piece, ServiceError("internal", "guilty")))
+            else:
+                rows = np.arange(piece.start, piece.stop, dtype=np.float32)
+                results.append((piece, rows[:, None, None, None]))
+        return BatchOutcome(results, 0.25)
+
+    def sizes(self) -> list[int]:
+        return [sum(map(len, batch)) for batch in self.batches]
+
+
+@dataclass
+class Bench:
+    batcher: MicroBatcher
+    device: HandDevice
+    clock: FakeClock
+    metrics: Metrics
+    tasks: list[asyncio.Task] = field(default_factory=list)
+
+    def send(self, request_id: str, num: int = 1, **more) -> asyncio.Task:
+        task = asyncio.create_task(self.batcher.segment(make_chunk(request_id, num, size_px=16, **more)))
+        self.tasks.append(task)
+        return task
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value("avesformer_" + name, labels) or 0.0
+
+
+async def encode(group):
+    """Answers say which sample of the chunk they belong to."""
+    answers = []
+    for piece, logits in group:
+        samples = piece.pending.chunk.samples
+        frames = tuple(
+            FrameMasks(samples.sample_times_s[at], samples.timestamps_s[at], int(rows[0, 0, 0]), ())
+            for at, rows in zip(range(piece.start, piece.stop), logits, strict=True)
+        )
+        answers.append((frames, 0.125))
+    return answers
+
+
+async def settle() -> None:
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(name="make_bench")
+async def _make_bench():
+    benches: list[Bench] = []
+
+    def make(*, max_batch: int = 8, window_s: float = LONG_S, is_open: bool = False, encode=encode, **policy) -> Bench:
+        clock, metrics = FakeClock(), Metrics()
+        device = HandDevice(clock, is_open)
+        plan = BatchPlan({size: 0.02 + 0.001 * size for size in range(1, max_batch + 1)})
+        batcher = MicroBatcher(
+            BatchPolicy(max_batch=max_batch, window_s=window_s, **policy),
+            run_batch=device.run,
+            encode=encode,
+            plan=lambda: plan,
+            metrics=metrics,
+            clock=clock,
+        )
+        batcher.start()
+        benches.append(Bench(batcher, device, clock, metrics))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        await bench.batcher.aclose()
+        await asyncio.gather(*bench.tasks, return_exceptions=True)
+
+
+async def test_a_lone_request_never_waits(make_bench):
+    bench = make_bench(is_open=True)
+    with bench.batcher.expect("a"):
+        answer = await asyncio.wait_for(bench.send("a", 3), 60)
+    assert [frame.index for frame in answer.frames] == [0, 1, 2]
+    assert bench.device.sizes() == [3]
+
+
+async def test_a_batch_waits_for_a_request_that_is_on_its_way(make_bench):
+    bench = make_bench(is_open=True)
+    with bench.batcher.expect("a"), bench.batcher.expect("b"):
+        first = bench.send("a", 2)
+        await settle()
+        assert bench.device.sizes() == []
+        second = bench.send("b", 1)
+        await asyncio.wait_for(asyncio.gather(first, second), 60)
+    assert bench.device.sizes() == [3]
+    assert bench.value("batch_requests_sum") == 2
+    assert bench.value("batch_size_sum") == 3
+
+
+async def test_a_batch_leaves_when_the_other_request_ends(make_bench):
+    bench = make_bench(is_open=True)
+    with bench.batcher.expect("b"):
+        first = bench.send("a", 2)
+        await settle()
+        assert bench.device.sizes() == []
+    await asyncio.wait_for(first, 60)
+
+
+async def test_a_batch_leaves_when_it_is_full(make_bench):
+    bench = make_bench(is_open=True)
+    with bench.batcher.expect("never"):
+        await asyncio.wait_for(bench.send("a", 8), 60)
+    assert bench.device.sizes() == [8]
+
+
+async def test_a_batch_leaves_when_its_window_is_over(make_bench):
+    bench = make_bench(window_s=5.0)
+    with bench.batcher.expect("never"):
+        bench.send("a", 2)
+        await settle()
+        assert bench.device.sizes() == []
+        bench.clock.advance(5.0)
+        bench.send("b", 1)
+        await settle()
+    assert bench.device.sizes() == [3]
+    assert bench.value("batch_wait_seconds_sum") == 5.0
+
+
+async def test_the_window_ends_by_itself(make_bench):
+    bench = make_bench(window_s=0.001, is_open=True)
+    bench.batcher._clock = asyncio.get_running_loop().time
+    with bench.batcher.expect("never"):
+        await asyncio.wait_for(bench.send("a", 2), 60)
+
+
+async def test_samples_gather_while_the_device_is_busy(make_bench):
+    bench = make_bench()
+    bench.send("a", 1)
+    await settle()
+    for name in "bcd":
+        bench.send(name, 1)
+    await settle()
+    assert bench.device.sizes() == [1]
+    bench.device.gates[0].set()
+    await settle()
+    assert bench.device.sizes() == [1, 3]
+
+
+async def test_a_full_batch_is_prefetched_while_another_runs_and_no_more(make_bench):
+    bench = make_bench(max_batch=4)
+    bench.send("a", 16)
+    await settle()
+    assert bench.device.sizes() == [4, 4]
+    bench.device.gates[0].set()
+    await settle()
+    assert bench.device.sizes() == [4, 4, 4]
+
+
+async def test_a_chunk_over_several_batches_is_answered_once_in_order(make_bench):
+    bench = make_bench(max_batch=4, is_open=True)
+    answer = await asyncio.wait_for(bench.send("a", 10), 60)
+    assert [frame.index for frame in answer.frames] == list(range(10))
+    assert sorted(bench.device.sizes()) == [2, 4, 4]
+    assert answer.predict_s == 0.75
+    assert bench.value("samples_total") == 10
+
+
+async def test_cancelled_samples_never_reach_the_device(make_bench):
+    bench = make_bench()
+    bench.send("a", 1)
+    await settle()
+    gone, stays = bench.send("gone", 3), bench.send("stays", 1)
+    await settle()
+    assert bench.value("queue_depth") == 4
+    gone.cancel()
+    await settle()
+    assert bench.value("queue_depth") == 1
+    bench.device.gates[0].set()
+    await settle()
+    assert [piece.pending.request_id for piece in bench.device.batches[1]] == ["stays"]
+    bench.device.gates[1].set()
+    await stays
+
+
+async def test_late_chunks_end_before_a_batch_and_late_callers_are_refused(make_bench):
+    bench = make_bench()
+    bench.send("a", 1)
+    await settle()
+    late = bench.send("late", 2, deadline=Deadline(bench.clock() + 1000.0))
+    await settle()
+    bench.clock.advance(1001.0)
+    bench.device.gates[0].set()
+    await settle()
+    assert late.exception().code == "deadline_exceeded"
+    assert bench.device.sizes() == [1]
+    with pytest.raises(ServiceError, match="deadline_exceeded"):
+        await bench.send("too late", 1, deadline=Deadline(bench.clock()))
+
+
+async def test_a_deadline_fires_while_the_device_hangs(make_bench):
+    bench = make_bench()
+    with pytest.raises(ServiceError, match="deadline_exceeded"):
+        await asyncio.wait_for(bench.send("a", 1, deadline=Deadline(bench.clock() + 0.01)), 60)
+
+
+async def test_a_guilty_request_fails_alone_and_leaves_the_queue(make_bench):
+    bench = make_bench(max_batch=4)
+    bench.device.guilty = {"guilty"}
+    bench.send("first", 1)
+    await settle()
+    guilty, good = bench.send("guilty", 12), bench.send("good", 2)
+    await settle()
+    bench.device.is_open = True
+    for gate in bench.device.gates:
+        gate.set()
+    assert len((await asyncio.wait_for(good, 60)).frames) == 2
+    with pytest.raises(ServiceError, match="guilty"):
+        await guilty
+    await settle()
+    assert bench.batcher.num_waiting == 0
+
+
+async def test_a_broken_hand_over_fails_its_batch_and_the_batcher_lives_on(make_bench):
+    bench = make_bench(is_open=True)
+    bench.device.breaks = True
+    with pytest.raises(ServiceError, match="internal"):
+        await asyncio.wait_for(bench.send("a", 2), 60)
+    bench.device.breaks = False
+    assert len((await asyncio.wait_for(bench.send("b", 2), 60)).frames) == 2
+
+
+async def test_encoding_that_lags_holds_the_device_back(make_bench):
+    gate = asyncio.Event()
+
+    async def slow_encode(group):
+        await gate.wait()
+        return await encode(group)
+
+    bench = make_bench(max_batch=2, is_open=True, encode=slow_encode)
+    task = bench.send("a", 30)
+    await settle()
+    assert 4 <= sum(bench.device.sizes()) <= 10
+    gate.set()
+    assert len((await asyncio.wait_for(task, 60)).frames) == 30
+
+
+async def test_queue_bounds_and_retry_hint(make_bench):
+    bench = make_bench(max_queued_samples=4)
+    bench.send("a", 1)
+    await settle()
+    bench.send("b", 4)
+    await settle()
+    with pytest.raises(ServiceError, match="queue_full") as caught:
+        await bench.send("c", 1)
+    assert caught.value.retry_after_s >= 1.0
+
+
+async def test_drain_rate_follows_the_device(make_bench):
+    bench = make_bench(max_batch=4, is_open=True)
+    assert bench.batcher.samples_per_s == pytest.approx(4 / 0.024)
+    await bench.send("a", 4)
+    assert bench.batcher.samples_per_s == pytest.approx(4 / 0.25)
+
+
+async def test_closing_ends_everything_as_draining(make_bench):
+    bench = make_bench(max_batch=2)
+    tasks = [bench.send(name, 3) for name in "abc"]
+    await settle()
+    await bench.batcher.aclose()
+    for task in tasks:
+        with pytest.raises(ServiceError, match="draining"):
+            await task
+    with pytest.raises(ServiceError, match="draining"):
+        await bench.send("d", 1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_every_sample_is_answered_once_whatever_is_cancelled(make_bench, seed):
+    """Random requests, cancellations and guilty ones: answers are whole, unmixed, and the queue ends empty."""
+    rng = random.Random(seed)
+    bench = make_bench(max_batch=rng.choice([1, 3, 8]), window_s=0.0)
+    bench.device.guilty = {"r3"}
+    sent = []
+    for number in range(40):
+        num = rng.randint(1, 12)
+        sent.append((num, bench.send(f"r{number % 7}", num, chunk_no=number, is_interactive=rng.random() < 0.7)))
+        if rng.random() < 0.3:
+            rng.choice(sent)[1].cancel()
+        for _ in range(rng.randint(0, 4)):
+            await asyncio.sleep(0)
+        if bench.device.gates and rng.random() < 0.6:
+            bench.device.gates[-1].set()
+    bench.device.is_open = True
+    for gate in bench.device.gates:
+        gate.set()
+    answers = await asyncio.wait_for(asyncio.gather(*(task for _, task in sent), return_exceptions=True), 120)
+    for (num, _), answer in zip(sent, answers, strict=True):
+        if isinstance(answer, BaseException):
+            assert isinstance(answer, asyncio.CancelledError) or answer.code == "internal"
+        else:
+            assert [frame.index for frame in answer.frames] == list(range(num))
+    await settle()
+    taken = Counter(
+        (id(piece.pending), at)
+        for batch in bench.device.batches
+        for piece in batch
+        for at in range(piece.start, piece.stop)
+    )
+    assert max(taken.values()) == 1, "a sample was sent to the device twice"
+    assert bench.batcher.num_waiting == 0
+    assert bench.batcher.is_idle()
+    assert bench.value("queue_depth") == 0
+    assert max(bench.device.sizes()) <= 8
