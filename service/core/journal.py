@@ -24,6 +24,7 @@ class RequestRecord:
     code: str = "ok"
     num_samples: int = 0
     upload_bytes: int = 0
+    is_body_read: bool = False
     timings_s: dict[str, float] = field(default_factory=dict)
 
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
 from service.core.byte_budget import ByteBudget
@@ -23,10 +24,13 @@ from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions, SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, ModelInfo, Summary
-from service.media.decoder import ClipReader, DecodeRequest, DecoderPool
-from service.media.upload import Upload
+from service.media.policy import DecodeRequest
 from service.ports import Segmenter
 from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.media.decoder import ClipReader, DecoderPool
+    from service.media.upload import Upload
 
 _SECONDS_DECIMALS = 6
 """Contract section 3: seconds have at most 6 decimals on every transport."""
@@ -50,6 +54,7 @@ class _Flow:
     timings: Timings
     spool: AnswerSpool
     places: asyncio.Semaphore
+    checkpoint: str
     sent: asyncio.Queue[asyncio.Task[SegmentedChunk] | None] = field(default_factory=asyncio.Queue)
     num_chunks: int = 0
     held_bytes: int = 0
@@ -123,7 +128,8 @@ class Pipeline:
         """Decode and segment side by side; returns the number of samples."""
         model = await self._segmenter.describe()
         applied = options.resolve(model)
-        flow = _Flow(context, timings, spool, asyncio.Semaphore(self._policy.max_outstanding_chunks))
+        places = asyncio.Semaphore(self._policy.max_outstanding_chunks)
+        flow = _Flow(context, timings, spool, places, model.checkpoint)
         try:
             async with asyncio.TaskGroup() as group:
                 emitting = group.create_task(self._emit(flow))
@@ -170,6 +176,7 @@ class Pipeline:
             masks=masks,
             deadline=flow.context.deadline,
             is_interactive=flow.context.is_interactive,
+            checkpoint=flow.checkpoint,
         )
         flow.num_chunks += 1
         flow.sent.put_nowait(group.create_task(self._segment(chunk, flow)))

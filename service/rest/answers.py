@@ -1,0 +1,146 @@
+"""The two media types of an answer: one JSON document, or lines as they are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import IO
+
+from service.core.journal import RequestRecord
+from service.domain.errors import ServiceError
+from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.result import FrameMasks, Summary
+from service.rest.errors import Problem
+from service.rest.request_head import JSON_TYPE, NDJSON_TYPE
+from service.rest.sender import Sender
+from service.rest.shapes import encode, frame_shape, started_shape, summary_shape
+
+HEARTBEAT_S = 10.0
+"""Contract section 3: a heartbeat line every 10 s of silence."""
+_MEMORY_BYTES = 1024**2
+
+
+async def answer_json(
+    events: AsyncGenerator[AnswerEvent, None],
+    sender: Sender,
+    record: RequestRecord,
+    *,
+    max_bytes: int,
+    directory: Path | None,
+) -> None:
+    """Collect the whole answer (on disk beyond 1 MiB), then send it; raises `answer_too_large`."""
+    folder = None if directory is None else str(directory)
+    with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES, dir=folder, prefix="answer-") as file:
+        try:
+            opening, closing = await _collect(events, file, record, max_bytes=max_bytes)
+        except OSError:
+            raise ServiceError("storage_full", "There is no room left to hold the answer; try again later.") from None
+        length = len(opening) + file.tell() + len(closing)
+        file.seek(0)
+        await sender.start({"Content-Type": JSON_TYPE, "Content-Length": str(length)})
+        await sender.write(opening)
+        await sender.write_file(file)
+        await sender.write(closing)
+        await sender.end()
+
+
+async def _collect(
+    events: AsyncGenerator[AnswerEvent, None], file: IO[bytes], record: RequestRecord, *, max_bytes: int
+) -> tuple[bytes, bytes]:
+    """Write the frames to `file`; returns what comes before and after them in the document."""
+    started: ClipStarted | None = None
+    summary: Summary | None = None
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, ClipStarted):
+                started = event
+            elif isinstance(event, FrameMasks):
+                file.write((b"," if file.tell() else b"") + encode(frame_shape(event)))
+                _check_size(file.tell(), max_bytes)
+            else:
+                summary = event
+    assert started is not None
+    assert summary is not None
+    _note(summary, record)
+    opening = encode(started_shape(started, num_samples=summary.num_samples))
+    return opening[:-1] + b',"frames":[', b"]," + encode(summary_shape(summary))[1:]
+
+
+def _check_size(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        detail = (
+            f"The answer is over the limit of {max_bytes} bytes for one JSON document; "
+            f"ask for {NDJSON_TYPE}, fewer samples or size=model."
+        )
+        raise ServiceError("answer_too_large", detail)
+
+
+async def answer_ndjson(
+    events: AsyncGenerator[AnswerEvent, None], sender: Sender, record: RequestRecord, *, request_id: str
+) -> None:
+    """Send lines as they are ready. Nothing is sent before the first frame, so earlier failures keep their status."""
+    async with aclosing(events):
+        started = await anext(events)
+        first = await anext(events)
+        assert isinstance(started, ClipStarted)
+        await sender.start({"Content-Type": NDJSON_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        opening = started_shape(started, num_samples=started.clip.num_samples)
+        await sender.write(_line("clip", opening))
+        try:
+            await _write_event(first, sender, record)
+            async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
+                async for event in rest:
+                    await _write_event(event, sender, record)
+        except ServiceError as error:
+            if error.code == "client_gone":
+                raise
+            record.code = error.code
+            await sender.write(_line("error", {"problem": Problem(error, request_id).body()}))
+        await sender.end()
+
+
+async def _write_event(event: AnswerEvent | None, sender: Sender, record: RequestRecord) -> None:
+    if event is None:
+        await sender.write(_line("heartbeat", {}))
+    elif isinstance(event, FrameMasks):
+        await sender.write(_line("frame", frame_shape(event)))
+    elif isinstance(event, Summary):
+        _note(event, record)
+        await sender.write(_line("end", {**summary_shape(event), "num_samples": event.num_samples}))
+
+
+def _line(kind: str, members: dict[str, object]) -> bytes:
+    return encode({"type": kind, **members}) + b"\n"
+
+
+def _note(summary: Summary, record: RequestRecord) -> None:
+    record.num_samples = summary.num_samples
+    record.timings_s = summary.timings_s
+
+
+async def with_heartbeats(
+    events: AsyncIterator[AnswerEvent], *, silence_s: float
+) -> AsyncGenerator[AnswerEvent | None, None]:
+    """The same events, and None whenever `silence_s` passed without one."""
+    waiting = asyncio.ensure_future(_next_event(events))
+    try:
+        while True:
+            done, _ = await asyncio.wait({waiting}, timeout=silence_s)
+            if not done:
+                yield None
+                continue
+            event = waiting.result()
+            if event is None:
+                return
+            yield event
+            waiting = asyncio.ensure_future(_next_event(events))
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def _next_event(events: AsyncIterator[AnswerEvent]) -> AnswerEvent | None:
+    return await anext(events, None)

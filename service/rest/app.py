@@ -1,0 +1,183 @@
+"""The FastAPI application: routes, request ids, and one error form for everything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.domain.errors import ServiceError
+from service.domain.request import accept_request_id
+from service.rest.errors import Problem, send_problem
+from service.rest.openapi import describe_api, segment_responses, upload_parameters, upload_request_body
+from service.rest.ops import build_ops_router
+from service.rest.parts import Probes, RestParts
+from service.rest.segment import SegmentAnswer
+
+_logger = logging.getLogger(__name__)
+_STATIC = Path(__file__).parent / "static"
+_STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self'; script-src 'self'; "
+    "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def create_app(parts: RestParts, *, version: str, routers: Sequence[APIRouter] = ()) -> FastAPI:
+    """The application over `parts`; `routers` are further routes (jobs, bench), under both prefixes too."""
+    app = _bare_app(version)
+    for router in (_work_router(parts), build_ops_router(parts.probes), *routers):
+        app.include_router(router, prefix="/v1")
+        app.include_router(router, include_in_schema=False)
+    app.include_router(_page_router(app, version=version), include_in_schema=False)
+    return app
+
+
+def create_ops_app(probes: Probes, *, version: str) -> FastAPI:
+    """The ops routes alone, for a worker's own port."""
+    app = _bare_app(version)
+    app.include_router(build_ops_router(probes))
+    return app
+
+
+def _bare_app(version: str) -> FastAPI:
+    app = FastAPI(title="AVESFormer service", version=version, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_middleware(RequestEnvelope)
+    return app
+
+
+def _work_router(parts: RestParts) -> APIRouter:
+    router = APIRouter(tags=["segmentation"])
+
+    async def segment() -> Response:
+        """The masks of what sounds, frame by frame.
+
+        Send an MP4 or MOV file as form field `video` or as the raw body; options as form fields or in the query.
+        """
+        return SegmentAnswer(parts)
+
+    router.add_api_route(
+        "/segment",
+        segment,
+        methods=["POST"],
+        summary="Segment a clip",
+        response_class=Response,
+        responses=segment_responses(),
+        openapi_extra={
+            "requestBody": upload_request_body(),
+            "parameters": upload_parameters(),
+            "security": [{}, {"bearer": []}],
+        },
+    )
+    return router
+
+
+def _page_router(app: FastAPI, *, version: str) -> APIRouter:
+    router = APIRouter()
+    document: dict[str, Any] = {}
+
+    async def openapi() -> dict[str, Any]:
+        if not document:
+            document.update(describe_api(app, version=version))
+        return document
+
+    async def index() -> Response:
+        return _static("index.html")
+
+    async def docs() -> Response:
+        return _static("docs.html")
+
+    async def static(name: str) -> Response:
+        return _static(name)
+
+    router.add_api_route("/openapi.json", openapi)
+    router.add_api_route("/v1/openapi.json", openapi)
+    router.add_api_route("/", index)
+    router.add_api_route("/docs", docs)
+    router.add_api_route("/v1/docs", docs)
+    router.add_api_route("/static/{name}", static)
+    return router
+
+
+def _static(name: str) -> Response:
+    path = _STATIC / name
+    if path.parent != _STATIC or path.suffix not in _STATIC_TYPES or not path.is_file():
+        raise HTTPException(404)
+    headers = {
+        "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
+    return FileResponse(path, media_type=_STATIC_TYPES[path.suffix], headers=headers)
+
+
+class RequestEnvelope:
+    """Around every request: its id in and out, and the last net for what no route caught."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = accept_request_id(Headers(scope=scope).get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        has_started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            _logger.exception("request failed outside its route", extra={"request_id": request_id})
+            if has_started:
+                return
+            error = ServiceError("internal", "Something failed inside the service; the log has it by this request id.")
+            await send_problem(Problem(error, request_id), send=send_with_id, must_close=True)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    if error.status_code == 405:
+        ours = ServiceError("method_not_allowed", f"{path} does not take {request.method[:16]}.")
+    elif error.status_code == 404:
+        ours = ServiceError("route_not_found", f"There is nothing at {path}; /docs lists what there is.")
+    else:
+        ours = ServiceError("malformed_body", "The request could not be read.")
+    return _problem_response(ours, request, extra=dict(error.headers or {}))
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    return _problem_response(ServiceError("bad_option", "A parameter of the route is not as documented."), request)
+
+
+async def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return _problem_response(error, request)
+
+
+def _problem_response(error: ServiceError, request: Request, *, extra: dict[str, str] | None = None) -> Response:
+    problem = Problem(error, request.scope["state"]["request_id"])
+    headers = {**(extra or {}), **problem.headers()}
+    return Response(problem.encoded(), status_code=problem.status, headers=headers)

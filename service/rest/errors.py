@@ -1,0 +1,101 @@
+"""The error table as HTTP: kinds to statuses, errors to RFC 9457 problem bodies."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+from starlette.types import Send
+
+from service.domain.errors import CODES, Kind, ServiceError
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+_STATUS_OF_KIND: dict[Kind, int] = {
+    Kind.INVALID_REQUEST: 400,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.FORBIDDEN: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.METHOD: 405,
+    Kind.UPLOAD_TIMEOUT: 408,
+    Kind.CONFLICT: 409,
+    Kind.UPLOAD_TOO_LARGE: 413,
+    Kind.UNSUPPORTED_MEDIA: 415,
+    Kind.UNUSABLE_CLIP: 422,
+    Kind.OVERLOADED: 429,
+    Kind.HEADERS_TOO_LARGE: 431,
+    Kind.CANCELLED: 499,
+    Kind.INTERNAL: 500,
+    Kind.UNAVAILABLE: 503,
+    Kind.DEADLINE_EXCEEDED: 504,
+    Kind.STORAGE_FULL: 507,
+}
+_STATUS_OF_CODE = {"not_acceptable": 406}
+_DEFAULT_RETRY_S = {Kind.OVERLOADED: 2.0, Kind.UNAVAILABLE: 5.0}
+"""Where an error of these kinds brings no measured value: contract section 3 wants Retry-After on both."""
+
+
+def status_of(code: str) -> int:
+    """The HTTP status of a stable code."""
+    return _STATUS_OF_CODE.get(code) or _STATUS_OF_KIND[CODES[code].kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as its caller sees it over HTTP."""
+
+    error: ServiceError
+    request_id: str
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return status_of(self.error.code)
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """Whole seconds for Retry-After, rounded up; None where coming back later is not the remedy."""
+        given = self.error.retry_after_s
+        wait_s = _DEFAULT_RETRY_S.get(self.error.kind) if given is None else given
+        return None if wait_s is None else max(1, math.ceil(wait_s))
+
+    def body(self) -> dict[str, object]:
+        """The members of the problem document."""
+        members: dict[str, object] = {
+            "type": f"urn:avesformer:problem:{self.error.code}",
+            "title": self.error.spec.title,
+            "status": self.status,
+            "detail": self.error.detail,
+            "code": self.error.code,
+            "request_id": self.request_id,
+        }
+        if self.retry_after_s is not None:
+            members["retry_after_s"] = self.retry_after_s
+        return members
+
+    def encoded(self) -> bytes:
+        """The body's bytes."""
+        return json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "replace")
+
+    def headers(self) -> dict[str, str]:
+        """The headers that belong to it."""
+        headers = {"Content-Type": PROBLEM_MEDIA_TYPE, "Cache-Control": "no-store"}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        if self.error.kind is Kind.UNAUTHENTICATED:
+            headers["WWW-Authenticate"] = 'Bearer realm="avesformer"'
+        return headers
+
+
+async def send_problem(
+    problem: Problem, *, send: Send, extra_headers: dict[str, str] | None = None, must_close: bool = False
+) -> None:
+    """Answer with a problem; `must_close` where the request's body was not read to its end."""
+    body = problem.encoded()
+    headers = {**problem.headers(), **(extra_headers or {}), "Content-Length": str(len(body))}
+    if must_close:
+        headers["Connection"] = "close"
+    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

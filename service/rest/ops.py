@@ -1,0 +1,50 @@
+"""What operators and orchestrators ask: livez, readyz, metrics, version."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from service.domain.errors import ServiceError
+from service.rest.errors import Problem
+from service.rest.openapi import problem_responses
+from service.rest.parts import Probes
+
+
+def build_ops_router(probes: Probes) -> APIRouter:
+    """The ops routes over local facts only; none of them asks for a key or counts as a request."""
+    router = APIRouter(tags=["operations"])
+
+    async def livez(request: Request) -> Response:
+        """200 while the process and its device can work; 503 means that it should be started anew."""
+        if probes.is_alive():
+            return JSONResponse({"status": "alive"})
+        return _refusal(ServiceError("backend_down", "The device or the decoders of this process are gone."), request)
+
+    async def readyz(request: Request) -> Response:
+        """200 when a request sent now would be taken: model loaded and warm, not draining."""
+        error = probes.unready()
+        return JSONResponse({"status": "ready"}) if error is None else _refusal(error, request)
+
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        body, content_type = probes.metrics.render()
+        return Response(body, headers={"Content-Type": content_type})
+
+    async def version() -> Response:
+        """Versions, the model, and which sandbox features are on."""
+        return JSONResponse(dict(await probes.describe_version()))
+
+    unavailable = problem_responses("warming_up", "draining", "backend_down")
+    for path, endpoint in (("/livez", livez), ("/readyz", readyz)):
+        router.add_api_route(path, endpoint, methods=["GET"], responses=unavailable, response_class=JSONResponse)
+        router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
+    router.add_api_route("/metrics", metrics, methods=["GET"], response_class=Response)
+    router.add_api_route("/version", version, methods=["GET"], response_class=JSONResponse)
+    return router
+
+
+def _refusal(error: ServiceError, request: Request) -> Response:
+    problem = Problem(error, request.scope["state"]["request_id"])
+    return Response(problem.encoded(), status_code=problem.status, headers=problem.headers())

@@ -1,0 +1,71 @@
+"""What the REST front is given by bootstrap: the parts of the core it calls and its own small policy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from service.core.admission import Admission
+from service.core.journal import Journal
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.options import SegmentOptions
+from service.domain.request import AnswerEvent, RequestContext
+from service.media.upload import Spool, Upload
+from service.telemetry.metrics import Metrics
+
+
+class Answering(Protocol):
+    """The pipeline, or what stands before it (a result cache)."""
+
+    async def check(self, options: SegmentOptions) -> None:
+        """Refuse early what cannot be answered."""
+        ...
+
+    def answer(
+        self, upload: Upload, options: SegmentOptions, context: RequestContext
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """The events of an answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RestPolicy:
+    """Limits of the HTTP side. A reader without progress for `stall_s` is cut (architecture section 1)."""
+
+    max_upload_bytes: int
+    max_answer_bytes: int
+    request_timeout_s: float
+    upload_min_bytes_per_s: int
+    spool_directory: Path | None = None
+    stall_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What the ops routes tell, of a front or of a worker.
+
+    `unready` says why new work cannot be taken now (None when it can); `is_alive` whether this process can still do
+    its work at all; `describe_version` what /version tells.
+    """
+
+    unready: Callable[[], ServiceError | None]
+    is_alive: Callable[[], bool]
+    describe_version: Callable[[], Awaitable[Mapping[str, object]]]
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class RestParts:
+    """The core as the routes see it; `authenticate` raises ServiceError `unauthenticated`."""
+
+    policy: RestPolicy
+    answering: Answering
+    admission: Admission
+    journal: Journal
+    spool: Spool
+    clock: Clock
+    authenticate: Callable[[str | None], str]
+    probes: Probes

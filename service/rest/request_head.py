@@ -1,0 +1,160 @@
+"""What a request says before its body: ids, media types, length, timeout, options in the query."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from service.domain.errors import ServiceError
+from service.domain.options import OPTION_NAMES
+
+RAW_TYPES = ("video/mp4", "video/quicktime", "application/octet-stream")
+JSON_TYPE = "application/json"
+NDJSON_TYPE = "application/x-ndjson"
+MAX_TIMEOUT_S = 86_400.0
+"""A day: longer ones are mistakes."""
+MAX_OPTION_BYTES = 8192
+"""One option's value: more than all 70 labels of AVSBench-semantic together."""
+FORM_OVERHEAD_BYTES = 64 * 1024
+"""What a form may hold beside its file: boundaries, part headers, option fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A checked head of POST /segment (or of a job)."""
+
+    answer_type: Literal["json", "ndjson"]
+    boundary: bytes | None
+    """The form's boundary; None for a raw body."""
+    length: int | None
+    timeout_s: float | None
+    may_use_cache: bool
+    options: tuple[tuple[str, str], ...]
+    """Options of the query, in order, not yet checked."""
+
+
+def parse_head(scope: Scope) -> RequestHead:
+    """Check the head of a request; raises ServiceError naming what is wrong with it."""
+    headers = Headers(scope=scope)
+    return RequestHead(
+        answer_type=_answer_type(headers.getlist("accept")),
+        boundary=_boundary(headers),
+        length=_length(headers.get("content-length")),
+        timeout_s=_timeout_s(headers.get("x-request-timeout")),
+        may_use_cache=not _says(headers.getlist("cache-control"), "no-cache"),
+        options=_query(scope["query_string"]),
+    )
+
+
+def merge_options(*sources: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Options of query and form as one mapping; raises `bad_option` for one that is given twice or is not text."""
+    merged: dict[str, str] = {}
+    for name, value in (pair for source in sources for pair in source):
+        if name in merged:
+            raise ServiceError("bad_option", f"{name[:64]}: given more than once.")
+        if name in OPTION_NAMES and len(value) > MAX_OPTION_BYTES:
+            raise ServiceError("bad_option", f"{name}: longer than {MAX_OPTION_BYTES} characters.")
+        merged[name] = value
+    return merged
+
+
+def check_length(length: int | None, *, max_bytes: int, is_form: bool) -> None:
+    """Refuse by Content-Length what could not be taken anyway, before any of it is read."""
+    allowed = max_bytes + (FORM_OVERHEAD_BYTES if is_form else 0)
+    if length is not None and length > allowed:
+        raise ServiceError("upload_too_large", f"The request has {length} bytes; the limit is {max_bytes} bytes.")
+
+
+def _boundary(headers: Headers) -> bytes | None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ServiceError("unsupported_encoding", f"Content-Encoding {encoding[:64]!r}: send the bytes as they are.")
+    given = headers.get("content-type")
+    if given is None:
+        if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+            raise ServiceError("missing_file", "The request has no body; send the clip as form field `video` or raw.")
+        raise ServiceError("unsupported_content_type", f"There is no Content-Type; send one of {_offered()}.")
+    media_type, parameters = parse_options_header(given)
+    if media_type == b"multipart/form-data":
+        boundary = parameters.get(b"boundary", b"")
+        if not 0 < len(boundary) <= 70:  # RFC 2046, 5.1.1
+            raise ServiceError("malformed_body", "The form has no boundary of 1 to 70 characters in its Content-Type.")
+        return boundary
+    name = media_type.decode("latin-1")
+    if name not in RAW_TYPES:
+        raise ServiceError("unsupported_content_type", f"Content-Type {name[:64]!r}: send one of {_offered()}.")
+    return None
+
+
+def _offered() -> str:
+    return ", ".join(("multipart/form-data", *RAW_TYPES))
+
+
+def _length(given: str | None) -> int | None:
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit():
+        raise ServiceError("malformed_body", "Content-Length is not a number.")
+    return int(given)
+
+
+def _timeout_s(given: str | None) -> float | None:
+    if given is None:
+        return None
+    try:
+        timeout_s = float(given)
+    except ValueError:
+        timeout_s = math.nan
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise ServiceError("bad_option", f"X-Request-Timeout: give seconds, over 0 and at most {MAX_TIMEOUT_S:g}.")
+    return timeout_s
+
+
+def _says(values: list[str], directive: str) -> bool:
+    return any(part.strip().lower() == directive for value in values for part in value.split(","))
+
+
+def _query(query: bytes) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple(parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=64, errors="strict"))
+    except ValueError:
+        raise ServiceError("bad_option", "The query string is malformed or has more than 64 fields.") from None
+
+
+def _answer_type(accepts: list[str]) -> Literal["json", "ndjson"]:
+    """By RFC 9110, 12.5.1: the higher quality wins, JSON where both are as welcome."""
+    ranges = [_media_range(part) for value in accepts for part in value.split(",") if part.strip()]
+    json_quality, ndjson_quality = _quality(ranges, JSON_TYPE), _quality(ranges, NDJSON_TYPE)
+    if max(json_quality, ndjson_quality) <= 0:
+        raise ServiceError("not_acceptable", f"Accept: this route answers {JSON_TYPE} and {NDJSON_TYPE}.")
+    return "ndjson" if ndjson_quality > json_quality else "json"
+
+
+def _media_range(part: str) -> tuple[str, float]:
+    media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                quality = min(1.0, max(0.0, float(value)))
+            except ValueError:
+                quality = 0.0
+    return media_type, quality
+
+
+def _quality(ranges: list[tuple[str, float]], media_type: str) -> float:
+    if not ranges:
+        return 1.0
+    for pattern in (media_type, "application/*", "*/*"):  # the most specific range decides
+        matching = [quality for name, quality in ranges if name == pattern]
+        if matching:
+            return max(matching)
+    return 0.0

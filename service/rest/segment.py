@@ -1,0 +1,138 @@
+"""POST /segment: head, permit, body, answer; one task from the first byte to the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.core.interrupt import Interrupt
+from service.core.journal import RequestRecord
+from service.core.upload_rate import UploadRate
+from service.domain.deadline import Deadline
+from service.domain.errors import ServiceError
+from service.domain.options import SegmentOptions, parse_options
+from service.domain.request import RequestContext
+from service.media.upload import Upload
+from service.rest.answers import answer_json, answer_ndjson
+from service.rest.body import BodyReader, read_form, read_raw
+from service.rest.errors import Problem, send_problem
+from service.rest.parts import RestParts
+from service.rest.request_head import (
+    FORM_OVERHEAD_BYTES,
+    RequestHead,
+    check_length,
+    merge_options,
+    parse_head,
+)
+from service.rest.sender import Sender
+
+
+class SegmentAnswer(Response):
+    """A response that does the whole request when it is called, so that cancelling it ends everything."""
+
+    def __init__(self, parts: RestParts) -> None:
+        self._parts = parts
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request or send its problem."""
+        request_id: str = scope["state"]["request_id"]
+        sender = Sender(scope, send, stall_s=self._parts.policy.stall_s)
+        try:
+            with self._parts.journal.record(request_id=request_id, transport="rest") as record:
+                await self._serve(scope, receive, sender, record)
+        except ServiceError as error:
+            if sender.has_started or error.code == "client_gone":
+                sender.cut()
+            else:
+                await send_problem(Problem(error, request_id), send=send, must_close=not record.is_body_read)
+
+    async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
+        parts = self._parts
+        parts.authenticate(Headers(scope=scope).get("authorization"))
+        head = parse_head(scope)
+        check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
+        context = self._context(scope, head)
+        with parts.admission.admit(context):
+            await parts.answering.check(parse_options(merge_options(head.options)))
+            async with self._uploaded(head, receive, context, record) as (upload, options):
+                with ended_by_disconnect(receive):
+                    await self._answer(upload, options, context, head, sender, record)
+
+    async def _answer(
+        self,
+        upload: Upload,
+        options: SegmentOptions,
+        context: RequestContext,
+        head: RequestHead,
+        sender: Sender,
+        record: RequestRecord,
+    ) -> None:
+        events = self._parts.answering.answer(upload, options, context)
+        if head.answer_type == "ndjson":
+            await answer_ndjson(events, sender, record, request_id=context.request_id)
+            return
+        policy = self._parts.policy
+        await answer_json(events, sender, record, max_bytes=policy.max_answer_bytes, directory=policy.spool_directory)
+
+    def _context(self, scope: Scope, head: RequestHead) -> RequestContext:
+        timeout_s = head.timeout_s
+        if timeout_s is None and head.answer_type == "json":
+            timeout_s = self._parts.policy.request_timeout_s
+        return RequestContext(
+            request_id=scope["state"]["request_id"],
+            transport="rest",
+            deadline=Deadline.after(timeout_s, clock=self._parts.clock),
+            may_use_cache=head.may_use_cache,
+            started_at_s=self._parts.clock(),
+        )
+
+    @asynccontextmanager
+    async def _uploaded(
+        self, head: RequestHead, receive: Receive, context: RequestContext, record: RequestRecord
+    ) -> AsyncIterator[tuple[Upload, SegmentOptions]]:
+        """The complete upload and its options; the upload's bytes are gone when the block ends."""
+        policy, clock = self._parts.policy, self._parts.clock
+        upload = await self._parts.spool.open_upload(max_bytes=policy.max_upload_bytes)
+        try:
+            body = BodyReader(
+                receive,
+                rate=UploadRate(policy.upload_min_bytes_per_s, clock=clock),
+                deadline=context.deadline,
+                clock=clock,
+                max_bytes=policy.max_upload_bytes + FORM_OVERHEAD_BYTES,
+            )
+            try:
+                if head.boundary is None:
+                    fields = await read_raw(body, upload)
+                else:
+                    fields = await read_form(body, upload, boundary=head.boundary)
+            finally:
+                record.upload_bytes = upload.size
+                record.is_body_read = body.is_complete
+            upload.finish()
+            yield upload, parse_options(merge_options(head.options, fields))
+        finally:
+            upload.close()
+
+
+@contextmanager
+def ended_by_disconnect(receive: Receive) -> Iterator[None]:
+    """End the body with `client_gone` as soon as the client's connection is lost."""
+    with Interrupt() as stop:
+        watching = asyncio.ensure_future(_watch(receive, stop))
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+
+async def _watch(receive: Receive, stop: Interrupt) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stop.fire(ServiceError("client_gone", "The client went away."))
