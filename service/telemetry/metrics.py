@@ -5,7 +5,7 @@ Label sets are closed: transports, stable error codes, stages, shed reasons. Ids
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 PREFIX = "avesformer_"
 STAGES = ("upload", "decode", "queue", "predict", "encode")
@@ -44,6 +44,10 @@ class Metrics:
         self.worker_up = self._gauge("worker_up", "Device workers that answer.")
         self.device_memory_bytes = self._gauge("device_memory_bytes", "Memory in use on the device (0 on CPU).")
         self.build_info = self._gauge("build_info", "Always 1; versions as labels.", "version", "variant", "checkpoint")
+
+    def render(self) -> tuple[bytes, str]:
+        """Everything counted so far in Prometheus' text format, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)
