@@ -1,1 +1,1 @@
-"""The typed Python client."""
+"""Typed Python client: REST and gRPC, blocking and async; needs neither torch nor FastAPI."""

@@ -1,0 +1,167 @@
+"""The REST clients. Answers are streamed (NDJSON), so a long clip meets no size limit and shows its progress."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from service.client.answer import Answer, OnEvent, cut_off
+from service.client.failures import unreachable
+from service.client.grpc_messages import pieces
+from service.client.policy import ClientPolicy
+from service.client.rest_messages import line_event, option_fields, response_error
+from service.client.retry import gather, gather_async, retried, retried_async
+from service.domain.errors import ServiceError
+from service.domain.options import SegmentOptions
+from service.domain.request import AnswerEvent
+from service.domain.result import Summary
+
+_HEARTBEAT_GRACE_S = 60.0
+"""The server writes a heartbeat every 10 s: a minute of silence is a dead connection."""
+_ROUTE = "/v1/segment"
+
+
+class RestClient:
+    """Blocking client over HTTP."""
+
+    def __init__(self, url: str, policy: ClientPolicy | None = None) -> None:
+        self._policy = policy or ClientPolicy()
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(verify=_verify(self._policy), timeout=_timeout(self._policy))
+
+    def __enter__(self) -> RestClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def segment(
+        self, source: Path | bytes, options: SegmentOptions | None = None, *, on_event: OnEvent | None = None
+    ) -> Answer:
+        """The whole answer to a clip; what is retryable is tried again. Raises ServiceError."""
+        return retried(lambda: gather(self.stream(source, options), on_event=on_event), self._policy)
+
+    def stream(self, source: Path | bytes, options: SegmentOptions | None = None) -> Iterator[AnswerEvent]:
+        """The events of one try, as they come. Raises ServiceError."""
+        body = _Body(source, options or SegmentOptions(), self._policy)
+        with (
+            _translated(self._url),
+            self._http.stream(
+                "POST", self._url + _ROUTE, content=pieces(source), params=body.params, headers=body.headers
+            ) as response,
+        ):
+            if response.status_code != httpx.codes.OK:
+                raise _error(response, response.read())
+            yield from _until_end(response.iter_lines())
+
+
+class AsyncRestClient:
+    """The same for asyncio."""
+
+    def __init__(self, url: str, policy: ClientPolicy | None = None) -> None:
+        self._policy = policy or ClientPolicy()
+        self._url = url.rstrip("/")
+        self._http = httpx.AsyncClient(verify=_verify(self._policy), timeout=_timeout(self._policy))
+
+    async def __aenter__(self) -> AsyncRestClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def segment(
+        self, source: Path | bytes, options: SegmentOptions | None = None, *, on_event: OnEvent | None = None
+    ) -> Answer:
+        """The whole answer to a clip; what is retryable is tried again. Raises ServiceError."""
+        return await retried_async(lambda: gather_async(self.stream(source, options), on_event=on_event), self._policy)
+
+    async def stream(self, source: Path | bytes, options: SegmentOptions | None = None) -> AsyncIterator[AnswerEvent]:
+        """The events of one try, as they come. Raises ServiceError."""
+        body = _Body(source, options or SegmentOptions(), self._policy)
+        with _translated(self._url):
+            async with self._http.stream(
+                "POST", self._url + _ROUTE, content=_async_pieces(source), params=body.params, headers=body.headers
+            ) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise _error(response, await response.aread())
+                is_over = False
+                async for line in response.aiter_lines():
+                    event = line_event(line) if line else None
+                    if event is not None:
+                        is_over = isinstance(event, Summary)
+                        yield event
+                if not is_over:
+                    raise cut_off()
+
+
+class _Body:
+    """Query and headers of an upload."""
+
+    def __init__(self, source: Path | bytes, options: SegmentOptions, policy: ClientPolicy) -> None:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        self.params = option_fields(options)
+        self.headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(size),
+            "Accept": "application/x-ndjson",
+        }
+        if policy.api_key is not None:
+            self.headers["Authorization"] = f"Bearer {policy.api_key}"
+        if policy.timeout_s is not None:
+            self.headers["X-Request-Timeout"] = f"{policy.timeout_s:g}"
+
+
+def _until_end(lines: Iterator[str]) -> Iterator[AnswerEvent]:
+    is_over = False
+    for line in lines:
+        event = line_event(line) if line else None
+        if event is not None:
+            is_over = isinstance(event, Summary)
+            yield event
+    if not is_over:
+        raise cut_off()
+
+
+async def _async_pieces(source: Path | bytes) -> AsyncIterator[bytes]:
+    for piece in pieces(source):  # a page-cache read of 256 KiB is shorter than a hop to a thread
+        yield piece
+
+
+def _error(response: httpx.Response, body: bytes) -> ServiceError:
+    return response_error(response.status_code, body, retry_after=response.headers.get("retry-after"))
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TimeoutException:
+        raise ServiceError("deadline_exceeded", f"{url} did not answer in time.") from None
+    except (httpx.TransportError, httpx.InvalidURL):
+        raise unreachable(url) from None
+
+
+def _verify(policy: ClientPolicy) -> ssl.SSLContext | bool:
+    return True if policy.ca_file is None else ssl.create_default_context(cafile=str(policy.ca_file))
+
+
+def _timeout(policy: ClientPolicy) -> httpx.Timeout:
+    read_s = _HEARTBEAT_GRACE_S + (policy.timeout_s or _HEARTBEAT_GRACE_S)
+    return httpx.Timeout(read_s, connect=policy.connect_timeout_s)
