@@ -46,6 +46,7 @@ def evaluate_synthetic(
     size_px: int,
     samples_per_clip: int = 3,
     first_seed: int = FIRST_EVALUATION_SEED,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, float | int | None]:
     """Measure a binary model.
@@ -56,6 +57,7 @@ def evaluate_synthetic(
         size_px: frame height and width.
         samples_per_clip: samples drawn per clip.
         first_seed: seed of the first clip.
+        device: where clips are rendered and segmented.
         progress: called with clips done and in all.
 
     Returns:
@@ -89,12 +91,12 @@ def evaluate_synthetic(
 
 
 def evaluation_batches(
-    num_clips: int, *, samples_per_clip: int, size_px: int, first_seed: int
+    num_clips: int, *, samples_per_clip: int, size_px: int, first_seed: int, device: torch.device | str = "cpu"
 ) -> Iterator[SampleBatch]:
     """Batches of up to 8 clips of the evaluation seeds."""
     for start in range(0, num_clips, CLIPS_PER_BATCH):
         seeds = range(first_seed + start, first_seed + min(start + CLIPS_PER_BATCH, num_clips))
-        yield sample_batch(seeds, samples_per_clip=samples_per_clip, size_px=size_px, device="cpu")
+        yield sample_batch(seeds, samples_per_clip=samples_per_clip, size_px=size_px, device=device)
 
 
 def probabilities(logits: Tensor, *, height: int, width: int) -> Tensor:

@@ -1,0 +1,171 @@
+"""The predictor: a checkpoint as a function from frames and windows to mask logits. Stateless."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from model.avesformer import AVESFormer
+from model.checkpoint import SHIPPED_CHECKPOINT, Checkpoint, load_checkpoint
+from model.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Attribute names under which a module keeps a convolution and the batch norm after it: ours, and transformers' ResNet.
+CONV_NORM_NAMES = (("conv", "norm"), ("convolution", "normalization"))
+
+
+@dataclass(frozen=True)
+class PredictorInfo:
+    """What a checkpoint is and takes.
+
+    Attributes:
+        variant: name of the model variant.
+        checkpoint: `sha256:` and the hash of the file.
+        labels: what a mask can be called, in order; without the background of semantic models.
+        world_version: version of the synthetic world it was trained on, or None.
+        input_height: frame height in pixels.
+        input_width: frame width in pixels.
+        is_semantic: softmax over background and labels rather than a sigmoid.
+    """
+
+    variant: str
+    checkpoint: str
+    labels: tuple[str, ...]
+    world_version: int | None
+    input_height: int
+    input_width: int
+    is_semantic: bool
+
+
+class Predictor:
+    """Runs a checkpoint on one device. One thread at a time.
+
+    Args:
+        checkpoint: what to run.
+        device: where.
+        dtype: of weights and activations; the log-mel is always float32.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+        config = checkpoint.config
+        self.info = PredictorInfo(
+            variant=config.variant,
+            checkpoint=checkpoint.digest,
+            labels=config.labels[1:] if config.is_semantic else config.labels,
+            world_version=checkpoint.world_version,
+            input_height=config.input_height,
+            input_width=config.input_width,
+            is_semantic=config.is_semantic,
+        )
+        self.device = device
+        self.dtype = dtype
+        self._model = fold_norms(checkpoint.build()).to(device=device, dtype=dtype)
+
+    @staticmethod
+    def load(
+        path: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+    ) -> Predictor:
+        """Read a checkpoint and put it on a device.
+
+        Args:
+            path: the file, or None for the shipped one.
+            device: `auto` (CUDA where present), `cpu`, `cuda` or `cuda:N`.
+            dtype: `auto` (bfloat16 on CUDA, float32 on CPU), `float32`, `bfloat16` or `float16`.
+            threads: CPU threads of torch in this process; None leaves torch's choice.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or too new.
+            ValueError: an unknown device or dtype, or CUDA where there is none.
+        """
+        place = choose_device(device)
+        chosen = ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
+        if chosen not in DTYPES:
+            raise ValueError(f"dtype: got {dtype!r}, expected auto, {', '.join(DTYPES)}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        checkpoint = load_checkpoint(SHIPPED_CHECKPOINT if path is None else Path(path))
+        return Predictor(checkpoint, device=place, dtype=DTYPES[chosen])
+
+    @torch.inference_mode()
+    def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mask logits of B samples. Equal batch shapes give equal bytes on one device.
+
+        Args:
+            frames: (B, H, W, 3) uint8 RGB, B >= 1, H and W multiples of 32 (best: the info's size).
+            windows: (B, 15600) float32 in [-1, 1] at 16 kHz, ending at each frame's time.
+
+        Returns:
+            (B, K, h, w) float32 at the head's resolution; K is 1, or 1 + labels with the background first.
+
+        Raises:
+            ValueError: other shapes or dtypes.
+            MemoryError: the batch does not fit the device.
+        """
+        _check(frames, windows)
+        try:
+            pictures = normalise_frames(_tensor(frames).to(self.device))
+            examples = window_log_mel(_tensor(windows).to(self.device))
+            logits = self._model(pictures.to(self.dtype), examples.to(self.dtype))
+            answer: NDArray[np.float32] = logits.float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise MemoryError(f"a batch of {len(frames)} samples does not fit {self.device}") from error
+        return answer
+
+    def is_healthy(self) -> bool:
+        """Whether the device still computes; a CUDA context can die for good."""
+        try:
+            return bool((torch.ones(1, device=self.device) + 1).item() == 2)
+        except RuntimeError:
+            return False
+
+
+def choose_device(name: str) -> torch.device:
+    """A device by name; `auto` is CUDA where present.
+
+    Raises:
+        ValueError: an unknown name, or CUDA where there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_cuda else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: got {name!r}, expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: got {name!r}, expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (not has_cuda or (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device: got {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def fold_norms(model: AVESFormer) -> AVESFormer:
+    """Fold each batch norm of a model in eval mode into the convolution before it; the function stays the same."""
+    for module in list(model.modules()):
+        for conv_name, norm_name in CONV_NORM_NAMES:
+            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return model
+
+
+def _tensor(values: NDArray[Any]) -> torch.Tensor:
+    """Share memory where torch allows it; arrays over received bytes are read-only and are copied."""
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def _check(frames: NDArray[Any], windows: NDArray[Any]) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"frames: got {frames.shape} {frames.dtype}, expected (B, H, W, 3) uint8 with B >= 1")
+    expected = (len(frames), WINDOW_SAMPLES)
+    if windows.shape != expected or windows.dtype != np.float32:
+        raise ValueError(f"windows: got {windows.shape} {windows.dtype}, expected {expected} float32")
