@@ -84,7 +84,7 @@ class Stream:
     emit_cost_s: float = 0.0
     events: list[object] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
-    policy: LivePolicy = LivePolicy(max_pixels=640 * 480)
+    policy: LivePolicy = field(default_factory=lambda: LivePolicy(max_pixels=640 * 480))
 
     async def inputs(self) -> AsyncIterator[LiveInput]:
         for pause_s, item in self.script:
@@ -98,9 +98,7 @@ class Stream:
 
     async def run(self, *, drain_at_s: float | None = None) -> None:
         self.started_s = virtual_clock()
-        streams = LiveStreams(
-            segmenter=self.segmenter, pictures=Pictures(), policy=self.policy, clock=virtual_clock
-        )
+        streams = LiveStreams(segmenter=self.segmenter, pictures=Pictures(), policy=self.policy, clock=virtual_clock)
         context = RequestContext("r", "live", Deadline())
         if drain_at_s is not None:
             asyncio.get_running_loop().call_later(drain_at_s, streams.start_draining)
@@ -227,7 +225,11 @@ def test_one_bad_frame_gets_an_error_and_the_stream_goes_on(bad: LiveInput, code
 
 
 def test_a_frame_that_the_segmenter_fails_is_its_own_fault() -> None:
-    errors = {0: ServiceError("internal", "x"), 1: ServiceError("queue_full", "y"), 2: ServiceError("backend_down", "z")}
+    errors = {
+        0: ServiceError("internal", "x"),
+        1: ServiceError("queue_full", "y"),
+        2: ServiceError("backend_down", "z"),
+    }
     stream = Stream([(0, jpeg(n)) for n in range(4)], segmenter=SlowSegmenter(errors=errors))
     run_virtual(stream.run())
     assert [error.code for error in stream.errors] == ["internal", "queue_full", "backend_down"]
