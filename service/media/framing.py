@@ -1,0 +1,211 @@
+"""The bytes between a decoder child and its parent: length-prefixed messages, parsed without trust.
+
+Child to parent: one byte of kind, four bytes of length (little endian), body. Each kind has its own bound, so a child that
+was taken over by a hostile file can neither exhaust the parent nor make it read on for ever. Parent to child: nine
+bytes, `<Q?`, the upload's size and whether it is complete, in answer to each NEED.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from service.domain.chunk import WINDOW_SAMPLES, SampleBlock
+from service.domain.clip import ClipInfo
+from service.domain.errors import ServiceError
+from service.media.policy import DecodeJob, MediaPolicy
+
+CLIP, BLOCK, NEED, PROGRESS, END, ERROR, FRAME = range(1, 8)
+HEADER = struct.Struct("<BI")
+GROWN = struct.Struct("<Q?")
+_NEED_BODY = struct.Struct("<Q")
+_BLOCK_HEAD = struct.Struct("<HI")
+_SAMPLE_DTYPE = np.dtype([("offset", "<i8"), ("sample_time_s", "<f8"), ("timestamp_s", "<f8"), ("index", "<i8")])
+
+MAX_BLOCK_SAMPLES = 8
+_MAX_JSON_BYTES = 16 * 1024
+_MAX_DETAIL_CHARS = 500
+_CHILD_CODES = frozenset(
+    "empty_file not_mp4 unsupported_codec no_moov no_video no_audio no_frames encrypted truncated broken external_data "
+    "too_long too_many_frames picture_too_large too_many_streams too_costly bad_option malformed_body internal".split()
+)
+
+
+class ProtocolError(Exception):
+    """The child sent what no sound child sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSize:
+    """Height and width of every frame of a connection, pixels: blocks of another size are refused."""
+
+    height: int
+    width: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one RGB frame."""
+        return self.height * self.width * 3
+
+
+def pack(kind: int, body: bytes = b"") -> bytes:
+    """A whole message."""
+    return HEADER.pack(kind, len(body)) + body
+
+
+def max_body_bytes(kind: int, size: FrameSize) -> int:
+    """The most bytes that a message of this kind may have.
+
+    Raises:
+        ProtocolError: there is no such kind.
+    """
+    windows = MAX_BLOCK_SAMPLES * WINDOW_SAMPLES * 2
+    block = _BLOCK_HEAD.size + MAX_BLOCK_SAMPLES * (_SAMPLE_DTYPE.itemsize + size.num_bytes) + windows
+    bounds = {CLIP: _MAX_JSON_BYTES, END: _MAX_JSON_BYTES, ERROR: _MAX_JSON_BYTES, NEED: 8, PROGRESS: 0}
+    bounds |= {BLOCK: block, FRAME: 8 + size.num_bytes}
+    if kind not in bounds:
+        raise ProtocolError(f"kind {kind}")
+    return bounds[kind]
+
+
+def pack_clip(kind: int, clip: ClipInfo) -> bytes:
+    """A CLIP or END message."""
+    return pack(kind, json.dumps(asdict(clip)).encode())
+
+
+def unpack_clip(body: bytes | bytearray) -> ClipInfo:
+    """The clip of a CLIP or END message, each field checked."""
+    fields = _unpack_json(body)
+    width, height = _integer(fields, "width"), _integer(fields, "height")
+    ratio = fields.get("sample_aspect_ratio")
+    if not (0 < width < 2**16 and 0 < height < 2**16 and isinstance(ratio, str) and len(ratio) < 32):
+        raise ProtocolError("clip")
+    num_samples = None if fields.get("num_samples") is None else _integer(fields, "num_samples")
+    return ClipInfo(
+        width=width,
+        height=height,
+        sample_aspect_ratio=ratio,
+        duration_s=_number(fields, "duration_s"),
+        frame_rate=_number(fields, "frame_rate"),
+        num_samples=num_samples,
+    )
+
+
+def pack_error(error: ServiceError, *, cause: str = "") -> bytes:
+    """An ERROR message; `cause` is for the parent's log, not for the caller."""
+    return pack(ERROR, json.dumps({"code": error.code, "detail": error.detail, "cause": cause[:200]}).encode())
+
+
+def unpack_error(body: bytes | bytearray) -> tuple[ServiceError, str]:
+    """The error of an ERROR message: a known code and a printable, short detail; and its cause for the log."""
+    fields = _unpack_json(body)
+    code, detail, cause = fields.get("code"), fields.get("detail"), fields.get("cause")
+    if not isinstance(code, str) or code not in _CHILD_CODES or not isinstance(detail, str):
+        raise ProtocolError("error")
+    return ServiceError(code, _printable(detail)), _printable(cause) if isinstance(cause, str) else ""
+
+
+def _printable(text: str) -> str:
+    return "".join(char for char in text[:_MAX_DETAIL_CHARS] if char.isprintable())
+
+
+def pack_need(num_bytes: int) -> bytes:
+    """A NEED message: the child waits until the upload holds this many bytes."""
+    return pack(NEED, _NEED_BODY.pack(num_bytes))
+
+
+def unpack_need(body: bytes | bytearray) -> int:
+    """The bytes that a NEED message asks for."""
+    if len(body) != _NEED_BODY.size:
+        raise ProtocolError("need")
+    return int(_NEED_BODY.unpack(body)[0])
+
+
+def pack_block(block: SampleBlock) -> list[bytes | memoryview]:
+    """A BLOCK message as buffers to be written one after another (the frames are not copied)."""
+    table = np.empty(len(block), _SAMPLE_DTYPE)
+    table["offset"], table["index"] = block.offsets, block.indexes
+    table["sample_time_s"], table["timestamp_s"] = block.sample_times_s, block.timestamps_s
+    head = _BLOCK_HEAD.pack(len(block), len(block.audio)) + table.tobytes() + block.audio.tobytes()
+    frames = memoryview(np.ascontiguousarray(block.frames)).cast("B")
+    return [HEADER.pack(BLOCK, len(head) + len(frames)) + head, frames]
+
+
+def unpack_block(body: bytes | bytearray, size: FrameSize) -> SampleBlock:
+    """The samples of a BLOCK message; its arrays are views of `body`."""
+    if len(body) < _BLOCK_HEAD.size:
+        raise ProtocolError("block")
+    num, num_audio = _BLOCK_HEAD.unpack_from(body)
+    audio_at = _BLOCK_HEAD.size + num * _SAMPLE_DTYPE.itemsize
+    frames_at = audio_at + 2 * num_audio
+    if not 1 <= num <= MAX_BLOCK_SAMPLES or len(body) != frames_at + num * size.num_bytes:
+        raise ProtocolError("block size")
+    table = np.frombuffer(body, _SAMPLE_DTYPE, num, _BLOCK_HEAD.size)
+    offsets = table["offset"].astype(np.int64)
+    times = table["sample_time_s"].astype(np.float64)
+    stamps = table["timestamp_s"].astype(np.float64)
+    if offsets.min() < 0 or offsets.max() + WINDOW_SAMPLES > num_audio:
+        raise ProtocolError("block offsets")
+    if not (np.isfinite(times).all() and np.isfinite(stamps).all() and (np.diff(times) > 0).all()):
+        raise ProtocolError("block times")
+    frames = np.frombuffer(body, np.uint8, num * size.num_bytes, frames_at)
+    return SampleBlock(
+        frames=frames.reshape(num, size.height, size.width, 3),
+        audio=np.frombuffer(body, "<i2", num_audio, audio_at),
+        offsets=offsets,
+        sample_times_s=times,
+        timestamps_s=stamps,
+        indexes=table["index"].astype(np.int64),
+    )
+
+
+def drop_samples(block: SampleBlock, num: int) -> SampleBlock:
+    """The block without its first `num` samples (fewer than it has)."""
+    return SampleBlock(
+        frames=block.frames[num:],
+        audio=block.audio,
+        offsets=block.offsets[num:],
+        sample_times_s=block.sample_times_s[num:],
+        timestamps_s=block.timestamps_s[num:],
+        indexes=block.indexes[num:],
+    )
+
+
+def pack_job(job: DecodeJob) -> dict[str, Any]:
+    """A job as JSON values."""
+    return asdict(job)
+
+
+def unpack_job(fields: dict[str, Any]) -> DecodeJob:
+    """The job of `pack_job` (from our own parent: trusted)."""
+    return DecodeJob(**{**fields, "policy": MediaPolicy(**fields["policy"])})
+
+
+def _unpack_json(body: bytes | bytearray) -> dict[str, object]:
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ProtocolError("json") from None
+    if not isinstance(fields, dict):
+        raise ProtocolError("json")
+    return fields
+
+
+def _integer(fields: dict[str, object], name: str) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ProtocolError(name)
+    return value
+
+
+def _number(fields: dict[str, object], name: str) -> float | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= float(str(value)) < 1e9:
+        raise ProtocolError(name)
+    return float(str(value))

@@ -1,0 +1,111 @@
+"""What the media stage accepts: limits as one frozen value, codecs as closed lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.domain.options import AppliedOptions
+
+PICTURE_TAGS: dict[str, str] = {
+    **dict.fromkeys(("avc1", "avc3", "x264", "h264", "H264", "dva1", "dvav"), "h264"),
+    **dict.fromkeys(("hvc1", "hev1", "dvh1", "dvhe", "hvt1"), "hevc"),
+    "av01": "av1",
+    "vp08": "vp8",
+    "vp09": "vp9",
+    **dict.fromkeys(("mp4v", "XVID", "DIVX", "xvid"), "mpeg4"),
+    **dict.fromkeys(("s263", "h263", "H263"), "h263"),
+}
+"""Sample entry (fourcc) -> FFmpeg codec of the seven picture codecs that are accepted (ingest facts 2.7)."""
+
+SOUND_TAGS: dict[str, str] = {
+    "mp4a": "aac",
+    ".mp3": "mp3",
+    "ms\x00U": "mp3",
+    "Opus": "opus",
+    "fLaC": "flac",
+    "alac": "alac",
+    "ac-3": "ac3",
+    "ec-3": "eac3",
+    "samr": "amr_nb",
+    "sawb": "amr_wb",
+    "alaw": "pcm_alaw",
+    "ulaw": "pcm_mulaw",
+    **dict.fromkeys(("sowt", "twos", "lpcm", "raw ", "in24", "in32", "fl32", "fl64", "ipcm", "fpcm", "NONE"), "pcm"),
+}
+"""Sample entry (fourcc) -> FFmpeg codec of the accepted sound codecs; `pcm` stands for the plain PCM family."""
+
+PCM_DECODERS = tuple(
+    "pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be "
+    "pcm_f32le pcm_f32be pcm_f64le pcm_f64be pcm_alaw pcm_mulaw".split()
+)
+PICTURE_DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "h263")
+SOUND_DECODERS = (
+    *("aac", "mp3", "mp3float", "opus", "libopus", "flac", "alac", "ac3", "eac3"),
+    *("amrnb", "amrwb", "amr_nb", "amr_wb"),
+    *PCM_DECODERS,
+)
+"""Names that FFmpeg's `codec_whitelist` and our own check before the first decode accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPolicy:
+    """Limits of one upload's decoding. Each rejection names the limit that was met.
+
+    Attributes:
+        max_clip_s: longest picture or sound track, seconds; `grace_s` is added before refusing.
+        max_pixels: most pixels of a coded picture.
+        max_samples: most samples (frames of the answer) of a request.
+        max_frames: most coded pictures of a file (default: 600 s at 120 frames per second).
+        max_tracks, max_boxes, max_depth, max_fragments, max_edits, max_index_bytes: bounds of the MP4 structure. An index
+            (moov) of a ten-minute clip is well under 2 MB; QuickTime nests about 7 deep.
+        memory_bytes: address space of a decoder child.
+        max_cpu_s: highest CPU budget that an estimate may grant a decoder child.
+        progress_s: longest wall time without a sign of progress while the reader is waiting.
+    """
+
+    max_clip_s: float = 600.0
+    max_pixels: int = 4096 * 2304
+    max_samples: int = 18_000
+    grace_s: float = 1.0
+    max_frames: int = 72_000
+    max_tracks: int = 16
+    max_boxes: int = 20_000
+    max_depth: int = 8
+    max_fragments: int = 50_000
+    max_edits: int = 1000
+    max_index_bytes: int = 32 * 1024**2
+    memory_bytes: int = 2 * 1024**3
+    max_cpu_s: float = 900.0
+    progress_s: float = 30.0
+
+    @property
+    def longest_s(self) -> float:
+        """The clip limit with its grace, seconds."""
+        return self.max_clip_s + self.grace_s
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """What to decode of an upload: options as applied and the model's input size in pixels."""
+
+    options: AppliedOptions
+    frame_height: int
+    frame_width: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeJob:
+    """What a decoder child is told: sampling, frame size, limits. Plain values, sent as JSON.
+
+    `fps` None means native, `end_s` None the end of the clip. `size_bytes` is what the upload holds at the start;
+    `is_complete` whether that is all of it.
+    """
+
+    fps: float | None
+    start_s: float
+    end_s: float | None
+    frame_height: int
+    frame_width: int
+    policy: MediaPolicy
+    size_bytes: int = 0
+    is_complete: bool = True

@@ -1,0 +1,115 @@
+"""An upload as FFmpeg reads it: by position, through Python, never past what the pre-scan has passed, waiting while it grows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import av
+from av.container.input import InputContainer
+
+from service.domain.errors import ServiceError
+from service.media.policy import PICTURE_DECODERS, SOUND_DECODERS, MediaPolicy
+
+_UNKNOWN_END = 1 << 40
+"""What a growing upload claims as its size: FFmpeg's MP4 reader wants one, and stops at the index before it matters."""
+
+Need = Callable[[int], tuple[int, bool]]
+"""Waits until the upload holds this many bytes or is complete; returns its size and whether it is complete."""
+
+
+class UploadSource:
+    """Bytes of an upload behind a descriptor. `exposed` is how far FFmpeg may read now."""
+
+    def __init__(self, fd: int, *, size_bytes: int, is_complete: bool, need: Need) -> None:
+        self._fd = fd
+        self._need = need
+        self.size_bytes = size_bytes
+        self.is_complete = is_complete
+        self.failure: ServiceError | None = None
+        self._vet: Callable[[int], int] | None = None
+
+    def require(self, num_bytes: int) -> bool:
+        """Wait until the upload holds this many bytes; False if it ended before."""
+        while self.size_bytes < num_bytes and not self.is_complete:
+            self.size_bytes, self.is_complete = self._need(num_bytes)
+        return self.size_bytes >= num_bytes
+
+    def complete(self) -> None:
+        """Wait for the end of the upload."""
+        while not self.is_complete:
+            self.size_bytes, self.is_complete = self._need(1 << 62)
+
+    def guard(self, vet: Callable[[int], int]) -> None:
+        """From now on reads go no further than `vet(position)`, which may wait, and may raise ServiceError."""
+        self._vet = vet
+
+    def pread(self, num_bytes: int, position: int) -> bytes:
+        """Bytes that are there already (fewer at the end)."""
+        return os.pread(self._fd, max(0, min(num_bytes, self.size_bytes - position)), position)
+
+    def read(self, num_bytes: int, position: int) -> bytes:
+        """At least one byte unless the upload ends before `position`; waits for the upload to grow."""
+        if self.failure is not None:
+            return b""
+        try:
+            if self._vet is not None:
+                limit = self._vet(position)
+            else:
+                self.require(position + 1)
+                limit = self.size_bytes
+        except ServiceError as error:
+            self.failure = error
+            raise
+        return self.pread(min(num_bytes, limit - position), position) if limit > position else b""
+
+    def check(self) -> None:
+        """Raise what made a read fail: FFmpeg may have taken it for the end of the file."""
+        if self.failure is not None:
+            raise self.failure
+
+    def open_container(self, policy: MediaPolicy) -> InputContainer:
+        """The upload as a container: the MP4 reader only, our codecs only, no other file or protocol (ingest facts 2.2).
+
+        Raises:
+            av.FFmpegError: FFmpeg cannot read it.
+            ServiceError: a read was refused by the guard.
+        """
+        options = {
+            "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2",
+            "protocol_whitelist": "none",
+            "codec_whitelist": ",".join((*PICTURE_DECODERS, *SOUND_DECODERS)),
+            "max_pixels": str(policy.max_pixels),
+            "max_streams": str(policy.max_tracks + 2),  # cover art shows as streams beside the tracks
+            "threads": "1",
+        }
+        if not self.is_complete:
+            options["fflags"] = "+ignidx"  # do not look for a second index behind the media
+        container = av.open(_Reader(self), "r", format="mov", options=options)
+        self.check()
+        return container
+
+
+class _Reader:
+    """One position in the upload, as the file object that av.open takes. It has no `name`: nothing to resolve against."""
+
+    def __init__(self, source: UploadSource) -> None:
+        self._source = source
+        self._position = 0
+
+    def read(self, num_bytes: int) -> bytes:
+        """The next bytes."""
+        data = self._source.read(num_bytes, self._position)
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move, relative to the start (0), the present position (1) or the end (2)."""
+        end = self._source.size_bytes if self._source.is_complete else _UNKNOWN_END
+        base = (0, self._position, end)[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """The present position."""
+        return self._position
