@@ -1,0 +1,280 @@
+"""The only builder of objects: settings become a wired front, closed in reverse order.
+
+Order matters at the start (the decoders' zygote is spawned before anything has threads or a device) and at the end
+(listeners close before the device, the device before the decoders).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from service.backends.segmenter_local import LocalSegmenter
+from service.batching.policy import BatchPolicy
+from service.core.admission import Admission, AdmissionPolicy
+from service.core.answer_spool import AnswerSpoolPolicy
+from service.core.api_keys import ApiKeys
+from service.core.journal import Journal
+from service.core.live import LivePolicy, LiveStreams
+from service.core.pipeline import Pipeline, PipelinePolicy
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.media.decoder import DecoderPool
+from service.media.policy import MediaPolicy
+from service.media.upload import Spool
+from service.ports import Predictor
+from service.rest.app import create_app
+from service.rest.parts import Probes, RestParts, RestPolicy
+from service.rest.protocol import ConnectionPolicy
+from service.rest.server import HttpServer, ServerPolicy
+from service.rpc.server import GrpcParts, GrpcPolicy, GrpcServer, TlsPair, build_server
+from service.rpc.servicer import ServicerPolicy
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+_CONNECTIONS_PER_REQUEST = 8
+"""Idle keep-alive connections beside each admitted request."""
+_MIN_CONNECTIONS = 512
+_STOPPING_S = 5.0
+"""What ended requests get to send their `draining` and let go of what they hold."""
+MakePredictor = Callable[[], Predictor]
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What every transport stands on."""
+
+    metrics: Metrics
+    clock: Clock
+    spool: Spool
+    decoders: DecoderPool
+    segmenter: LocalSegmenter
+    admission: Admission
+    journal: Journal
+    pipeline: Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """A wired front process: its parts, its servers, and the task that loads the model."""
+
+    settings: Settings
+    core: Core
+    http: HttpServer
+    grpc: GrpcServer
+    warming: asyncio.Task[None]
+
+    async def drain(self) -> None:
+        """Refuse new work, let running work end until the drain's limit, then end the rest as `draining`."""
+        admission = self.core.admission
+        await self.grpc.start_draining()
+        admission.start_draining()
+        if not await admission.wait_until_idle(self.settings.drain_s):
+            admission.stop_running()
+            await admission.wait_until_idle(_STOPPING_S)
+
+
+def service_version() -> str:
+    """The installed distribution's version."""
+    try:
+        return version("avesformer-service")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+@asynccontextmanager
+async def build_core(settings: Settings, *, make_predictor: MakePredictor | None = None) -> AsyncIterator[Core]:
+    """The core with its decoders running and the segmenter not yet started.
+
+    Args:
+        settings: effective settings.
+        make_predictor: loads the model on the device thread; None takes the checkpoint that the settings name.
+    """
+    clock = time.monotonic
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        decoders = DecoderPool(media_policy(settings), num_decoders=settings.num_decoders, clock=clock, metrics=metrics)
+        stack.push_async_callback(decoders.aclose)
+        await decoders.start()
+        segmenter = LocalSegmenter(
+            make_predictor or predictor_maker(settings), batch_policy(settings), metrics=metrics, clock=clock
+        )
+        stack.push_async_callback(segmenter.aclose)
+        admission = Admission(
+            AdmissionPolicy(settings.max_concurrent_requests, settings.max_live_streams),
+            metrics=metrics,
+            clock=clock,
+            predicted_wait_s=lambda: segmenter.predicted_wait_s(1),
+        )
+        pipeline = Pipeline(
+            segmenter=segmenter, decoders=decoders, policy=pipeline_policy(settings), metrics=metrics, clock=clock
+        )
+        yield Core(
+            metrics=metrics,
+            clock=clock,
+            spool=Spool(settings.spool_dir, max_bytes=settings.spool_bytes),
+            decoders=decoders,
+            segmenter=segmenter,
+            admission=admission,
+            journal=Journal(metrics=metrics, clock=clock),
+            pipeline=pipeline,
+        )
+
+
+@asynccontextmanager
+async def build_front(settings: Settings, *, make_predictor: MakePredictor | None = None) -> AsyncIterator[Front]:
+    """A front whose servers are built and not yet listening; the model loads in the background."""
+    async with AsyncExitStack() as stack:
+        core = await stack.enter_async_context(build_core(settings, make_predictor=make_predictor))
+        authenticate = ApiKeys(settings.api_keys_file).check
+        probes = _probes(core)
+        app = create_app(_rest_parts(settings, core, authenticate, probes), version=service_version())
+        http = HttpServer(app, server_policy(settings))
+        stack.push_async_callback(http.stop)
+        grpc = build_server(_grpc_parts(settings, core, authenticate, probes), grpc_policy(settings))
+        stack.push_async_callback(grpc.aclose)
+        warming = asyncio.create_task(_warm_up(core), name="warm-up")
+        stack.callback(warming.cancel)
+        yield Front(settings, core, http, grpc, warming)
+
+
+async def _warm_up(core: Core) -> None:
+    await core.segmenter.start()
+    model = await core.segmenter.describe()
+    core.metrics.build_info.labels(version=service_version(), variant=model.variant, checkpoint=model.checkpoint).set(1)
+
+
+def _probes(core: Core) -> Probes:
+    def unready() -> ServiceError | None:
+        if core.admission.is_draining:
+            return ServiceError("draining", "This server is shutting down.")
+        if not core.decoders.is_healthy():
+            return ServiceError("backend_down", "The decoders are being started again.")
+        if not core.segmenter.is_healthy():
+            return ServiceError("backend_down", "The compute device does not answer.")
+        if not core.segmenter.is_ready():
+            return ServiceError("warming_up", "The model is being loaded.")
+        return None
+
+    async def describe_version() -> Mapping[str, object]:
+        model = None
+        if core.segmenter.is_ready():
+            info = await core.segmenter.describe()
+            model = {"variant": info.variant, "checkpoint": info.checkpoint, "labels": list(info.labels)}
+        return {
+            "service": service_version(),
+            "python": platform.python_version(),
+            "model": model,
+            "media": core.decoders.features(),
+        }
+
+    return Probes(
+        unready=unready,
+        is_alive=core.segmenter.is_healthy,
+        describe_version=describe_version,
+        metrics=core.metrics,
+    )
+
+
+def _rest_parts(settings: Settings, core: Core, authenticate: Callable[[str | None], str], probes: Probes) -> RestParts:
+    return RestParts(
+        policy=RestPolicy(
+            max_upload_bytes=settings.max_upload_bytes,
+            max_answer_bytes=settings.max_answer_bytes,
+            request_timeout_s=settings.request_timeout_s,
+            upload_min_bytes_per_s=settings.upload_min_bytes_per_s,
+            spool_directory=settings.spool_dir,
+        ),
+        answering=core.pipeline,
+        admission=core.admission,
+        journal=core.journal,
+        spool=core.spool,
+        clock=core.clock,
+        authenticate=authenticate,
+        probes=probes,
+    )
+
+
+def _grpc_parts(settings: Settings, core: Core, authenticate: Callable[[str | None], str], probes: Probes) -> GrpcParts:
+    policy = LivePolicy(max_pixels=settings.max_pixels)
+    return GrpcParts(
+        admission=core.admission,
+        journal=core.journal,
+        pipeline=core.pipeline,
+        spool=core.spool,
+        segmenter=core.segmenter,
+        live=LiveStreams(segmenter=core.segmenter, pictures=core.decoders, policy=policy, clock=core.clock),
+        authenticate=authenticate,
+        clock=core.clock,
+        is_ready=lambda: probes.unready() is None,
+    )
+
+
+def predictor_maker(settings: Settings) -> MakePredictor:
+    """What loads the checkpoint on the device thread; torch is imported there and then."""
+
+    def make() -> Predictor:
+        from service.backends.predictor_torch import load_predictor
+
+        return load_predictor(
+            settings.checkpoint, device=settings.device, dtype=settings.dtype, threads=settings.torch_threads
+        )
+
+    return make
+
+
+def has_gpu(device: str) -> bool:
+    """Whether the device will be a GPU, told without importing torch: by its driver's file."""
+    return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())
+
+
+def batch_policy(settings: Settings) -> BatchPolicy:
+    """The micro-batcher's policy."""
+    return BatchPolicy(
+        max_batch=settings.max_batch or (64 if has_gpu(settings.device) else 16),
+        window_s=settings.batch_window_s,
+        max_queued_bytes=settings.max_queued_bytes,
+        encode_threads=max(1, min(4, settings.num_decoders)),
+    )
+
+
+def media_policy(settings: Settings) -> MediaPolicy:
+    """The decoders' limits."""
+    return MediaPolicy(max_clip_s=settings.max_clip_s, max_pixels=settings.max_pixels, max_samples=settings.max_samples)
+
+
+def pipeline_policy(settings: Settings) -> PipelinePolicy:
+    """The pipeline's bounds."""
+    return PipelinePolicy(
+        max_queued_bytes=settings.max_queued_bytes,
+        spool=AnswerSpoolPolicy(directory=settings.spool_dir, max_bytes=settings.spool_bytes),
+    )
+
+
+def server_policy(settings: Settings) -> ServerPolicy:
+    """Where HTTP listens."""
+    max_connections = max(_MIN_CONNECTIONS, _CONNECTIONS_PER_REQUEST * settings.max_concurrent_requests)
+    return ServerPolicy(
+        host=settings.host,
+        port=settings.port,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        connections=ConnectionPolicy(max_connections=max_connections),
+    )
+
+
+def grpc_policy(settings: Settings) -> GrpcPolicy:
+    """Where gRPC listens; raises OSError where the TLS files cannot be read."""
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        tls = TlsPair(certificate=settings.tls_cert.read_bytes(), key=settings.tls_key.read_bytes())
+    servicer = ServicerPolicy(
+        max_upload_bytes=settings.max_upload_bytes, upload_min_bytes_per_s=settings.upload_min_bytes_per_s
+    )
+    return GrpcPolicy(host=settings.host, port=settings.grpc_port, servicer=servicer, tls=tls)

@@ -1,0 +1,122 @@
+"""The `avesformer` command. Everything heavy is imported by the command that needs it, so `--help` starts at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+app = typer.Typer(
+    name="avesformer",
+    help="Which pixels of a video make the sound: serve it, run it, train it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_FORWARDED: dict[str, tuple[str, str]] = {
+    "segment": ("service.cli_segment:segment", "Segment clips here or by a running service; JSON and overlay video."),
+    "bench": ("service.cli_bench:bench", "Measure model, decoding, encoding and service; ratios first."),
+    "synthesize": ("model.cli:app", "Write synthetic clips with their truth, or audit the synthetic world."),
+    "train": ("model.cli:app", "Train a recipe (`train --list`)."),
+    "evaluate": ("model.cli:app", "Evaluate a checkpoint."),
+    "data": ("model.cli:app", "Verify or convert data sets."),
+    "export": ("model.cli:app", "Export a checkpoint to ONNX or torch."),
+}
+"""Commands that live elsewhere: where, and their line in the help."""
+
+Host = Annotated[str | None, typer.Option(help="Address to bind (AVES_HOST, 127.0.0.1).")]
+Port = Annotated[int | None, typer.Option(help="HTTP port (AVES_PORT, 8000).")]
+GrpcPort = Annotated[int | None, typer.Option(help="gRPC port (AVES_GRPC_PORT, 50051).")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint file (AVES_CHECKPOINT, the shipped one).")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N (AVES_DEVICE, auto).")]
+RedisUrl = Annotated[str | None, typer.Option("--redis", help="Redis URL (AVES_REDIS_URL, none).")]
+
+
+@app.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    grpc_port: GrpcPort = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    redis: RedisUrl = None,
+) -> None:
+    """Start the service: REST and gRPC in one process."""
+    settings = load_settings(
+        host=host, port=port, grpc_port=grpc_port, checkpoint=checkpoint, device=device, redis_url=redis
+    )
+    from service.cli_serve import run_front
+
+    raise typer.Exit(run_front(settings))
+
+
+@app.command("check-config")
+def check_config() -> None:
+    """Show the effective settings, secrets masked; exit 2 names the field at fault."""
+    settings = load_settings()
+    width = max(len(name) for name in Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        shown = "" if value is None else str(value)
+        print(f"AVES_{name.upper():<{width}}  {shown:<24}  {field.description}")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment and the command line; ends the process with 2 where one is wrong."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # checked by pydantic
+    except ValidationError as error:
+        for fault in error.errors():
+            name = "_".join(str(part) for part in fault["loc"][:1]).upper()
+            message = str(fault["msg"]).removeprefix("Value error, ")
+            _complain(f"AVES_{name}: {message}" if name else message)
+        raise typer.Exit(2) from None
+
+
+def _forward(name: str, target: str, summary: str) -> None:
+    """Add a command that hands its arguments to another module, which is imported only then."""
+    context_settings = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
+
+    def command(context: typer.Context) -> None:
+        module_name, _, attribute = target.partition(":")
+        found = _import(name, module_name, attribute)
+        if isinstance(found, typer.Typer):
+            found(args=[name, *context.args], prog_name="avesformer")
+            return
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        single.command(name)(found)
+        single(args=list(context.args), prog_name=f"avesformer {name}")
+
+    app.command(name, help=summary, add_help_option=False, context_settings=context_settings)(command)
+
+
+def _import(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
+    try:
+        found: Callable[..., Any] = getattr(import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        _complain(f"`avesformer {name}` needs the package {error.name!r}; install it with: pip install '.[model]'")
+        raise typer.Exit(1) from None
+    return found
+
+
+for _name, (_target, _summary) in _FORWARDED.items():
+    _forward(_name, _target, _summary)
+
+
+def _complain(line: str) -> None:
+    print(f"avesformer: {line}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point of the `avesformer` script."""
+    app()
