@@ -240,12 +240,10 @@ class _FrameWork:
         height, width = self._model.input_height, self._model.input_width
         with self._segmenter.expect(self._context.request_id):
             if frame.format == "jpeg":
-                picture = await self._pictures.decode_jpeg(frame.data, height=height, width=width)
-            else:
-                picture = await self._pictures.resize_rgb(
-                    frame.data, source_height=frame.height, source_width=frame.width, height=height, width=width
-                )
-        return _Picture(picture.frame, (picture.height, picture.width))
+                return _Picture(*await self._pictures.decode_jpeg(frame.data, height=height, width=width))
+            raw = np.frombuffer(frame.data, np.uint8).reshape(frame.height, frame.width, 3)
+            resized = await self._pictures.resize_rgb(raw, height=height, width=width)
+            return _Picture(resized, (frame.height, frame.width))
 
     async def masks(self, picture: _Picture, window: NDArray[np.int16], waiting: _Waiting) -> FrameMasks:
         """One sample through the segmenter; `window` is int16 (15600,)."""

@@ -38,9 +38,8 @@ _STATUS_BY_KIND: Final = {
 _STATUS_BY_CODE: Final = {"idempotency_mismatch": grpc.StatusCode.ALREADY_EXISTS}
 """The one conflict that trying again does not solve."""
 
-_BACK_OFF_KINDS: Final = frozenset({Kind.OVERLOADED, Kind.UNAVAILABLE})
-_DEFAULT_RETRY_S: Final = 1.0
-"""Said with overload and unavailability where the error itself does not say when."""
+_DEFAULT_RETRY_S: Final = {Kind.OVERLOADED: 2.0, Kind.UNAVAILABLE: 5.0}
+"""Where an error of these kinds brings no measured value; the same as over HTTP."""
 
 
 def status_code(error: ServiceError) -> grpc.StatusCode:
@@ -49,10 +48,8 @@ def status_code(error: ServiceError) -> grpc.StatusCode:
 
 
 def retry_after_s(error: ServiceError) -> float | None:
-    """When trying again may help: what the error says, one second for other overload, else nothing."""
-    if error.retry_after_s is None and error.kind in _BACK_OFF_KINDS:
-        return _DEFAULT_RETRY_S
-    return error.retry_after_s
+    """When trying again may help: what the error says, else what its kind says, else nothing."""
+    return _DEFAULT_RETRY_S.get(error.kind) if error.retry_after_s is None else error.retry_after_s
 
 
 def trailers(error: ServiceError, *, request_id: str) -> tuple[tuple[str, str | bytes], ...]:

@@ -20,25 +20,16 @@ from service.domain.result import SOUNDING, FrameMasks, ModelInfo
 MODEL = ModelInfo("fake", "sha256:0", (SOUNDING,), None, 8, 12)
 
 
-@dataclass(frozen=True)
-class Picture:
-    frame: np.ndarray
-    height: int
-    width: int
-
-
 class Pictures:
-    """Decodes `b"ok"` and refuses all else; remembers what it was asked."""
+    """Decodes `b"ok"` and refuses all else."""
 
-    async def decode_jpeg(self, data: bytes, *, height: int, width: int) -> Picture:
+    async def decode_jpeg(self, data: bytes, *, height: int, width: int) -> tuple[np.ndarray, tuple[int, int]]:
         if data != b"ok":
             raise ServiceError("broken", "The JPEG is damaged.")
-        return Picture(np.zeros((height, width, 3), np.uint8), 480, 640)
+        return np.zeros((height, width, 3), np.uint8), (480, 640)
 
-    async def resize_rgb(
-        self, data: bytes, *, source_height: int, source_width: int, height: int, width: int
-    ) -> Picture:
-        return Picture(np.zeros((height, width, 3), np.uint8), source_height, source_width)
+    async def resize_rgb(self, frame: np.ndarray, *, height: int, width: int) -> np.ndarray:
+        return np.zeros((height, width, 3), np.uint8)
 
 
 @dataclass
