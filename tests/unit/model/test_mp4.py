@@ -1,0 +1,95 @@
+"""Our own mp4 files: durations, time lines and that picture and sound stay together."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from model.data.mp4 import write_mp4
+
+RATE_HZ = 16_000
+
+
+def _write(path: Path, *, num_frames: int, frame_rate: Fraction, events_s: tuple[float, ...] = ()) -> None:
+    """Black frames and silence, but for a white frame and a click from each event on, for 0.2 s."""
+    waveform = np.zeros(round(float(num_frames / frame_rate) * RATE_HZ), np.float32)
+    frames = np.zeros((num_frames, 48, 64, 3), np.uint8)
+    for event_s in events_s:
+        start, stop = round(event_s * RATE_HZ), round((event_s + 0.2) * RATE_HZ)
+        waveform[start:stop] = 0.5 * np.sin(np.arange(stop - start) * 2 * np.pi * 1000 / RATE_HZ)
+        frames[round(event_s * frame_rate) : round((event_s + 0.2) * frame_rate)] = 255
+    write_mp4(path, frames=frames, frame_rate=frame_rate, waveform=waveform)
+
+
+def _first_times(path: Path) -> tuple[list[float], list[float]]:
+    """Times at which the picture turns white and at which the sound starts."""
+    with av.open(str(path)) as container:
+        levels = [(float(f.pts * f.time_base), float(f.to_ndarray(format="gray").mean())) for f in
+                  container.decode(video=0)]  # fmt: skip
+    flashes = [t for (t, level), (_, before) in zip(levels[1:], levels, strict=False) if level > 128 > before]
+    with av.open(str(path)) as container:
+        pieces = [(f.pts * f.time_base, f.to_ndarray()[0], f.sample_rate) for f in container.decode(audio=0)]
+    rate = pieces[0][2]
+    waveform = np.zeros(round(float(pieces[-1][0]) * rate) + 8192)
+    for start, piece, _ in pieces:
+        first = round(float(start) * rate)
+        waveform[max(first, 0) : first + len(piece)] = piece[max(0, -first) :]
+    loud = np.convolve(np.abs(waveform), np.ones(96) / 96, "same") > 0.05
+    clicks = np.flatnonzero(loud[1:] & ~loud[:-1]) / rate
+    return flashes, clicks.tolist()
+
+
+@pytest.mark.parametrize("frame_rate", [Fraction(25), Fraction(30_000, 1001), Fraction(10)], ids=str)
+def test_flash_and_click_coincide(tmp_path: Path, frame_rate: Fraction) -> None:
+    num_frames = round(4 * frame_rate)
+    events = tuple(float(round(t * frame_rate) / frame_rate) for t in (0.5, 1.6, 3.2))
+    path = tmp_path / "flash.mp4"
+    _write(path, num_frames=num_frames, frame_rate=frame_rate, events_s=events)
+    flashes, clicks = _first_times(path)
+    assert flashes == pytest.approx(events, abs=0.001)
+    assert clicks == pytest.approx(events, abs=0.005)
+
+
+def test_streams_durations_and_frames(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    _write(path, num_frames=50, frame_rate=Fraction(25), events_s=(1.0,))
+    with av.open(str(path)) as container:
+        video, sound = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec_context.name, sound.codec_context.name) == ("h264", "aac")
+        assert video.codec_context.pix_fmt == "yuv420p"
+        assert (video.width, video.height) == (64, 48)
+        assert float(video.duration * video.time_base) == pytest.approx(2.0, abs=0.001)
+        assert float(sound.duration * sound.time_base) == pytest.approx(2.0, abs=0.05)
+        times = [float(f.pts * f.time_base) for f in container.decode(video=0)]
+    assert times == pytest.approx([i / 25 for i in range(50)])
+
+
+def test_index_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    _write(path, num_frames=5, frame_rate=Fraction(25))
+    data = path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+def test_without_waveform_there_is_no_sound_track(tmp_path: Path) -> None:
+    path = tmp_path / "mute.mp4"
+    write_mp4(path, frames=np.zeros((3, 32, 32, 3), np.uint8), frame_rate=Fraction(5), waveform=None)
+    with av.open(str(path)) as container:
+        assert len(container.streams.audio) == 0
+        assert len(list(container.decode(video=0))) == 3
+
+
+def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        _write(tmp_path / name, num_frames=20, frame_rate=Fraction(25), events_s=(0.2,))
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_odd_sides_and_no_frames_are_refused(tmp_path: Path) -> None:
+    odd = np.zeros((1, 33, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match="must be even"):
+        write_mp4(tmp_path / "x.mp4", frames=odd, frame_rate=Fraction(5), waveform=None)
+    with pytest.raises(ValueError, match="frames is empty"):
+        write_mp4(tmp_path / "x.mp4", frames=[], frame_rate=Fraction(5), waveform=None)
