@@ -109,17 +109,18 @@ class _Overlay:
     def write(self, on_progress: OnProgress) -> None:
         sounds = self._clip.streams.audio
         sound = sounds[0] if sounds else None
-        track = None if sound is None else _SoundTrack(self._target, sound)
-        waiting: list[AnyPacket] = []  # sound before the first picture: the header is written when both tracks exist
+        track: _SoundTrack | None = None
+        waiting: list[AnyPacket] = []  # sound from before the first picture: the picture track comes first
         for packet in self._clip.demux([self._source] if sound is None else [self._source, sound]):
             if packet.stream is self._source:
                 for frame in self._source.decode(packet):
                     self._take(frame)
                     on_progress(min(1.0, (frame.time or 0.0) / self._duration_s))
-            elif track is not None:
-                waiting += track.take(packet)
-            if self._video is not None:
-                self._mux(waiting)
+            else:
+                waiting.append(packet)
+            if self._video is not None and sound is not None:
+                track = track or _SoundTrack(self._target, sound)
+                self._mux([new for old in waiting for new in track.take(old)])
                 waiting.clear()
         if self._video is None:
             raise ServiceError("no_frames", "No frame of the picture track could be decoded.")

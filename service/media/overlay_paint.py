@@ -65,11 +65,15 @@ class OverlayPainter:
         self._duration_s = max(duration_s, 1e-6)
         self._unit = max(1.0, min(height, width) / 360)  # line widths and letters grow with the picture
         self._bars = self._lay_bars(envelope)
+        self._held_masks: Sequence[Mask] = ()
+        self._held_areas: list[tuple[Mask, Picture]] = []
 
     def paint(self, picture: Picture, masks: Sequence[Mask], *, time_s: float) -> Picture:
         """A new picture, uint8 RGB (H, W, 3), with masks and strip drawn on it."""
         painted = picture.copy()
-        areas = [(mask, self._pixels(mask)) for mask in masks]
+        if masks is not self._held_masks:  # many frames show the same sample
+            self._held_masks, self._held_areas = masks, [(mask, self._pixels(mask)) for mask in masks]
+        areas = self._held_areas
         if areas:
             self._tint(painted, areas)
         for mask, inside in areas:
@@ -88,18 +92,15 @@ class OverlayPainter:
         return np.asarray(inside, np.uint8)
 
     def _tint(self, painted: Picture, areas: Sequence[tuple[Mask, Picture]]) -> None:
-        """Colour what sounds and step back from the rest a little; the edge is softened by a pixel or two."""
-        strength = np.zeros(self._size, np.float32)
-        colour = np.zeros((*self._size, 3), np.float32)
+        """Colour what sounds and step back from the rest a little."""
+        plain = painted.copy()
+        cv2.convertScaleAbs(plain, dst=painted, alpha=1 - self._policy.dim)
         for mask, inside in areas:
-            strength = np.maximum(strength, inside)
-            colour[inside.astype(bool)] = self._colours[mask.label]
-        soft = cv2.GaussianBlur(strength, (0, 0), 1.2 * self._unit)[..., None]
-        plain = painted.astype(np.float32)
-        tinted = plain + (colour - plain) * self._policy.tint
-        dimmed = plain * (1 - self._policy.dim)
-        mixed = np.where(strength[..., None] > 0, dimmed + (tinted - dimmed) * np.maximum(soft, 0.6), dimmed)
-        np.copyto(painted, np.clip(mixed, 0, 255).astype(np.uint8))
+            x, y, width, height = cv2.boundingRect(inside)
+            box = np.s_[y : y + height, x : x + width]
+            colour = np.full_like(plain[box], self._colours[mask.label])
+            tinted = cv2.addWeighted(plain[box], 1 - self._policy.tint, colour, self._policy.tint, 0)
+            np.copyto(painted[box], tinted, where=inside[box].astype(bool)[..., None])
 
     def _outline(self, painted: Picture, inside: Picture, colour: Colour) -> None:
         edges, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -112,10 +113,10 @@ class OverlayPainter:
         scale, thickness = 0.42 * self._unit, max(1, round(self._unit))
         (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, thickness)
         pad = round(4 * self._unit)
-        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        x = int(np.clip(columns[0], 0, max(0, self._size[1] - text_width - 2 * pad)))
-        y = int(rows[0]) - text_height - below - 2 * pad - 2
-        y = y if y >= 0 else min(int(rows[0]) + 2, self._size[0] - text_height - below - 2 * pad)
+        left, top, _, _ = cv2.boundingRect(inside)
+        x = max(0, min(left, self._size[1] - text_width - 2 * pad))
+        y = top - text_height - below - 2 * pad - 2
+        y = y if y >= 0 else min(top + 2, self._size[0] - text_height - below - 2 * pad)
         corner = (x + text_width + 2 * pad, y + text_height + below + 2 * pad)
         cv2.rectangle(painted, (x, y), corner, self._colours[mask.label], cv2.FILLED)
         cv2.putText(painted, text, (x + pad, y + pad + text_height), _FONT, scale, _INK, thickness, cv2.LINE_AA)
@@ -142,7 +143,7 @@ class OverlayPainter:
             return
         height, width = self._size
         strip = painted[height - round(self._policy.strip_height * height) :]
-        np.copyto(strip, (strip * (1 - self._policy.strip_opacity)).astype(np.uint8))
+        cv2.convertScaleAbs(strip, dst=strip, alpha=1 - self._policy.strip_opacity)
         played = time_s / self._duration_s * width
         accent = next(iter(self._colours.values()), _colour(0))
         rest = tuple(round(0.45 * part) for part in _PAPER)
