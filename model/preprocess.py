@@ -53,7 +53,7 @@ def log_mel(waveform: Tensor) -> Tensor:
     """VGGish's log-mel spectrogram.
 
     Args:
-        waveform: (B, S) float32 in [-1, 1] at 16 kHz.
+        waveform: (B, S) float in [-1, 1] at 16 kHz.
 
     Returns:
         (B, F, 64) float32, natural logarithm of (magnitude mel + 0.01), F = (S - 400) // 160 + 1. Frames are not
@@ -65,9 +65,10 @@ def log_mel(waveform: Tensor) -> Tensor:
     if waveform.ndim != 2 or waveform.shape[1] < STFT_WINDOW_SAMPLES:
         raise ValueError(f"waveform: got {tuple(waveform.shape)}, expected (B, S) with S >= {STFT_WINDOW_SAMPLES}")
     hann, mel = _constants(str(waveform.device))
-    pieces = waveform.float().unfold(1, STFT_WINDOW_SAMPLES, STFT_HOP_SAMPLES)  # (B, F, 400)
+    # In double precision, as VGGish does it: beside a loud tone float32 rounding would lift the silent bands.
+    pieces = waveform.double().unfold(1, STFT_WINDOW_SAMPLES, STFT_HOP_SAMPLES)  # (B, F, 400)
     magnitude = torch.fft.rfft(pieces * hann, n=FFT_SIZE).abs()  # (B, F, 257)
-    return torch.log(magnitude @ mel + LOG_OFFSET)  # (B, F, 64)
+    return torch.log(magnitude @ mel + LOG_OFFSET).float()  # (B, F, 64)
 
 
 def window_log_mel(windows: Tensor) -> Tensor:
@@ -104,4 +105,4 @@ def _constants(device: str) -> tuple[Tensor, Tensor]:
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     mel = torch.minimum(rising, falling).clamp(min=0)  # (257, 64)
     mel[0] = 0  # VGGish leaves the DC bin out
-    return hann.float().to(device), mel.float().to(device)
+    return hann.to(device), mel.to(device)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args
 
-from model.training import TrainingConfig
+from model.training import AmpMode, TrainingConfig
 
 
 def tiny_synthetic() -> TrainingConfig:
@@ -46,6 +46,10 @@ def _parse(config: TrainingConfig, entry: str) -> tuple[str, Any]:
     current = getattr(config, key)
     if key == "sizes":
         return key, _parse_sizes(text)
+    if key == "amp":
+        if text not in get_args(AmpMode):
+            raise ValueError(f"amp: got {text!r}, expected {', '.join(get_args(AmpMode))}")
+        return key, text
     if isinstance(current, bool):
         if text not in ("true", "false"):
             raise ValueError(f"{key}: got {text!r}, expected true or false")

@@ -30,6 +30,7 @@ RESUME_NAME = "resume.pt"
 CHECKPOINT_NAME = "model.safetensors"
 LOG_NAME = "log.jsonl"
 
+AmpMode = Literal["auto", "off", "bf16", "fp16"]
 Clock = Callable[[], float]
 Report = Callable[[dict[str, Any]], None]
 
@@ -80,7 +81,7 @@ class TrainingConfig:
     warmup_steps: int = 300
     clip_norm: float = 1.0
     ema_decay: float = 0.999
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    amp: AmpMode = "auto"
     device: str = "auto"
     save_minutes: float = 5.0
     evaluate_minutes: float = 5.0

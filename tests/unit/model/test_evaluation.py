@@ -1,0 +1,62 @@
+"""Evaluation with segmenters whose figures are known beforehand."""
+
+import pytest
+import torch
+
+from model.data.synthetic import TRAINING_SEEDS
+from model.evaluation import FIRST_EVALUATION_SEED, evaluate_synthetic, evaluation_batches, probabilities
+
+CLIPS = 12
+SIZE_PX = 64
+
+
+@pytest.fixture(scope="module")
+def truth_by_sound() -> dict[bytes, torch.Tensor]:
+    """The true mask of each window, found again by the window's bytes."""
+    batches = evaluation_batches(CLIPS, samples_per_clip=2, size_px=SIZE_PX, first_seed=FIRST_EVALUATION_SEED)
+    return {
+        window.numpy().tobytes(): mask
+        for batch in batches
+        for window, mask in zip(batch.windows, batch.masks, strict=True)
+    }
+
+
+def test_evaluation_seeds_are_no_training_seeds() -> None:
+    assert FIRST_EVALUATION_SEED + 10**8 < TRAINING_SEEDS
+
+
+def test_an_oracle_of_the_sound_has_perfect_figures(truth_by_sound: dict[bytes, torch.Tensor]) -> None:
+    def segment(frames: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+        nothing = torch.zeros(SIZE_PX, SIZE_PX)
+        return torch.stack([truth_by_sound.get(window.numpy().tobytes(), nothing).float() for window in windows])
+
+    seen: list[tuple[int, int]] = []
+    figures = evaluate_synthetic(
+        segment, num_clips=CLIPS, size_px=SIZE_PX, samples_per_clip=2, progress=lambda *done: seen.append(done)
+    )
+    assert figures["iou_sounding"] == 1
+    assert figures["empty_ok"] == figures["muted_ok"] == figures["noise_ok"] == 1
+    assert figures["field_j"] == pytest.approx(1, abs=1e-4)
+    assert figures["order_free_f"] == pytest.approx(1, abs=1e-6)
+    # It answers with the other clip's mask: the picture's own objects are hardly hit.
+    assert figures["wrong_sound_iou"] is not None
+    assert figures["wrong_sound_iou"] < 0.2
+    assert figures["num_samples"] == 2 * CLIPS
+    assert seen == [(8, 12), (12, 12)]
+
+
+def test_a_deaf_segmenter_is_found_out(truth_by_sound: dict[bytes, torch.Tensor]) -> None:
+    def segment(frames: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(frames), SIZE_PX, SIZE_PX)
+
+    figures = evaluate_synthetic(segment, num_clips=CLIPS, size_px=SIZE_PX, samples_per_clip=2)
+    assert figures["iou_sounding"] == figures["wrong_sound_iou"]
+    assert 0 < float(figures["iou_sounding"] or 0) < 0.5
+    assert figures["empty_ok"] == figures["muted_ok"] == figures["noise_ok"] == 0
+
+
+def test_logits_are_upsampled_before_the_sigmoid() -> None:
+    logits = torch.tensor([[[[-10.0, 10.0]]]])
+    full = probabilities(logits, height=1, width=4)
+    assert full.shape == (1, 1, 4)
+    assert float(full[0, 0, 1]) == pytest.approx(torch.sigmoid(torch.tensor(-5.0)).item())
