@@ -1,4 +1,4 @@
-"""A decoder child from fork to exit: limits itself, decodes one upload (or pictures one by one), talks to its parent."""
+"""A decoder child from fork to exit: limits itself, decodes one upload (or single pictures), talks to its parent."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
 from service.media import framing, jail
-from service.media.clip_decode import decode_clip
+from service.media.clip_decode import Tracks, decode_clip
 from service.media.policy import DecodeJob
+from service.media.prescan import Scanner
 from service.media.source import UploadSource
 from service.media.stills import serve_stills
 
@@ -46,9 +47,12 @@ def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, *, has_filter: bool) 
         source = UploadSource(
             upload_fd, size_bytes=job.size_bytes, is_complete=job.is_complete, need=pipe.wait_for_bytes
         )
-        jail.limit_cpu(job.policy.max_cpu_s)
+        scanner, tracks = scan(job, source)
+        jail.limit_cpu(scanner.cpu_budget_s())
         _lock(has_filter)
-        clip = decode_clip(job, source, pipe)
+        clip = decode_clip(job, source, pipe, tracks=tracks)
+        if source.is_complete:
+            scanner.rest()
         pipe.write(framing.pack_clip(framing.END, clip))
     except ServiceError as error:
         pipe.write(framing.pack_error(error))
@@ -58,6 +62,23 @@ def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, *, has_filter: bool) 
         pipe.write(framing.pack_error(_no_memory()))
     except Exception as error:
         pipe.write(framing.pack_error(_unexpected(), cause=_describe(error)))
+
+
+def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
+    """Check the upload's structure; a part that has not arrived yet is checked when FFmpeg asks for it.
+
+    Raises:
+        ServiceError: why the file is not taken.
+    """
+    scanner = Scanner(source, job.policy)
+    index = scanner.head()
+    if not scanner.is_streamable:
+        source.complete()
+    if source.is_complete:
+        scanner.rest()
+    else:
+        source.guard(scanner.vet)
+    return scanner, Tracks(picture=index.picture.track_id, sound=index.sound.track_id)
 
 
 def _lock(has_filter: bool) -> None:

@@ -16,7 +16,7 @@ class ChildGoneError(Exception):
 
 
 class Channel:
-    """Messages of one child. The kernel's socket buffer is all that is read ahead, so an idle reader holds the child up."""
+    """Messages of one child. Only the kernel's socket buffer is read ahead, so an idle reader holds the child up."""
 
     def __init__(self, link: ZygoteLink, child: Child, connection: socket.socket) -> None:
         self._link = link

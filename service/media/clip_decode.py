@@ -1,4 +1,4 @@
-"""From an upload to blocks of samples, in one process: what a decoder child runs, and what a bench may run without one."""
+"""From an upload to blocks of samples, in one process: what a decoder child runs; a bench may run it without one."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def _pack(samples: list[_Sample]) -> SampleBlock:
 
 
 def _decode_complete(job: DecodeJob, container: InputContainer, stream: VideoStream, delivery: _Delivery) -> None:
-    """Plan first (one pass without decoding), then decode what the plan needs; the plain loop where it does not hold."""
+    """Plan (one pass without decoding), then decode what the plan needs; the plain loop where it does not hold."""
     packets = list_packets(container, stream, on_progress=delivery.tick)
     table = packets.table()
     if table is None:

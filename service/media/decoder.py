@@ -1,4 +1,4 @@
-"""Decoding from the service's side: a pool of jailed children, and a reader that turns one child's bytes into samples."""
+"""Decoding from the service's side: a pool of jailed children, and a reader of one child's samples."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The bytes between a decoder child and its parent: length-prefixed messages, parsed without trust.
 
-Child to parent: one byte of kind, four bytes of length (little endian), body. Each kind has its own bound, so a child that
-was taken over by a hostile file can neither exhaust the parent nor make it read on for ever. Parent to child: nine
+Child to parent: one byte of kind, four bytes of length (little endian), body. Each kind has its own bound, so a child
+that was taken over by a hostile file can neither exhaust the parent nor make it read on for ever. Parent to child: nine
 bytes, `<Q?`, the upload's size and whether it is complete, in answer to each NEED.
 """
 
@@ -30,8 +30,27 @@ MAX_BLOCK_SAMPLES = 8
 _MAX_JSON_BYTES = 16 * 1024
 _MAX_DETAIL_CHARS = 500
 _CHILD_CODES = frozenset(
-    "empty_file not_mp4 unsupported_codec no_moov no_video no_audio no_frames encrypted truncated broken external_data "
-    "too_long too_many_frames picture_too_large too_many_streams too_costly bad_option malformed_body internal".split()
+    [
+        "empty_file",
+        "not_mp4",
+        "unsupported_codec",
+        "no_moov",
+        "no_video",
+        "no_audio",
+        "no_frames",
+        "encrypted",
+        "truncated",
+        "broken",
+        "external_data",
+        "too_long",
+        "too_many_frames",
+        "picture_too_large",
+        "too_many_streams",
+        "too_costly",
+        "bad_option",
+        "malformed_body",
+        "internal",
+    ]
 )
 
 
@@ -131,7 +150,7 @@ def pack_block(block: SampleBlock) -> list[bytes | memoryview]:
     table["offset"], table["index"] = block.offsets, block.indexes
     table["sample_time_s"], table["timestamp_s"] = block.sample_times_s, block.timestamps_s
     head = _BLOCK_HEAD.pack(len(block), len(block.audio)) + table.tobytes() + block.audio.tobytes()
-    frames = memoryview(np.ascontiguousarray(block.frames)).cast("B")
+    frames = np.ascontiguousarray(block.frames).data.cast("B")
     return [HEADER.pack(BLOCK, len(head) + len(frames)) + head, frames]
 
 

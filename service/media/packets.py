@@ -1,4 +1,4 @@
-"""What the picture track's packets tell before anything is decoded: the frame table, and which packets a request needs."""
+"""What the picture track's packets tell before anything is decoded: the frames, and which packets a request needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.media.sampling import FrameTable, clamp_last_s
 _H264_IDR = 5
 _H264_PICTURES = range(1, 6)
 _HEVC_IDR = (19, 20)
-_HEVC_PICTURES = range(0, 32)
+_HEVC_PICTURES = range(32)
 """NAL unit types: ITU-T H.264 table 7-1, H.265 table 7-1."""
 _MAX_LENGTH_SIZE = 4
 
@@ -104,7 +104,7 @@ def make_plan(packets: PacketList, table: FrameTable, rows: NDArray[np.int64]) -
     return Plan(needed=np.cumsum(edges)[:-1] > 0, wanted=wanted)
 
 
-def _start_test(stream: VideoStream) -> Callable[[Packet], bool]:
+def _start_test(stream: VideoStream) -> Callable[[Packet[VideoStream]], bool]:
     """Whether a key packet needs nothing before it. In H.264 and HEVC only an IDR is sure (open groups of pictures)."""
     extra = stream.codec_context.extradata or b""
     name = stream.codec_context.name
@@ -119,7 +119,7 @@ def _start_test(stream: VideoStream) -> Callable[[Packet], bool]:
     return lambda packet: True
 
 
-def _first_picture_type(packet: Packet, length_size: int, *, shift: int, mask: int) -> int | None:
+def _first_picture_type(packet: Packet[VideoStream], length_size: int, *, shift: int, mask: int) -> int | None:
     """The NAL unit type of the first coded picture in a packet of length-prefixed units."""
     data = memoryview(bytes(packet))
     pictures = _HEVC_PICTURES if shift else _H264_PICTURES

@@ -10,7 +10,7 @@ import numpy as np
 from av.codec.context import ThreadType
 from av.container.input import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ from service.media.sampling import Shown
 
 _UNTAGGED_HD_HEIGHT = 720
 _UNSPECIFIED_COLORSPACE = 2
-"""AVCOL_SPC_UNSPECIFIED. FFmpeg reads untagged pictures as BT.601; from 720 lines on they are BT.709 (ingest facts 1.4)."""
+"""AVCOL_SPC_UNSPECIFIED. FFmpeg reads untagged pictures as BT.601; from 720 lines on nearly all are BT.709."""
 
 PictureSamples = Iterator[tuple[float, Shown[VideoFrame]]]
 
@@ -137,7 +137,7 @@ class PictureDecoder:
             )
         raise ServiceError("no_frames", "No frame of the picture track could be decoded; the file may be damaged.")
 
-    def _decode(self, packet: av.Packet | None) -> Iterator[Shown[VideoFrame]]:
+    def _decode(self, packet: av.Packet[VideoStream] | None) -> Iterator[Shown[VideoFrame]]:
         try:
             frames = self._stream.decode(packet)
         except MemoryError:
@@ -186,9 +186,9 @@ class FrameMaker:
             "rgb24",
             interpolation="BILINEAR",
             threads=1,
-            src_colorspace="ITU709" if is_untagged_hd else None,
+            src_colorspace=Colorspace.ITU709 if is_untagged_hd else None,
         )
-        rgb: NDArray[np.uint8] = small.to_ndarray()
+        rgb = small.to_ndarray().astype(np.uint8, copy=False)
         return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 

@@ -15,7 +15,7 @@ PICTURE_TAGS: dict[str, str] = {
     **dict.fromkeys(("mp4v", "XVID", "DIVX", "xvid"), "mpeg4"),
     **dict.fromkeys(("s263", "h263", "H263"), "h263"),
 }
-"""Sample entry (fourcc) -> FFmpeg codec of the seven picture codecs that are accepted (ingest facts 2.7)."""
+"""Sample entry (fourcc) -> FFmpeg codec of the seven picture codecs that are accepted (of the 539 that FFmpeg has)."""
 
 SOUND_TAGS: dict[str, str] = {
     "mp4a": "aac",
@@ -35,8 +35,22 @@ SOUND_TAGS: dict[str, str] = {
 """Sample entry (fourcc) -> FFmpeg codec of the accepted sound codecs; `pcm` stands for the plain PCM family."""
 
 PCM_DECODERS = tuple(
-    "pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be "
-    "pcm_f32le pcm_f32be pcm_f64le pcm_f64be pcm_alaw pcm_mulaw".split()
+    [
+        "pcm_u8",
+        "pcm_s8",
+        "pcm_s16le",
+        "pcm_s16be",
+        "pcm_s24le",
+        "pcm_s24be",
+        "pcm_s32le",
+        "pcm_s32be",
+        "pcm_f32le",
+        "pcm_f32be",
+        "pcm_f64le",
+        "pcm_f64be",
+        "pcm_alaw",
+        "pcm_mulaw",
+    ]
 )
 PICTURE_DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "h263")
 SOUND_DECODERS = (
@@ -56,8 +70,8 @@ class MediaPolicy:
         max_pixels: most pixels of a coded picture.
         max_samples: most samples (frames of the answer) of a request.
         max_frames: most coded pictures of a file (default: 600 s at 120 frames per second).
-        max_tracks, max_boxes, max_depth, max_fragments, max_edits, max_index_bytes: bounds of the MP4 structure. An index
-            (moov) of a ten-minute clip is well under 2 MB; QuickTime nests about 7 deep.
+        max_tracks, max_boxes, max_depth, max_fragments, max_edits, max_index_bytes: bounds of the MP4 structure. An
+            index (moov) of a ten-minute clip is well under 2 MB; QuickTime nests about 7 deep.
         memory_bytes: address space of a decoder child.
         max_cpu_s: highest CPU budget that an estimate may grant a decoder child.
         progress_s: longest wall time without a sign of progress while the reader is waiting.

@@ -17,7 +17,7 @@ from service.media.policy import DecodeJob
 _F = TypeVar("_F")
 
 PHASE = 15 / 16
-"""The sample of second k is the picture at k + 15/16 s, as in the benchmark's own extraction (ingest facts 1.4)."""
+"""The sample of second k is the picture at k + 15/16 s, as in AVSBench's own frame extraction."""
 MAX_LAST_FRAME_S = 10.0
 """A last frame may claim any duration (19 307 s was seen from a 28 kB file); a still of 10 s is the most we believe."""
 
@@ -42,12 +42,13 @@ class FrameTable:
     @property
     def times_s(self) -> NDArray[np.float64]:
         """The frames' timestamps, float64 (T,) seconds."""
-        return self.pts * float(self.time_base)
+        times: NDArray[np.float64] = np.multiply(self.pts, float(self.time_base), dtype=np.float64)
+        return times
 
 
 @dataclass(frozen=True, slots=True)
 class Assignments:
-    """Sample times float64 (N,) seconds, strictly rising, and for each the row of its frame in the table, int64 (N,)."""
+    """Sample times float64 (N,) seconds, strictly rising; for each the row of its frame in the table, int64 (N,)."""
 
     times_s: NDArray[np.float64]
     rows: NDArray[np.int64]
@@ -65,9 +66,10 @@ def assign(table: FrameTable, job: DecodeJob) -> Assignments:
     """The samples of a clip whose frames are all known.
 
     Raises:
-        ServiceError: `bad_option` (the range lies behind the clip's end), `too_many_frames`.
+        ServiceError: `bad_option` (the range lies behind the clip's end), `too_long`, `too_many_frames`.
     """
     end_s = table.end_s if job.end_s is None else min(job.end_s, table.end_s)
+    check_length(table.end_s, job)
     check_range(job, clip_end_s=table.end_s)
     if job.fps is None:
         rows = np.flatnonzero(_in_range(table, job.start_s, end_s))
@@ -90,6 +92,15 @@ def check_range(job: DecodeJob, *, clip_end_s: float) -> None:
         )
 
 
+def check_length(end_s: float, job: DecodeJob) -> None:
+    """Raise `too_long` if the picture track ends (or a frame of it is shown) after the limit."""
+    if end_s > job.policy.longest_s:
+        raise ServiceError(
+            "too_long",
+            f"The clip goes on to {end_s:.6g} s, over the limit of {job.policy.max_clip_s:g} s; send a shorter one.",
+        )
+
+
 def check_count(num: int, job: DecodeJob) -> None:
     """Raise `too_many_frames` if the answer would hold more samples than allowed."""
     if num > job.policy.max_samples:
@@ -106,8 +117,7 @@ def _times_between(job: DecodeJob, end_s: float) -> NDArray[np.float64]:
     check_count(max(0, math.floor(end_s * job.fps - PHASE) - first), job)
     stop = first_index(end_s, job.fps)
     check_count(stop - first, job)
-    times: NDArray[np.float64] = (np.arange(first, stop) + PHASE) / job.fps
-    return times
+    return (np.arange(first, stop, dtype=np.float64) + PHASE) / job.fps
 
 
 def _in_range(table: FrameTable, start_s: float, end_s: float) -> NDArray[np.bool_]:
@@ -189,7 +199,7 @@ class TableChooser(Generic[_F]):
 
 
 class StreamChooser(Generic[_F]):
-    """Turns decoded frames into samples while nobody knows how the clip goes on: a frame is chosen when the next comes."""
+    """Turns decoded frames into samples of a clip whose rest is unknown: a frame is chosen when the next comes."""
 
     def __init__(self, job: DecodeJob, time_base: Fraction) -> None:
         self._job = job
@@ -203,6 +213,7 @@ class StreamChooser(Generic[_F]):
 
     def feed(self, shown: Shown[_F]) -> Iterator[tuple[float, Shown[_F]]]:
         """The samples that are settled now that this frame is known."""
+        check_length(shown.timestamp_s, self._job)
         half = self._base / 2
         if shown.timestamp_s >= self._end_s - half:
             self.is_done = True

@@ -18,8 +18,8 @@ from service.domain.errors import ServiceError
 from service.media.policy import SOUND_DECODERS
 
 _MAX_DRIFT_S = 0.005
-"""A frame that begins this far from where the last one ended is placed anew. Ticks of 1 ms stay under it; 5 ms is half a
-log-mel hop, so no feature moves by more."""
+"""A frame that begins this far from where the last one ended is placed anew. Ticks of 1 ms stay under it; 5 ms is half
+a log-mel hop, so no feature moves by more."""
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768_000
 _SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0}
 
@@ -133,11 +133,12 @@ def _mono(frame: AudioFrame) -> NDArray[np.float32]:
     data = frame.to_ndarray()
     data = data if frame.format.is_planar else data.reshape(-1, channels).T
     kind = frame.format.name.removesuffix("p")
-    values = data.astype(np.float32 if kind in ("u8", "s16", "flt") else np.float64)
+    values: NDArray[np.float64] = data.astype(np.float64)
     if kind == "u8":
-        values -= 128.0
+        values = values - 128.0
     mean = values.mean(axis=0) / _SCALE.get(kind, 1.0)
-    return np.clip(np.nan_to_num(mean), -1.0, 1.0).astype(np.float32)
+    mono: NDArray[np.float32] = np.clip(np.nan_to_num(mean), -1.0, 1.0).astype(np.float32)
+    return mono
 
 
 def _place(

@@ -1,4 +1,4 @@
-"""An upload as FFmpeg reads it: by position, through Python, never past what the pre-scan has passed, waiting while it grows."""
+"""An upload as FFmpeg reads it: by position, never past what the pre-scan has passed, waiting while it grows."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class UploadSource:
             raise self.failure
 
     def open_container(self, policy: MediaPolicy) -> InputContainer:
-        """The upload as a container: the MP4 reader only, our codecs only, no other file or protocol (ingest facts 2.2).
+        """The upload as a container: the MP4 reader only, our codecs only, no other file and no protocol.
 
         Raises:
             av.FFmpegError: FFmpeg cannot read it.
@@ -91,7 +91,7 @@ class UploadSource:
 
 
 class _Reader:
-    """One position in the upload, as the file object that av.open takes. It has no `name`: nothing to resolve against."""
+    """One position in the upload, as the file object that av.open takes. It has no `name` to resolve against."""
 
     def __init__(self, source: UploadSource) -> None:
         self._source = source

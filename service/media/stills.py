@@ -1,4 +1,4 @@
-"""Single pictures of live streams: JPEG decoded and RGB squashed to the model's size, in a jailed child that lives on."""
+"""Single pictures of live streams: JPEG decoded, RGB squashed to the model's size, in a jailed child that lives on."""
 
 from __future__ import annotations
 

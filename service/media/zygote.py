@@ -1,8 +1,8 @@
 """The process that decoder children are forked from: `python -m service.media.zygote FD`.
 
 It holds av and numpy, no thread, no connection of the service and none of its memory. It speaks JSON datagrams over the
-socket FD: `spawn` (with the child's descriptors attached) and `kill` come in; `ready`, `spawned` and `exited` go out. It
-ends when the socket closes, and its children end with it.
+socket FD: `spawn` (with the child's descriptors attached) and `kill` come in; `ready`, `spawned` and `exited` go out.
+It ends when the socket closes, and its children end with it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import gc
 import io
 import json
+import logging
 import os
 import selectors
 import signal
@@ -144,7 +145,10 @@ class _NoOutbox:
 
 
 def warm_up() -> None:
-    """Decode a small clip and a JPEG: av imports and FFmpeg initialises lazily, and nothing can be opened in the jail."""
+    """Decode a small clip and a JPEG: av imports lazily, and nothing can be opened in the jail."""
+    logger = logging.getLogger("libav")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
     av.logging.set_level(av.logging.ERROR)  # so that exceptions carry FFmpeg's own message for our own tests of it
     data = make_warmup_clip()
     fd = os.memfd_create("warmup")
