@@ -8,12 +8,11 @@ import numpy.typing as npt
 import torch
 
 from model.data.synthetic import MIN_VISIBLE_SHARE
-from model.data.world_mix import Mix, is_near_edge, mix_scene
+from model.data.world_mix import FIRST_SAMPLE_S, Mix, is_near_edge, mix_scene
 from model.data.world_render import Picture, Shot, render
 from model.data.world_scene import KINDS, Scene, SceneOptions, draw_scene
 
 AUDIT_WIDTH_PX, AUDIT_HEIGHT_PX = 160, 120
-FIRST_SAMPLE_S = 15 / 16  # contract section 3: t_i = i + 15/16 at one sample per second
 
 
 @dataclass(frozen=True)

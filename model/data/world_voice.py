@@ -11,6 +11,10 @@ from model.data.world_scene import Floats
 
 SAMPLE_RATE_HZ = 16_000
 TABLE_SIZE = 2048
+TOP_HZ = 3_600.0  # no partial of a wave table lies above
+
+_STEPS = np.arange(1, 49)
+_PARTIALS = np.sin(2 * np.pi * np.outer(_STEPS, np.arange(TABLE_SIZE) / TABLE_SIZE)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -112,3 +116,29 @@ def draw_noise(rng: np.random.Generator, *, rate_hz: int, seconds: float) -> Noi
     step = SAMPLE_RATE_HZ // rate_hz
     num = -(-round(seconds * SAMPLE_RATE_HZ) // step) + 1
     return Noise(points=rng.random(num, dtype=np.float32) * 2 - 1, step=step)
+
+
+def wave_table(*amplitudes: Floats) -> npt.NDArray[np.float32]:
+    """(R, TABLE_SIZE) unit-power waves from rows of up to 48 partial amplitudes."""
+    rows = [(a / (np.sqrt(0.5 * np.sum(a * a)) + 1e-9)) @ _PARTIALS[: len(a)] for a in amplitudes]
+    return np.stack(rows).astype(np.float32)
+
+
+def partials_below_top(frequency_hz: float) -> Floats:
+    """(H,) numbers 1..H of the partials below TOP_HZ."""
+    return _STEPS[: max(1, min(len(_STEPS), int(TOP_HZ / frequency_hz)))].astype(np.float64)
+
+
+def draw_onsets(rng: np.random.Generator, *, seconds: float, step_s: tuple[float, float]) -> npt.NDArray[np.int64]:
+    """Note onsets with steps drawn uniformly from step_s, the first at 0 but cut at random."""
+    num = int(seconds / step_s[0]) + 2
+    steps = rng.uniform(*step_s, num)
+    steps[0] *= rng.random()
+    onsets = np.concatenate([[0], np.round(np.cumsum(steps) * SAMPLE_RATE_HZ)]).astype(np.int64)
+    return onsets[onsets < seconds * SAMPLE_RATE_HZ]
+
+
+def beat(rng: np.random.Generator, *, period_s: tuple[float, float]) -> tuple[float, float]:
+    """A steady rhythm with 8 % of play: narrow step range about one period drawn from period_s."""
+    period = float(rng.uniform(*period_s))
+    return 0.96 * period, 1.04 * period
