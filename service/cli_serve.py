@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 
-from service.bootstrap import Front, build_front
+from service.bootstrap import Front, MakePredictor, build_front
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 
@@ -19,23 +19,23 @@ class StartError(Exception):
     """The service could not start; the message is for the person who started it."""
 
 
-def run_front(settings: Settings) -> int:
+def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code (0 after a drain, 1 if it could not start or go on)."""
     configure_logging(settings.log_level)
     try:
-        return asyncio.run(_serve(settings))
+        return asyncio.run(_serve(settings, make_predictor))
     except StartError as error:
         print(f"avesformer: {error}", file=sys.stderr)
         return 1
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, make_predictor: MakePredictor | None) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        async with build_front(settings) as front:
+        async with build_front(settings, make_predictor=make_predictor) as front:
             await _listen(front)
             is_up = await _until_stopped(front, stopping)
             if is_up:

@@ -78,9 +78,7 @@ def _check_size(num_bytes: int, max_bytes: int) -> None:
         raise ServiceError("answer_too_large", detail)
 
 
-async def answer_ndjson(
-    events: AsyncGenerator[AnswerEvent, None], sender: Sender, record: RequestRecord, *, request_id: str
-) -> None:
+async def answer_ndjson(events: AsyncGenerator[AnswerEvent, None], sender: Sender, record: RequestRecord) -> None:
     """Send lines as they are ready. Nothing is sent before the first frame, so earlier failures keep their status."""
     async with aclosing(events):
         started = await anext(events)
@@ -89,17 +87,23 @@ async def answer_ndjson(
         await sender.start({"Content-Type": NDJSON_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         opening = started_shape(started, num_samples=started.clip.num_samples)
         await sender.write(_line("clip", opening))
-        try:
-            await _write_event(first, sender, record)
-            async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
-                async for event in rest:
-                    await _write_event(event, sender, record)
-        except ServiceError as error:
-            if error.code == "client_gone":
-                raise
-            record.code = error.code
-            await sender.write(_line("error", {"problem": Problem(error, request_id).body()}))
+        await _write_event(first, sender, record)
+        async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
+            async for event in rest:
+                await _write_event(event, sender, record)
         await sender.end()
+
+
+async def end_with_error(problem: Problem, sender: Sender) -> None:
+    """End a started answer: lines get an error line, a document is cut, so that no one takes it for a whole one."""
+    if sender.media_type != NDJSON_TYPE or problem.error.code == "client_gone":
+        sender.cut()
+        return
+    try:
+        await sender.write(_line("error", {"problem": problem.body()}))
+        await sender.end()
+    except ServiceError:
+        sender.cut()
 
 
 async def _write_event(event: AnswerEvent | None, sender: Sender, record: RequestRecord) -> None:

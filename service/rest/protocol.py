@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
 import struct
 import termios
 from dataclasses import dataclass
@@ -26,13 +27,15 @@ class ConnectionPolicy:
     """Bounds of connections. 64 KiB and 10 s for a head: what large proxies allow, a thousand times what is usual.
 
     `linger_s`: after an early answer the rest of the request's body is still taken and thrown away for this long, so
-    that a client that sends before it reads sees the answer instead of a reset.
+    that a client that sends before it reads sees the answer instead of a reset. `send_buffer_bytes`: what the kernel
+    may hold of an answer; its own choice of up to 4 MiB a connection would hide for long that a reader stands still.
     """
 
     max_connections: int = 1024
     max_head_bytes: int = 64 * 1024
     head_timeout_s: float = 10.0
     linger_s: float = 10.0
+    send_buffer_bytes: int = 256 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -51,6 +54,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the clock of the first head; refuse the connection if there are too many."""
         self._socket_transport = transport
         super().connection_made(_GentleTransport(transport, self))  # type: ignore[arg-type]  # a proxy of one
+        plain = transport.get_extra_info("socket")
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._policy.send_buffer_bytes)
         self._arm(self._policy.head_timeout_s)
         if len(self.connections) > self._policy.max_connections:
             limit = self._policy.max_connections

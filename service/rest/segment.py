@@ -18,7 +18,7 @@ from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions, parse_options
 from service.domain.request import RequestContext
 from service.media.upload import Upload
-from service.rest.answers import answer_json, answer_ndjson
+from service.rest.answers import answer_json, answer_ndjson, end_with_error
 from service.rest.body import BodyReader, read_form, read_raw
 from service.rest.errors import Problem, send_problem
 from service.rest.parts import RestParts
@@ -47,10 +47,11 @@ class SegmentAnswer(Response):
             with self._parts.journal.record(request_id=request_id, transport="rest") as record:
                 await self._serve(scope, receive, sender, record)
         except ServiceError as error:
+            problem = Problem(error, request_id)
             if sender.has_started or error.code == "client_gone":
-                sender.cut()
+                await end_with_error(problem, sender)
             else:
-                await send_problem(Problem(error, request_id), send=send, must_close=not record.is_body_read)
+                await send_problem(problem, send=send, must_close=not record.is_body_read)
 
     async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
         parts = self._parts
@@ -75,7 +76,7 @@ class SegmentAnswer(Response):
     ) -> None:
         events = self._parts.answering.answer(upload, options, context)
         if head.answer_type == "ndjson":
-            await answer_ndjson(events, sender, record, request_id=context.request_id)
+            await answer_ndjson(events, sender, record)
             return
         policy = self._parts.policy
         await answer_json(events, sender, record, max_bytes=policy.max_answer_bytes, directory=policy.spool_directory)

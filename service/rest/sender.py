@@ -37,6 +37,7 @@ class Sender:
         self._send = send
         self._stall_s = stall_s
         self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION_KEY)
+        self.media_type = ""
         self.has_started = False
         self.has_ended = False
 
@@ -44,6 +45,7 @@ class Sender:
         """Send the status and the headers."""
         encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self.has_started = True
+        self.media_type = headers.get("Content-Type", "")
         await self._write({"type": "http.response.start", "status": status, "headers": encoded})
 
     async def write(self, data: bytes) -> None:

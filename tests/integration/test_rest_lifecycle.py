@@ -1,0 +1,269 @@
+"""Connections and requests that end otherwise than they should, and the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from support.rest_front import HANG_GUARD_S, FrontSpec, RestFront, rest_front
+from support.scripted_decoders import Script
+
+from service.backends.predictor_fake import FakeTiming
+from service.core import upload_rate
+from service.rest.protocol import ConnectionPolicy
+
+RAW = {"Content-Type": "video/mp4"}
+NDJSON = {**RAW, "Accept": "application/x-ndjson"}
+
+
+async def until(is_so, *, what: str) -> None:
+    async with asyncio.timeout(HANG_GUARD_S):
+        while not is_so():  # noqa: ASYNC110 - looks from outside at what has no event
+            await asyncio.sleep(0.01)
+    assert is_so(), what
+
+
+async def exchange(port: int, data: bytes, *, eof: bool = False) -> bytes:
+    """Send raw bytes, read until the server closes."""
+    async with asyncio.timeout(HANG_GUARD_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        if eof:
+            writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+
+def problem_of(raw: bytes) -> dict[str, object]:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    problem: dict[str, object] = json.loads(body)
+    assert head.startswith(f"HTTP/1.1 {problem['status']} ".encode())
+    return problem
+
+
+def request_head(length: int, *extra: str) -> bytes:
+    lines = ["POST /v1/segment HTTP/1.1", "Host: x", "Content-Type: video/mp4", f"Content-Length: {length}", *extra]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def test_disconnect_ends_a_running_request(tmp_path):
+    async with rest_front(tmp_path) as front:
+        body = Script(num_samples=40, hangs_after=8).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(request_head(len(body)) + body)
+        await until(lambda: front.decoders.num_open == 1, what="decoding has begun")
+        writer.close()
+        await until(lambda: front.decoders.num_open == 0, what="decoding has ended")
+        await until(lambda: front.admission.in_flight == 0, what="the place is free")
+        await until(lambda: front.spool.used_bytes == 0, what="the upload is gone")
+        await until(
+            lambda: front.counted("requests_total", transport="rest", code="client_gone") == 1, what="it is counted"
+        )
+
+
+async def test_disconnect_drops_queued_work_before_it_reaches_a_batch(tmp_path):
+    spec = FrontSpec(timing=FakeTiming(batch_s=0.3))
+    async with rest_front(tmp_path, spec) as front:
+        samples_before = front.counted("samples_total")
+        holding = asyncio.create_task(
+            front.client.post("/segment", content=Script(num_samples=1).encode(), headers=RAW)
+        )
+        await until(lambda: front.segmenter.is_idle() is False, what="the device is busy")
+        body = Script(num_samples=1, seed=9).encode()
+        writers = []
+        for _ in range(6):
+            _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+            writer.write(request_head(len(body)) + body)
+            writers.append(writer)
+        await until(lambda: front.segmenter.queue_depth >= 3, what="they wait")
+        for writer in writers:
+            writer.close()
+        await until(lambda: front.segmenter.queue_depth == 0, what="they are dropped")
+        assert (await holding).status_code == 200
+        await until(lambda: front.admission.in_flight == 0, what="all have ended")
+        done = front.counted("samples_total") - samples_before
+        assert done < 7, "at least one of the six was dropped while it waited"
+
+
+async def test_disconnect_during_the_upload_frees_everything(tmp_path):
+    async with rest_front(tmp_path) as front:
+        _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(request_head(100_000) + b"x" * 50_000)
+        await until(lambda: front.spool.used_bytes == 50_000, what="half the upload has come")
+        writer.close()
+        await until(lambda: front.admission.in_flight == 0 and front.spool.used_bytes == 0, what="all is free")
+
+
+async def test_a_full_house_says_when_to_come_back_without_reading_the_body(tmp_path):
+    async with rest_front(tmp_path, FrontSpec(max_requests=1)) as front:
+        body = Script(hangs_after=0).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(request_head(len(body)) + body)
+        await until(lambda: front.admission.in_flight == 1, what="the only place is taken")
+        raw = await exchange(front.port, request_head(3_000_000, "Expect: 100-continue"), eof=False)
+        problem = problem_of(raw)
+        assert b"100 Continue" not in raw
+        assert (problem["status"], problem["code"]) == (429, "queue_full")
+        assert f"retry-after: {problem['retry_after_s']}".encode() in raw.lower()
+        assert front.counted("shed_total", reason="queue_full") == 1
+        writer.close()
+
+
+async def test_expect_100_continue_is_answered_once_admitted(tmp_path):
+    async with rest_front(tmp_path) as front:
+        body = Script().encode()
+        async with asyncio.timeout(HANG_GUARD_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+            writer.write(request_head(len(body), "Expect: 100-continue"))
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(body)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+
+async def test_an_early_answer_reaches_a_client_that_sends_first_and_reads_later(tmp_path):
+    async with rest_front(tmp_path) as front:
+        length = 30 * 1024**2
+        raw = await exchange(front.port, request_head(length) + b"x" * length)
+        assert problem_of(raw)["code"] == "upload_too_large"
+
+
+async def test_head_over_the_limit_is_431_however_it_comes(tmp_path):
+    long_header = b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 200_000
+    async with rest_front(tmp_path) as front:
+        for data in (long_header, long_header + b"\r\n\r\n", b"GET /" + b"a" * 300_000):
+            problem = problem_of(await exchange(front.port, data))
+            assert (problem["status"], problem["code"]) == (431, "headers_too_large")
+        whole = b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 70_000 + b"\r\n\r\n"
+        assert problem_of(await exchange(front.port, whole))["code"] == "headers_too_large"
+
+
+async def test_not_http_is_a_problem(tmp_path):
+    async with rest_front(tmp_path) as front:
+        two_lengths = b"POST /segment HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"
+        for data in (b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/9.9 nonsense\r\n\r\n", two_lengths):
+            assert problem_of(await exchange(front.port, data))["code"] == "malformed_body"
+
+
+async def test_slow_head_and_silent_connection_are_closed(tmp_path):
+    spec = FrontSpec(connections=ConnectionPolicy(head_timeout_s=0.2))
+    async with rest_front(tmp_path, spec) as front:
+        assert problem_of(await exchange(front.port, b"GET / HT"))["code"] == "slow_upload"
+        assert await exchange(front.port, b"") == b""
+
+
+async def test_connections_are_bounded(tmp_path):
+    spec = FrontSpec(connections=ConnectionPolicy(max_connections=3))
+    async with rest_front(tmp_path, spec) as front:
+        held = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(3)]
+        problem = problem_of(await exchange(front.port, b""))
+        assert (problem["status"], problem["code"]) == (429, "too_many_requests")
+        for _, writer in held:
+            writer.close()
+
+
+async def test_slow_upload_is_ended_by_the_rate_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr(upload_rate, "WINDOW_S", 0.2)
+    async with rest_front(tmp_path) as front:
+        raw = await exchange(front.port, request_head(100_000) + b"x" * 100)
+        problem = problem_of(raw)
+        assert (problem["status"], problem["code"]) == (408, "slow_upload")
+        assert front.spool.used_bytes == 0
+
+
+@asynccontextmanager
+async def slow_client(front: RestFront, body: bytes) -> AsyncIterator[asyncio.StreamReader]:
+    """A client with small buffers that has asked for lines and reads nothing by itself."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    plain.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", front.port))
+    reader, writer = await asyncio.open_connection(sock=plain, limit=4096)
+    try:
+        writer.write(request_head(len(body), "Accept: application/x-ndjson") + body)
+        yield reader
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_slow_reader_holds_no_decoder_and_gets_everything(tmp_path):
+    script = Script(num_samples=4000, block=8)
+    async with rest_front(tmp_path) as front, slow_client(front, script.encode()) as reader:
+        await until(lambda: front.decoders.num_opened == 1 and front.decoders.num_open == 0, what="decoding has ended")
+        assert front.admission.in_flight == 1, "most of the answer is still to be read"
+        pieces = []
+        async with asyncio.timeout(HANG_GUARD_S):
+            while not pieces or b"0\r\n\r\n" not in pieces[-1]:
+                pieces.append(await reader.read(65536))
+        raw = b"".join(pieces)
+        assert raw.count(b'"type":"frame"') == 4000
+        assert b'"num_samples":4000' in raw
+
+
+async def test_a_reader_that_stands_still_is_cut(tmp_path):
+    script = Script(num_samples=4000, block=8)
+    async with rest_front(tmp_path, FrontSpec(stall_s=0.3)) as front, slow_client(front, script.encode()):
+        await until(lambda: front.admission.in_flight == 1, what="it is inside")
+        await until(lambda: front.admission.in_flight == 0, what="it was cut")
+        assert front.counted("requests_total", transport="rest", code="client_gone") == 1
+
+
+async def test_drain_lets_running_work_end_and_refuses_new_work(tmp_path):
+    async with rest_front(tmp_path, FrontSpec(timing=FakeTiming(batch_s=0.2))) as front:
+        running = asyncio.create_task(
+            front.client.post("/segment", content=Script(num_samples=8).encode(), headers=RAW)
+        )
+        await until(lambda: front.decoders.num_opened == 1, what="it runs")
+        front.admission.start_draining()
+        ready = await front.client.get("/readyz")
+        refused = await front.client.post("/segment", content=Script().encode(), headers=RAW)
+        assert (ready.status_code, ready.json()["code"]) == (503, "draining")
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert await front.admission.wait_until_idle(HANG_GUARD_S)
+        assert (await running).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [RAW, NDJSON])
+async def test_what_is_left_after_the_drain_ends_as_draining(tmp_path, headers):
+    async with rest_front(tmp_path) as front:
+        script = Script(num_samples=40, hangs_after=20 if headers is NDJSON else 0)
+        running = asyncio.create_task(front.client.post("/segment", content=script.encode(), headers=headers))
+        await until(lambda: front.decoders.num_open == 1, what="it runs")
+        uploading = asyncio.create_task(exchange(front.port, request_head(100_000) + b"x" * 1000))
+        await until(lambda: front.admission.in_flight == 2, what="both are inside")
+        await asyncio.sleep(0.2)
+        front.admission.start_draining()
+        front.admission.stop_running()
+        assert await front.admission.wait_until_idle(HANG_GUARD_S)
+        response = await running
+        if headers is NDJSON:
+            last = json.loads(response.text.splitlines()[-1])
+            assert (last["type"], last["problem"]["code"]) == ("error", "draining")
+        else:
+            assert (response.status_code, response.json()["code"]) == (503, "draining")
+        assert problem_of(await uploading)["code"] == "draining"
+        assert front.decoders.num_open == 0
+
+
+async def test_samples_of_many_requests_share_batches_and_answers_stay_the_same(tmp_path):
+    spec = FrontSpec(timing=FakeTiming(batch_s=0.02))
+    async with rest_front(tmp_path, spec) as front:
+
+        async def frames(seed: int) -> object:
+            body = Script(num_samples=1, seed=seed).encode()
+            return (await front.client.post("/segment", content=body, headers=RAW)).json()["frames"]
+
+        alone = [await frames(seed) for seed in range(32)]
+        calls, requests = (front.counted(f"batch_requests_{part}") for part in ("count", "sum"))
+        together = await asyncio.gather(*(frames(seed) for seed in range(32)))
+        calls = front.counted("batch_requests_count") - calls
+        requests = front.counted("batch_requests_sum") - requests
+        assert together == alone
+        assert requests / calls > 1.5
