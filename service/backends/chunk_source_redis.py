@@ -194,7 +194,7 @@ class RedisChunkSource:
 
     async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
         """Extend what is still this worker's."""
-        lost: set[str] = set()
+        lost = {delivery.token for delivery in deliveries if delivery.token not in self._tickets}
         for stream in self._streams:
             mine = [(d.token, self._tickets[d.token]) for d in deliveries if d.token in self._tickets]
             mine = [(token, ticket) for token, ticket in mine if ticket.stream == stream]

@@ -27,6 +27,7 @@ from service.backends.redis_link import (
 )
 from service.backends.wire import WireError, decode_answer, encode_chunk
 from service.core.byte_budget import ByteBudget
+from service.core.task_end import end_tasks
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
@@ -131,10 +132,7 @@ class RedisSegmenter:
         for entry in list(self._outstanding.values()):
             entry.fail(ServiceError("draining", "The service is shutting down; send the request again."))
         await asyncio.sleep(0)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         try:
             await self._data.call("UNLINK", replies_name(self._front))
         except ServiceError:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from service.core.task_end import end_tasks
 from service.domain.chunk import MAX_CHUNK_SAMPLES, SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
@@ -91,9 +92,7 @@ class ChunkConsumer:
             await asyncio.wait([taking, *(held.task for held in self._held.values())], timeout=drain_s)
             await self._give_back()
         finally:
-            for task in (taking, keeping, *(held.task for held in self._held.values())):
-                task.cancel()
-            await asyncio.gather(taking, keeping, return_exceptions=True)
+            await end_tasks((taking, keeping, *(held.task for held in self._held.values())))
 
     def stop(self) -> None:
         """Take no more."""
