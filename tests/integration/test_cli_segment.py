@@ -1,0 +1,155 @@
+"""`avesformer segment` as a user calls it: files out, exit codes, one clear line, the service's own JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import av
+import pytest
+from support.clips import make_clip
+from support.front import running_front
+from typer.testing import CliRunner
+
+from service import bootstrap
+from service.backends.predictor_fake import FakePredictor
+from service.cli import app
+
+OWN_KEYS = {"request_id", "timings_s"}
+"""What differs between two answers to one clip."""
+
+
+@pytest.fixture(name="clip")
+def _clip(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(make_clip(width=96, height=64, num_frames=75, flash_frames=frozenset(range(30, 60))))
+    return path
+
+
+@pytest.fixture(name="run")
+def _run(monkeypatch):
+    monkeypatch.setattr(bootstrap, "predictor_maker", lambda settings: FakePredictor)
+    monkeypatch.setenv("AVES_DECODE_PROCESSES", "1")
+
+    def run(*args: object):
+        return CliRunner().invoke(app, ["segment", *map(str, args)])
+
+    return run
+
+
+def without_own(answer: dict) -> dict:
+    return {name: value for name, value in answer.items() if name not in OWN_KEYS}
+
+
+def test_json_to_stdout_by_default(run, clip):
+    result = run(clip)
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["clip"] | {"frame_rate": 25.0} == {
+        "width": 96,
+        "height": 64,
+        "sample_aspect_ratio": "1:1",
+        "duration_s": 3.0,
+        "frame_rate": 25.0,
+        "num_samples": 3,
+    }
+    assert [frame["sample_time_s"] for frame in answer["frames"]] == [0.9375, 1.9375, 2.9375]
+    assert answer["cached"] is False
+    assert set(answer["timings_s"]) >= {"upload", "decode", "queue", "predict", "encode", "total"}
+
+
+def test_json_and_overlay_to_files_with_options(run, clip, tmp_path):
+    output, overlay = tmp_path / "out" / "a.json", tmp_path / "out" / "a.mp4"
+    result = run(
+        clip, "--output", output, "--overlay", overlay, "--fps", "native", "--threshold", 0.2, "--size", "model"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    answer = json.loads(output.read_bytes())
+    assert len(answer["frames"]) == 75
+    assert answer["options"]["fps"] == "native"
+    assert answer["options"]["threshold"] == 0.2
+    with av.open(str(overlay)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 75
+        assert len(video.streams.audio) == 1
+    assert sorted(path.name for path in output.parent.iterdir()) == ["a.json", "a.mp4"]
+
+
+def test_several_clips_go_to_folders_and_one_bad_clip_does_not_stop_the_others(run, clip, tmp_path):
+    bad, third = tmp_path / "bad.mp4", tmp_path / "third.mp4"
+    bad.write_bytes(b"not a video at all, but long enough to be looked at")
+    third.write_bytes(clip.read_bytes())
+    result = run(clip, bad, third, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip.json", "third.json"]
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert "bad.mp4" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--fps", "61"], 2, "fps"),
+        (["--threshold", "high"], 2, "threshold"),
+        (["--labels", "unicorn"], 2, "unicorn"),
+        (["--size", "huge"], 2, "size"),
+        (["--device", "abacus"], 1, "abacus"),
+        (["--url", "ftp://nowhere"], 2, "ftp://nowhere"),
+        (["--no-such-option"], 2, "no-such-option"),
+    ],
+)
+def test_bad_arguments_end_with_their_code_and_one_clear_line(run, clip, monkeypatch, args, code, words):
+    if "abacus" in args:
+
+        def refuse(settings):
+            def make():
+                raise ValueError(f"device: got {settings.device!r}, expected auto, cpu, cuda or cuda:N")
+
+            return make
+
+        monkeypatch.setattr(bootstrap, "predictor_maker", refuse)
+    result = run(clip, *args)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_file_is_one_line(run, tmp_path):
+    result = run(tmp_path / "nothing.mp4")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "nothing.mp4: No such file" in result.stderr
+
+
+def test_a_result_never_overwrites_its_clip_or_another_result(run, clip, tmp_path):
+    before = clip.read_bytes()
+    assert run(clip, "--overlay", clip).exit_code == 2
+    other = tmp_path / "b" / "clip.mp4"
+    other.parent.mkdir()
+    other.write_bytes(before)
+    assert run(clip, other, "--output", tmp_path / "out").exit_code == 2
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_url_gives_the_same_json_as_this_process(run, clip, scheme):
+    async with running_front(decode_processes=1) as front:
+        url = front.http_url if scheme == "http" else f"grpc://{front.grpc_target}"
+        remote = await asyncio.to_thread(run, clip, "--url", url, "--fps", "5")
+    assert remote.exit_code == 0, remote.output
+    local = await asyncio.to_thread(run, clip, "--fps", "5")
+    found, wanted = without_own(json.loads(remote.stdout)), without_own(json.loads(local.stdout))
+    if scheme == "grpc":  # scores travel as float32 there
+        for frame in [*found["frames"], *wanted["frames"]]:
+            for mask in frame["masks"]:
+                mask["score"] = round(mask["score"], 5)
+    assert found == wanted
+    assert any(frame["masks"] for frame in wanted["frames"])
+
+
+def test_a_service_that_is_not_there_is_one_line(run, clip, monkeypatch):
+    monkeypatch.setattr("service.client.policy.ClientPolicy.retry_delay_s", lambda *_, **__: None)
+    result = run(clip, "--url", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
