@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from service.backends.bench_accelerator import BenchAccelerator
+from service.backends.redis_link import RedisLink
 from service.backends.segmenter_local import LocalSegmenter
+from service.backends.segmenter_redis import RedisSegmenter, RedisSegmenterPolicy
 from service.batching.policy import BatchPolicy
 from service.core.admission import Admission, AdmissionPolicy
 from service.core.answer_spool import AnswerSpoolPolicy
@@ -30,6 +33,7 @@ from service.media.policy import MediaPolicy
 from service.media.upload import Spool
 from service.ports import Predictor
 from service.rest.app import create_app
+from service.rest.bench import build_bench_router
 from service.rest.parts import Probes, RestParts, RestPolicy
 from service.rest.protocol import ConnectionPolicy
 from service.rest.server import HttpServer, ServerPolicy
@@ -54,7 +58,7 @@ class Core:
     clock: Clock
     spool: Spool
     decoders: DecoderPool
-    segmenter: LocalSegmenter
+    segmenter: LocalSegmenter | RedisSegmenter
     admission: Admission
     journal: Journal
     pipeline: Pipeline
@@ -102,9 +106,7 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
         decoders = DecoderPool(media_policy(settings), num_decoders=settings.num_decoders, clock=clock, metrics=metrics)
         stack.push_async_callback(decoders.aclose)
         await decoders.start()
-        segmenter = LocalSegmenter(
-            make_predictor or predictor_maker(settings), batch_policy(settings), metrics=metrics, clock=clock
-        )
+        segmenter = _build_segmenter(settings, stack, make_predictor, metrics=metrics, clock=clock)
         stack.push_async_callback(segmenter.aclose)
         admission = Admission(
             AdmissionPolicy(settings.max_concurrent_requests, settings.max_live_streams),
@@ -134,7 +136,11 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
         core = await stack.enter_async_context(build_core(settings, make_predictor=make_predictor))
         authenticate = ApiKeys(settings.api_keys_file).check
         probes = _probes(core)
-        app = create_app(_rest_parts(settings, core, authenticate, probes), version=service_version())
+        parts = _rest_parts(settings, core, authenticate, probes)
+        routers = []
+        if settings.bench_routes:
+            routers.append(build_bench_router(parts, await _start_accelerator(settings, core, stack)))
+        app = create_app(parts, version=service_version(), routers=routers)
         http = HttpServer(app, server_policy(settings))
         stack.push_async_callback(http.stop)
         grpc = build_server(_grpc_parts(settings, core, authenticate, probes), grpc_policy(settings))
@@ -142,6 +148,18 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
         warming = asyncio.create_task(_warm_up(core), name="warm-up")
         stack.callback(warming.cancel)
         yield Front(settings, core, http, grpc, warming)
+
+
+async def _start_accelerator(settings: Settings, core: Core, stack: AsyncExitStack) -> BenchAccelerator:
+    accelerator = BenchAccelerator(
+        batch_s=settings.bench_batch_ms / 1000,
+        item_s=settings.bench_item_ms / 1000,
+        metrics=core.metrics,
+        clock=core.clock,
+    )
+    stack.push_async_callback(accelerator.aclose)
+    await accelerator.start()
+    return accelerator
 
 
 async def _warm_up(core: Core) -> None:
@@ -214,6 +232,29 @@ def _grpc_parts(settings: Settings, core: Core, authenticate: Callable[[str | No
         clock=core.clock,
         is_ready=lambda: probes.unready() is None,
     )
+
+
+def _build_segmenter(
+    settings: Settings, stack: AsyncExitStack, make_predictor: MakePredictor | None, *, metrics: Metrics, clock: Clock
+) -> LocalSegmenter | RedisSegmenter:
+    """This process's device, or workers across Redis where one is named."""
+    if settings.redis_url is None:
+        return LocalSegmenter(
+            make_predictor or predictor_maker(settings), batch_policy(settings), metrics=metrics, clock=clock
+        )
+    jobs, data = redis_links(settings, stack)
+    policy = RedisSegmenterPolicy(max_outstanding_bytes=settings.redis_max_bytes)
+    return RedisSegmenter(jobs, data, policy, metrics=metrics, clock=clock)
+
+
+def redis_links(settings: Settings, stack: AsyncExitStack) -> tuple[RedisLink, RedisLink]:
+    """The Redis of jobs and keys and that of chunks, closed with the stack; nothing is connected yet."""
+    assert settings.redis_url is not None, "asked only where Redis is used"
+    urls = (settings.redis_url, settings.redis_data_url or settings.redis_url)
+    jobs, data = (RedisLink(url.get_secret_value(), clock=time.monotonic) for url in urls)
+    stack.push_async_callback(jobs.aclose)
+    stack.push_async_callback(data.aclose)
+    return jobs, data
 
 
 def predictor_maker(settings: Settings) -> MakePredictor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
+from service.cli_settings import complain, load_settings
 from service.settings import Settings
 
 app = typer.Typer(
@@ -59,9 +58,32 @@ def serve(
     raise typer.Exit(run_front(settings))
 
 
+@app.command()
+def worker(
+    redis: RedisUrl = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    host: Host = None,
+    port: Annotated[int | None, typer.Option(help="Ops port: livez, readyz, metrics (AVES_WORKER_PORT, 8001).")] = None,
+) -> None:
+    """Segment chunks from Redis for any number of fronts."""
+    settings = load_settings(redis_url=redis, checkpoint=checkpoint, device=device, host=host, worker_port=port)
+    if settings.redis_url is None:
+        complain("a worker needs --redis URL (or AVES_REDIS_URL)")
+        raise typer.Exit(2)
+    from service.cli_worker import run_worker
+
+    raise typer.Exit(run_worker(settings))
+
+
 @app.command("check-config")
-def check_config() -> None:
+def check_config(
+    example: Annotated[bool, typer.Option("--example", help="Print the defaults as .env.example instead.")] = False,
+) -> None:
     """Show the effective settings, secrets masked; exit 2 names the field at fault."""
+    if example:
+        print(example_environment(), end="")
+        return
     settings = load_settings()
     width = max(len(name) for name in Settings.model_fields)
     for name, field in Settings.model_fields.items():
@@ -70,17 +92,16 @@ def check_config() -> None:
         print(f"AVES_{name.upper():<{width}}  {shown:<24}  {field.description}")
 
 
-def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment and the command line; ends the process with 2 where one is wrong."""
-    given = {name: value for name, value in overrides.items() if value is not None}
-    try:
-        return Settings(**given)  # type: ignore[arg-type]  # checked by pydantic
-    except ValidationError as error:
-        for fault in error.errors():
-            name = "_".join(str(part) for part in fault["loc"][:1]).upper()
-            message = str(fault["msg"]).removeprefix("Value error, ")
-            _complain(f"AVES_{name}: {message}" if name else message)
-        raise typer.Exit(2) from None
+def example_environment() -> str:
+    """The text of `.env.example`: every setting with its meaning, unit and default (empty: none)."""
+    lines = ["# Settings of the service; the environment wins over this file's values. Made by:"]
+    lines.append("#   avesformer check-config --example > .env.example")
+    for name, field in Settings.model_fields.items():
+        default = (
+            "" if field.default is None else str(field.default).lower() if field.annotation is bool else field.default
+        )
+        lines += ["", f"# {field.description}", f"AVES_{name.upper()}={default}"]
+    return "\n".join(lines) + "\n"
 
 
 def _forward(name: str, target: str, summary: str) -> None:
@@ -104,17 +125,13 @@ def _import(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = getattr(import_module(module_name), attribute)
     except ModuleNotFoundError as error:
-        _complain(f"`avesformer {name}` needs the package {error.name!r}; install it with: pip install '.[model]'")
+        complain(f"`avesformer {name}` needs the package {error.name!r}; install it with: pip install '.[model]'")
         raise typer.Exit(1) from None
     return found
 
 
 for _name, (_target, _summary) in _FORWARDED.items():
     _forward(_name, _target, _summary)
-
-
-def _complain(line: str) -> None:
-    print(f"avesformer: {line}", file=sys.stderr)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from service.cli import load_settings
+from service.cli_settings import complain, load_settings
 from service.client.answer import Answer, AnswerGatherer
 from service.domain.deadline import Deadline
 from service.domain.errors import Kind, ServiceError
@@ -78,7 +78,7 @@ def segment(
         options = parse_options({name: value for name, value in given.items() if value is not None})
         targets = _plan_targets(clips, output, overlay)
     except ServiceError as error:
-        _complain(error.detail)
+        complain(error.detail)
         raise typer.Exit(2) from None
     logging.getLogger().addHandler(logging.NullHandler())  # one clear line on stderr is ours, not the log's
     answering = _remote(url, api_key) if url is not None else _local(checkpoint, device)
@@ -97,10 +97,10 @@ async def _segment_all(
                 for clip, target in targets.items():
                     num_failed += not await _segment_one(answerer, clip, target, options, progress)
     except ServiceError as error:
-        _complain(error.detail)
+        complain(error.detail)
         return 2 if error.kind is Kind.INVALID_REQUEST else 1
     except (OSError, ValueError) as error:  # a checkpoint or device that cannot be used; the message says why
-        _complain(str(error))
+        complain(str(error))
         return 1
     return 1 if num_failed else 0
 
@@ -120,10 +120,10 @@ async def _segment_one(
     except ServiceError as error:
         if error.kind is Kind.INVALID_REQUEST and error.code == "bad_option":
             raise
-        _complain(f"{clip}: {error.detail}")
+        complain(f"{clip}: {error.detail}")
         return False
     except OSError as error:
-        _complain(f"{error.filename or clip}: {error.strerror or error}")
+        complain(f"{error.filename or clip}: {error.strerror or error}")
         return False
     return True
 
@@ -265,7 +265,3 @@ def _progress() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield progress
-
-
-def _complain(line: str) -> None:
-    print(f"avesformer: {line}", file=sys.stderr)

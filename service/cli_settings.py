@@ -1,0 +1,28 @@
+"""What the commands share: settings from the environment and options, and one clear line on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment and the command line; ends the process with 2 where one is wrong."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # checked by pydantic
+    except ValidationError as error:
+        for fault in error.errors():
+            name = "_".join(str(part) for part in fault["loc"][:1]).upper()
+            message = str(fault["msg"]).removeprefix("Value error, ")
+            complain(f"AVES_{name}: {message}" if name else message)
+        raise typer.Exit(2) from None
+
+
+def complain(line: str) -> None:
+    """One line for the person at the terminal."""
+    print(f"avesformer: {line}", file=sys.stderr)

@@ -1,0 +1,81 @@
+"""POST /bench/batch: the service's own overhead on an emulated accelerator. Only where AVES_BENCH_ROUTES is set."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, aclosing
+from typing import Protocol
+
+from fastapi import APIRouter
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.core.upload_rate import UploadRate
+from service.domain.deadline import Deadline
+from service.domain.errors import ServiceError
+from service.domain.request import RequestContext
+from service.rest.body import BodyReader
+from service.rest.errors import Problem, send_problem
+from service.rest.parts import RestParts
+from service.rest.segment import ended_by_disconnect
+
+_MAX_BODY_BYTES = 64 * 1024
+
+
+class Accelerator(Protocol):
+    """What takes the items; see `backends.bench_accelerator`."""
+
+    def expect(self, request_id: str) -> AbstractContextManager[None]:
+        """While open, this request's item is on its way."""
+        ...
+
+    async def answer(self, body: bytes, context: RequestContext) -> dict[str, object]:
+        """Put one item through."""
+        ...
+
+
+class BenchAnswer(Response):
+    """One item: permit, body, batch, small JSON; cancelled when the client leaves, like every request."""
+
+    def __init__(self, parts: RestParts, accelerator: Accelerator) -> None:
+        self._parts = parts
+        self._accelerator = accelerator
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the item or send its problem."""
+        request_id: str = scope["state"]["request_id"]
+        try:
+            with self._parts.journal.record(request_id=request_id, transport="rest") as record:
+                answer = await self._serve(scope, receive, request_id)
+                record.num_samples = 1
+        except ServiceError as error:
+            if error.code != "client_gone":
+                await send_problem(Problem(error, request_id), send=send, must_close=True)
+            return
+        await Response(json.dumps(answer), media_type="application/json")(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, request_id: str) -> dict[str, object]:
+        parts = self._parts
+        parts.authenticate(Headers(scope=scope).get("authorization"))
+        deadline = Deadline.after(parts.policy.request_timeout_s, clock=parts.clock)
+        context = RequestContext(request_id, "rest", deadline)
+        with parts.admission.admit(context), self._accelerator.expect(request_id):
+            rate = UploadRate(parts.policy.upload_min_bytes_per_s, clock=parts.clock)
+            reader = BodyReader(receive, rate=rate, deadline=deadline, clock=parts.clock, max_bytes=_MAX_BODY_BYTES)
+            async with aclosing(reader.pieces()) as pieces:
+                body = b"".join([piece async for piece in pieces])
+            with ended_by_disconnect(receive):
+                return await self._accelerator.answer(body, context)
+
+
+def build_bench_router(parts: RestParts, accelerator: Accelerator) -> APIRouter:
+    """The route; it is not in the public description of the API."""
+    router = APIRouter()
+
+    async def batch() -> Response:
+        return BenchAnswer(parts, accelerator)
+
+    router.add_api_route("/bench/batch", batch, methods=["POST"], include_in_schema=False)
+    return router
