@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
 from service.core.byte_budget import ByteBudget
@@ -24,13 +24,11 @@ from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions, SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, ModelInfo, Summary
+from service.media.decoder import ClipReader, DecoderPool
 from service.media.policy import DecodeRequest
+from service.media.upload import Upload
 from service.ports import Segmenter
 from service.telemetry.metrics import Metrics
-
-if TYPE_CHECKING:
-    from service.media.decoder import ClipReader, DecoderPool
-    from service.media.upload import Upload
 
 _SECONDS_DECIMALS = 6
 """Contract section 3: seconds have at most 6 decimals on every transport."""
@@ -58,6 +56,20 @@ class _Flow:
     sent: asyncio.Queue[asyncio.Task[SegmentedChunk] | None] = field(default_factory=asyncio.Queue)
     num_chunks: int = 0
     held_bytes: int = 0
+
+
+class Answering(Protocol):
+    """The pipeline, or what stands before it (a result cache)."""
+
+    async def check(self, options: SegmentOptions) -> None:
+        """Refuse early what cannot be answered."""
+        ...
+
+    def answer(
+        self, upload: Upload, options: SegmentOptions, context: RequestContext
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """The events of an answer."""
+        ...
 
 
 class Pipeline:

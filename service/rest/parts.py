@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from service.core.admission import Admission
 from service.core.journal import Journal
+from service.core.pipeline import Answering
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
-from service.domain.options import SegmentOptions
-from service.domain.request import AnswerEvent, RequestContext
-from service.media.upload import Spool, Upload
+from service.media.upload import Spool
 from service.telemetry.metrics import Metrics
-
-
-class Answering(Protocol):
-    """The pipeline, or what stands before it (a result cache)."""
-
-    async def check(self, options: SegmentOptions) -> None:
-        """Refuse early what cannot be answered."""
-        ...
-
-    def answer(
-        self, upload: Upload, options: SegmentOptions, context: RequestContext
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of an answer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,70 @@
+"""/openapi.json against the running front: references resolve, answers fit the schemas they are documented with."""
+
+from __future__ import annotations
+
+import json
+
+from support.rest_front import rest_front
+from support.scripted_decoders import Script
+
+from service.rest.schemas import Answer, ClipLine, EndLine, ErrorLine, FrameLine, Problem
+
+LINE_MODELS = {"clip": ClipLine, "frame": FrameLine, "end": EndLine, "error": ErrorLine}
+
+
+def references(node):
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+async def test_the_document_resolves_and_names_the_routes(tmp_path):
+    async with rest_front(tmp_path) as front:
+        document = (await front.client.get("/openapi.json")).json()
+    assert document["openapi"].startswith("3.1")
+    schemas = document["components"]["schemas"]
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in schemas, reference
+    assert {"/v1/segment", "/v1/livez", "/v1/readyz", "/v1/metrics", "/v1/version"} <= set(document["paths"])
+    assert all(path.startswith("/v1/") for path in document["paths"])
+    segment = document["paths"]["/v1/segment"]["post"]
+    assert {"multipart/form-data", "video/mp4", "video/quicktime", "application/octet-stream"} == set(
+        segment["requestBody"]["content"]
+    )
+    assert "422" in segment["responses"]
+    assert "HTTPValidationError" not in schemas
+
+
+async def test_answers_fit_their_schemas_and_have_nothing_else(tmp_path):
+    headers = {"Content-Type": "video/mp4"}
+    async with rest_front(tmp_path) as front:
+        whole = await front.client.post("/segment", content=Script(num_samples=6).encode(), headers=headers)
+        broken = Script(num_samples=60, error="broken", error_after=40).encode()
+        lines = await front.client.post(
+            "/segment", content=broken, headers={**headers, "Accept": "application/x-ndjson"}
+        )
+        problem = await front.client.post("/segment", content=b"x", headers=headers)
+    assert Answer.model_validate_json(whole.content).model_dump() == whole.json()
+    for line in lines.text.splitlines():
+        parsed = LINE_MODELS[json.loads(line)["type"]].model_validate_json(line)
+        assert parsed.model_dump(exclude_none=json.loads(line)["type"] == "error") == json.loads(line)
+    assert Problem.model_validate_json(problem.content).model_dump(exclude_none=True) == problem.json()
+
+
+async def test_pages_are_served_by_us_alone(tmp_path):
+    async with rest_front(tmp_path) as front:
+        for path in ("/", "/docs", "/v1/docs", "/static/page.js", "/static/page.css"):
+            response = await front.client.get(path)
+            assert response.status_code == 200, path
+            assert "default-src 'self'" in response.headers["content-security-policy"]
+            assert "http://" not in response.text.replace("http://www.w3.org", "")
+            assert "https://" not in response.text
+        for path in ("/static/../app.py", "/static/%2e%2e%2fapp.py", "/static/nothing.js", "/static/"):
+            assert (await front.client.get(path)).status_code == 404, path
+        assert "avesformer_requests_in_flight" in (await front.client.get("/metrics")).text
+        assert (await front.client.head("/readyz")).status_code == 200
