@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from service.client.grpc_client import AsyncGrpcClient, GrpcClient
+from service.client.grpc_async import AsyncGrpcClient
+from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
 from service.client.rest import AsyncRestClient, RestClient
 from service.domain.errors import ServiceError

@@ -1,15 +1,15 @@
-"""The gRPC clients: clips and live streams."""
+"""The blocking gRPC client: clips and live streams."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import grpc
-from grpc import aio
 
 from service.client.answer import Answer, OnEvent, cut_off
 from service.client.failures import grpc_error, unreachable
@@ -24,13 +24,17 @@ from service.client.grpc_messages import (
     segment_requests,
 )
 from service.client.policy import ClientPolicy
-from service.client.retry import gather, gather_async, retried, retried_async
+from service.client.retry import gather, retried
 from service.domain.live import LiveEvent, LiveInput, LiveOptions
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
 from service.domain.result import ModelInfo, Summary
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
+
+_E = TypeVar("_E")
+_Call: TypeAlias = Any
+"""A stream-stream call of the blocking API, which has no public type."""
 
 
 class GrpcClient:
@@ -77,127 +81,80 @@ class GrpcClient:
         self, source: Path | bytes, options: SegmentOptions | None = None, *, request_id: str | None = None
     ) -> Iterator[AnswerEvent]:
         """The events of one try, as they come, also while the clip still goes up. Raises ServiceError."""
-        asked = options or SegmentOptions()
-        call = self._stub.Segment(
-            segment_requests(source, asked),
-            timeout=self._policy.timeout_s,
-            metadata=metadata(self._policy, request_id=request_id),
-        )
-        event = None
-        try:
-            with _translated(self._target):
-                for message in call:
-                    event = answer_event(message, options=asked)
-                    if event is not None:
-                        yield event
-        finally:
-            call.cancel()
-        if not isinstance(event, Summary):
-            raise cut_off()
+        return self.start_segment(source, options or SegmentOptions(), request_id=request_id).events()
 
     def live(self, inputs: Iterable[LiveInput], options: LiveOptions | None = None) -> Iterator[LiveEvent]:
         """The answers to a live stream; `inputs` is read in a thread of its own. Raises ServiceError."""
-        call = self._stub.SegmentLive(
-            _live_requests(inputs, options or LiveOptions()), metadata=metadata(self._policy, request_id=None)
-        )
-        try:
-            with _translated(self._target):
-                for message in call:
-                    event = live_event(message)
-                    if event is not None:
-                        yield event
-        finally:
-            call.cancel()
+        return self.start_live(inputs, options or LiveOptions()).events()
+
+    def start_segment(
+        self, source: Path | bytes, asked: SegmentOptions, *, request_id: str | None = None
+    ) -> RunningCall[AnswerEvent]:
+        """Begin a try; the file is opened here, so that one that is missing fails here (OSError)."""
+        if isinstance(source, Path):
+            source.open("rb").close()
+        entry: Future[_Call] = Future()
+        requests = _after_entry(segment_requests(source, asked), entry)
+        told = metadata(self._policy, request_id=request_id)
+        call = self._stub.Segment(requests, timeout=self._policy.timeout_s, metadata=told)
+        entry.set_result(call)
+        return RunningCall(call, self._target, lambda message: answer_event(message, options=asked), is_end=_is_summary)
+
+    def start_live(self, inputs: Iterable[LiveInput], options: LiveOptions) -> RunningCall[LiveEvent]:
+        """Begin a live stream."""
+        call = self._stub.SegmentLive(_live_requests(inputs, options), metadata=metadata(self._policy, request_id=None))
+        return RunningCall(call, self._target, live_event)
 
 
-class AsyncGrpcClient:
-    """The same for asyncio."""
+class RunningCall(Generic[_E]):
+    """A call in progress; `cancel` may come from any thread, `events` are read by one."""
 
-    def __init__(self, target: str, policy: ClientPolicy | None = None, *, is_secure: bool = False) -> None:
-        self._target = target
-        self._policy = policy or ClientPolicy()
-        if is_secure:
-            self._channel = aio.secure_channel(target, _credentials(self._policy), options=CHANNEL_OPTIONS)
-        else:
-            self._channel = aio.insecure_channel(target, options=CHANNEL_OPTIONS)
-        self._stub = SegmentationStub(self._channel)
-
-    async def __aenter__(self) -> AsyncGrpcClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self,
+        call: _Call,
+        target: str,
+        convert: Callable[[Any], _E | None],
+        *,
+        is_end: Callable[[_E | None], bool] = lambda event: True,
     ) -> None:
-        await self.aclose()
+        self._call = call
+        self._target = target
+        self._convert = convert
+        self._is_end = is_end
 
-    async def aclose(self) -> None:
-        """Close the channel; calls in progress end."""
-        await self._channel.close()
+    def cancel(self) -> None:
+        """End the call."""
+        self._call.cancel()
 
-    async def model(self) -> ModelInfo:
-        """The model that answers. Raises ServiceError."""
-        timeout_s = self._policy.timeout_s or self._policy.connect_timeout_s
-        with _translated(self._target):
-            return model_info(
-                await self._stub.GetModel(
-                    pb.GetModelRequest(), timeout=timeout_s, metadata=metadata(self._policy, request_id=None)
-                )
-            )
-
-    async def segment(
-        self, source: Path | bytes, options: SegmentOptions | None = None, *, on_event: OnEvent | None = None
-    ) -> Answer:
-        """The whole answer to a clip; what is retryable is tried again. Raises ServiceError."""
-        return await retried_async(lambda: gather_async(self.stream(source, options), on_event=on_event), self._policy)
-
-    async def stream(
-        self, source: Path | bytes, options: SegmentOptions | None = None, *, request_id: str | None = None
-    ) -> AsyncIterator[AnswerEvent]:
-        """The events of one try, as they come, also while the clip still goes up. Raises ServiceError."""
-        asked = options or SegmentOptions()
-        call = self._stub.Segment(
-            segment_requests(source, asked),
-            timeout=self._policy.timeout_s,
-            metadata=metadata(self._policy, request_id=request_id),
-        )
+    def events(self) -> Iterator[_E]:
+        """What comes, converted; leaving the iterator ends the call. Raises ServiceError."""
         event = None
         try:
             with _translated(self._target):
-                async for message in call:
-                    event = answer_event(message, options=asked)
+                for message in self._call:
+                    event = self._convert(message)
                     if event is not None:
                         yield event
         finally:
-            call.cancel()
-        if not isinstance(event, Summary):
+            self._call.cancel()
+        if not self._is_end(event):
             raise cut_off()
 
-    async def live(
-        self, inputs: AsyncIterator[LiveInput], options: LiveOptions | None = None
-    ) -> AsyncIterator[LiveEvent]:
-        """The answers to a live stream. Raises ServiceError."""
-        call = self._stub.SegmentLive(
-            _async_live_requests(inputs, options or LiveOptions()), metadata=metadata(self._policy, request_id=None)
-        )
-        try:
-            with _translated(self._target):
-                async for message in call:
-                    event = live_event(message)
-                    if event is not None:
-                        yield event
-        finally:
-            call.cancel()
+
+def _is_summary(event: AnswerEvent | None) -> bool:
+    return isinstance(event, Summary)
+
+
+def _after_entry(requests: Iterator[pb.SegmentRequest], entry: Future[_Call]) -> Iterator[pb.SegmentRequest]:
+    """Options, then, once the server has let the call in, the chunks: a refused call sends none of them."""
+    yield next(requests)
+    entry.result().initial_metadata()
+    yield from requests
 
 
 def _live_requests(inputs: Iterable[LiveInput], options: LiveOptions) -> Iterator[pb.LiveRequest]:
     yield live_options(options)
     for item in inputs:
-        yield live_request(item)
-
-
-async def _async_live_requests(inputs: AsyncIterator[LiveInput], options: LiveOptions) -> AsyncIterator[pb.LiveRequest]:
-    yield live_options(options)
-    async for item in inputs:
         yield live_request(item)
 
 

@@ -34,6 +34,14 @@ class Call:
 
     context: RequestContext
     record: RequestRecord
+    rpc: Rpc
+
+    async def accept(self) -> None:
+        """Send the initial metadata: the call is let in, its upload is welcome.
+
+        Clients that wait for it send nothing in vain; it plays the part of HTTP's 100 Continue.
+        """
+        await self.rpc.send_initial_metadata((("x-request-id", self.context.request_id),))
 
 
 class Calls:
@@ -50,7 +58,6 @@ class Calls:
         request_id = accept_request_id(_text(metadata.get("x-request-id")))
         try:
             with self._journal.record(request_id=request_id, transport=transport) as record:
-                await rpc.send_initial_metadata((("x-request-id", request_id),))
                 self._authenticate(_text(metadata.get("authorization")))
                 context = RequestContext(
                     request_id=request_id,
@@ -59,7 +66,7 @@ class Calls:
                     may_use_cache=_text(metadata.get("cache-control")) != "no-cache",
                     started_at_s=self._clock(),
                 )
-                return await work(Call(context, record))
+                return await work(Call(context, record, rpc))
         except ServiceError as error:
             await rpc.abort(status_code(error), error.detail, trailers(error, request_id=request_id))
             raise AssertionError("abort raises") from error

@@ -66,7 +66,10 @@ def trailers(error: ServiceError, *, request_id: str) -> tuple[tuple[str, str | 
         delay = duration_pb2.Duration(seconds=whole_ms // 1000, nanos=whole_ms % 1000 * 1_000_000)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     status = status_pb2.Status(code=status_code(error).value[0], message=error.detail, details=details)
-    told: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
+    told: tuple[tuple[str, str | bytes], ...] = (
+        (DETAILS_KEY, status.SerializeToString()),
+        ("x-request-id", request_id),
+    )
     return told if wait_s is None else (*told, (PUSHBACK_KEY, str(whole_ms)))
 
 

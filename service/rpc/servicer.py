@@ -59,31 +59,34 @@ class Servicer(SegmentationServicer):
 
     async def Segment(self, requests: AsyncIterator[pb.SegmentRequest], rpc: Rpc) -> None:  # noqa: N802
         """Answer an upload, while it still comes where the file allows it."""
-        await self._parts.calls.run(rpc, "grpc", lambda call: self._segment(requests, rpc, call))
+        await self._parts.calls.run(rpc, "grpc", lambda call: self._segment(requests, call))
 
     async def SegmentLive(self, requests: AsyncIterator[pb.LiveRequest], rpc: Rpc) -> None:  # noqa: N802
         """Answer a live stream."""
-        await self._parts.calls.run(rpc, "live", lambda call: self._segment_live(requests, rpc, call))
+        await self._parts.calls.run(rpc, "live", lambda call: self._segment_live(requests, call))
 
     async def GetModel(self, request: pb.GetModelRequest, rpc: Rpc) -> pb.ModelInfo:  # noqa: N802
         """Tell the model."""
-        return await self._parts.calls.run(rpc, "grpc", lambda call: self._get_model())
+        return await self._parts.calls.run(rpc, "grpc", self._get_model)
 
-    async def _get_model(self) -> pb.ModelInfo:
-        return convert.model_info(await self._parts.segmenter.describe())
+    async def _get_model(self, call: Call) -> pb.ModelInfo:
+        model = await self._parts.segmenter.describe()
+        await call.accept()
+        return convert.model_info(model)
 
-    async def _segment(self, requests: AsyncIterator[pb.SegmentRequest], rpc: Rpc, call: Call) -> None:
+    async def _segment(self, requests: AsyncIterator[pb.SegmentRequest], call: Call) -> None:
         with self._parts.admission.admit(call.context):
             rate = UploadRate(self._policy.upload_min_bytes_per_s, clock=self._parts.clock)
             options = await _read_options(requests, rate)
             await self._parts.pipeline.check(options)
             upload = await self._parts.spool.open_upload(max_bytes=self._policy.max_upload_bytes)
             try:
-                await self._exchange(_Incoming(requests, upload, rate), options, rpc, call)
+                await call.accept()
+                await self._exchange(_Incoming(requests, upload, rate), options, call)
             finally:
                 upload.close()
 
-    async def _exchange(self, incoming: _Incoming, options: SegmentOptions, rpc: Rpc, call: Call) -> None:
+    async def _exchange(self, incoming: _Incoming, options: SegmentOptions, call: Call) -> None:
         """Receive and answer side by side; when the answer ends, what is still on its way is not waited for."""
         receiving = asyncio.create_task(incoming.receive(), name="receive upload")
         try:
@@ -94,18 +97,19 @@ class Servicer(SegmentationServicer):
                         call.record.upload_bytes = incoming.upload.size
                     if isinstance(event, Summary):
                         call.record.num_samples, call.record.timings_s = event.num_samples, event.timings_s
-                    await write(rpc, convert.segment_response(event), stall_s=self._policy.stall_s)
+                    await write(call.rpc, convert.segment_response(event), stall_s=self._policy.stall_s)
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
 
-    async def _segment_live(self, requests: AsyncIterator[pb.LiveRequest], rpc: Rpc, call: Call) -> None:
+    async def _segment_live(self, requests: AsyncIterator[pb.LiveRequest], call: Call) -> None:
         async def emit(event: LiveEvent) -> None:
             call.record.num_samples += isinstance(event, LiveMasks)
-            await write(rpc, convert.live_response(event), stall_s=self._policy.stall_s)
+            await write(call.rpc, convert.live_response(event), stall_s=self._policy.stall_s)
 
         with self._parts.admission.admit(call.context):
             options = await _read_live_options(requests)
+            await call.accept()
             await self._parts.live.run(_live_inputs(requests), options=options, emit=emit, context=call.context)
 
 

@@ -1,0 +1,266 @@
+"""SegmentLive over a real connection, with real decoders and the real batcher."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Iterable
+from fractions import Fraction
+
+import av
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+from pycocotools import mask as coco
+from support.clips import make_clip
+from support.front import RunningFront, running_front
+
+from service.backends.predictor_fake import FakePredictor, FakeTiming
+from service.client.grpc_async import AsyncGrpcClient
+from service.client.grpc_client import GrpcClient
+from service.client.policy import ClientPolicy
+from service.domain.errors import ServiceError
+from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
+from service.domain.options import SegmentOptions
+from service.domain.result import FrameMasks, ModelInfo
+from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
+from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+HANG_S = 60.0
+ONCE = ClientPolicy(attempts=1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def front() -> AsyncIterator[RunningFront]:
+    async with running_front() as running:
+        yield running
+
+
+def bright_picture(height: int = 96, width: int = 128) -> np.ndarray:
+    """White in its left half, black in its right."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:, : width // 2] = 255
+    return picture
+
+
+def jpeg_of(picture: np.ndarray) -> bytes:
+    context = av.CodecContext.create("mjpeg", "w")
+    context.height, context.width, context.pix_fmt = *picture.shape[:2], "yuvj420p"
+    context.time_base = Fraction(1, 25)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuvj420p")
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+
+
+def raw_frame(at_s: float, picture: np.ndarray) -> LiveFrame:
+    return LiveFrame(at_s, picture.tobytes(), "rgb24", picture.shape[1], picture.shape[0])
+
+
+def noise(at_s: float, seconds: float, rate_hz: int = 48_000, level: int = 8000) -> SoundPiece:
+    rng = np.random.default_rng(round(at_s * 1000))
+    pcm = rng.integers(-level, level + 1, round(seconds * rate_hz)).astype("<i2").tobytes()
+    return SoundPiece(at_s, pcm, rate_hz)
+
+
+async def sent(items: Iterable[LiveInput], *, pause_s: float = 0.0) -> AsyncIterator[LiveInput]:
+    for item in items:
+        yield item
+        await asyncio.sleep(pause_s)
+
+
+async def answers(
+    front: RunningFront, items: Iterable[LiveInput], options: LiveOptions | None = None
+) -> list[LiveEvent]:
+    async with AsyncGrpcClient(front.grpc_target, ONCE) as client, asyncio.timeout(HANG_S):
+        return [event async for event in client.live(sent(items), options)]
+
+
+async def test_raw_and_jpeg_frames_with_sound_at_any_rate(front: RunningFront) -> None:
+    picture = bright_picture()
+    items: list[LiveInput] = [
+        noise(0.0, 0.5),
+        raw_frame(0.4, picture),
+        LiveFrame(0.5, jpeg_of(picture), "jpeg", 0, 0),
+        noise(0.5, 0.5, rate_hz=44_100),
+        raw_frame(1.0, picture),
+    ]
+    model, *frames = await answers(front, items, LiveOptions(max_waiting_frames=64))
+    assert isinstance(model, ModelInfo)
+    assert [frame.masks.timestamp_s for frame in frames if isinstance(frame, LiveMasks)] == [0.4, 0.5, 1.0]
+    for frame in frames:
+        assert isinstance(frame, LiveMasks)
+        (mask,) = frame.masks.masks
+        assert mask.segmentation.size == (96, 128)
+        pixels = coco.decode({"size": [96, 128], "counts": mask.segmentation.counts.encode()})
+        assert pixels[:, :60].all()
+        assert not pixels[:, 68:].any()
+        assert frame.latency_s >= 0
+        assert frame.num_dropped_frames == 0
+
+
+async def test_without_sound_nothing_sounds(front: RunningFront) -> None:
+    _, frame = await answers(front, [raw_frame(0.5, bright_picture())])
+    assert isinstance(frame, LiveMasks)
+    assert frame.masks.masks == ()
+
+
+async def test_bad_frames_get_errors_and_the_stream_goes_on(front: RunningFront) -> None:
+    good = bright_picture()
+    junk = jpeg_of(good)
+    items: list[LiveInput] = [
+        noise(0.0, 2.0),
+        raw_frame(0.1, good),
+        LiveFrame(0.2, b"\xff\xd8 no picture", "jpeg", 0, 0),
+        LiveFrame(0.3, junk[: len(junk) // 8], "jpeg", 0, 0),
+        LiveFrame(0.4, b"xyz", "rgb24", 8, 8),
+        raw_frame(0.1, good),
+        SoundPiece(1.0, b"odd", 16_000),
+        raw_frame(0.5, good),
+    ]
+    _, *events = await answers(front, items, LiveOptions(max_waiting_frames=64))
+    errors = {event.timestamp_s: event.code for event in events if isinstance(event, LiveFrameError)}
+    assert errors == {0.2: "broken", 0.3: "broken", 0.4: "malformed_body", 0.1: "malformed_body", 1.0: "malformed_body"}
+    assert [event.masks.timestamp_s for event in events if isinstance(event, LiveMasks)] == [0.1, 0.5]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [pb.LiveRequest(frame=pb.LiveFrame())],
+        [pb.LiveRequest()],
+        [pb.LiveRequest(options=pb.LiveOptions())] * 2,
+        [pb.LiveRequest(options=pb.LiveOptions()), pb.LiveRequest()],
+        [pb.LiveRequest(options=pb.LiveOptions(max_waiting_frames=0))],
+        [pb.LiveRequest(options=pb.LiveOptions(labels=["violin"]))],
+    ],
+)
+async def test_malformed_streams_are_invalid_arguments(front: RunningFront, messages: list[pb.LiveRequest]) -> None:
+    def run() -> grpc.RpcError:
+        with grpc.insecure_channel(front.grpc_target) as channel, pytest.raises(grpc.RpcError) as refused:
+            list(SegmentationStub(channel).SegmentLive(iter(messages)))
+        return refused.value
+
+    error = await asyncio.wait_for(asyncio.to_thread(run), HANG_S)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_streams_share_batches_and_answer_as_alone() -> None:
+    """8 streams while the device takes 50 ms a batch: fewer batches than frames, every stream its own masks."""
+    slow = FakeTiming(batch_s=0.05)
+    pictures = [np.roll(bright_picture(), 8 * n, axis=1) for n in range(8)]
+
+    def items(picture: np.ndarray) -> list[LiveInput]:
+        return [noise(0.0, 1.0), *(raw_frame(0.1 * n, picture) for n in range(1, 9))]
+
+    async with running_front(make_predictor=lambda: FakePredictor(timing=slow)) as front:
+        options = LiveOptions(max_waiting_frames=64)
+        alone = [await answers(front, items(picture)[:2], options) for picture in pictures]
+        metrics = front.front.core.metrics
+        before = metrics.registry.get_sample_value("avesformer_batch_size_count") or 0
+        together = await asyncio.gather(*(answers(front, items(picture), options) for picture in pictures))
+        num_batches = (metrics.registry.get_sample_value("avesformer_batch_size_count") or 0) - before
+        assert metrics.registry.get_sample_value("avesformer_live_streams") == 0
+    for one, many in zip(alone, together, strict=True):
+        assert isinstance(one[1], LiveMasks)
+        assert len(many) == 9
+        assert all(isinstance(event, LiveMasks) and event.masks.masks == one[1].masks.masks for event in many[1:])
+    assert num_batches <= 32
+
+
+async def test_a_full_house_says_so(front: RunningFront) -> None:
+    async with running_front(max_live_streams=1) as small, AsyncGrpcClient(small.grpc_target, ONCE) as client:
+        forever = asyncio.Event()
+
+        async def waiting() -> AsyncIterator[LiveInput]:
+            yield raw_frame(0.1, bright_picture())
+            await forever.wait()
+
+        first = client.live(waiting())
+        await anext(first)
+        with pytest.raises(ServiceError) as refused:
+            await anext(client.live(waiting()))
+        assert refused.value.code == "too_many_requests"
+        assert refused.value.retry_after_s
+        await first.aclose()
+        async with asyncio.timeout(HANG_S):
+            await small.front.core.admission.wait_until_idle(None)
+
+
+async def test_a_drain_ends_streams_after_their_current_frame() -> None:
+    async with running_front() as front, AsyncGrpcClient(front.grpc_target, ONCE) as client:
+        forever = asyncio.Event()
+
+        async def camera() -> AsyncIterator[LiveInput]:
+            yield raw_frame(0.1, bright_picture())
+            await forever.wait()
+
+        stream = client.live(camera())
+        events = [await anext(stream), await anext(stream)]
+        assert isinstance(events[1], LiveMasks)
+        await asyncio.wait_for(front.front.drain(), HANG_S)
+        with pytest.raises(ServiceError) as ended:
+            await anext(stream)
+    assert ended.value.code == "draining"
+    assert ended.value.spec.is_retryable
+
+
+async def test_the_blocking_client_streams_too(front: RunningFront) -> None:
+    def run() -> list[LiveEvent]:
+        with GrpcClient(front.grpc_target, ONCE) as client:
+            return list(client.live([noise(0, 1), raw_frame(0.5, bright_picture())]))
+
+    events = await asyncio.wait_for(asyncio.to_thread(run), HANG_S)
+    assert [type(event).__name__ for event in events] == ["ModelInfo", "LiveMasks"]
+
+
+def live_inputs_of(clip: bytes) -> list[LiveInput]:
+    """A clip as a camera would send it: each frame as RGB, its sound before it in pieces of 20 ms or so."""
+    with av.open(io.BytesIO(clip)) as container:
+        frames = [(float(frame.time or 0), frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    items: list[tuple[float, int, LiveInput]] = [(at_s, 1, raw_frame(at_s, picture)) for at_s, picture in frames]
+    with av.open(io.BytesIO(clip)) as container:
+        resampler = av.AudioResampler(format="s16", layout="mono")
+        for sound in container.decode(audio=0):
+            for mono in resampler.resample(sound):
+                start_s = float(mono.time or 0)
+                pcm = mono.to_ndarray().astype("<i2").tobytes()
+                piece = SoundPiece(start_s, pcm, mono.sample_rate)
+                items.append((start_s + mono.samples / mono.sample_rate, 0, piece))
+    return [item for _, _, item in sorted(items, key=lambda entry: entry[:2])]
+
+
+def iou(one: FrameMasks, other: FrameMasks) -> float:
+    """Of the two frames' only masks; 1 where both have none."""
+    first, second = (
+        [{"size": list(m.segmentation.size), "counts": m.segmentation.counts.encode()} for m in frame.masks]
+        for frame in (one, other)
+    )
+    if not first or not second:
+        return float(len(first) == len(second))
+    return float(coco.iou(first, second, [0])[0][0])
+
+
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.slow)])
+async def test_live_equals_the_upload(front: RunningFront, seconds: int) -> None:
+    flashes = frozenset(range(10, 25 * seconds, 7))
+    clip = make_clip(num_frames=25 * seconds, width=320, height=240, flash_frames=flashes)
+    async with AsyncGrpcClient(front.grpc_target, ONCE) as client, asyncio.timeout(10 * HANG_S):
+        uploaded = await client.segment(clip, SegmentOptions(fps=1, native_fps=True))
+        frames: list[FrameMasks] = []
+        options = LiveOptions(max_waiting_frames=64, max_audio_wait_s=5)
+        answered = asyncio.Semaphore(8)
+
+        async def paced() -> AsyncIterator[LiveInput]:
+            for item in live_inputs_of(clip):
+                if isinstance(item, LiveFrame):
+                    await answered.acquire()
+                yield item
+
+        async for event in client.live(paced(), options):
+            assert not isinstance(event, LiveFrameError)
+            if isinstance(event, LiveMasks):
+                frames.append(event.masks)
+                answered.release()
+    assert len(frames) == len(uploaded.frames) == 25 * seconds
+    assert sum(bool(frame.masks) for frame in uploaded.frames) >= len(flashes) // 2
+    assert np.mean([iou(*pair) for pair in zip(frames, uploaded.frames, strict=True)]) >= 0.97
