@@ -74,12 +74,17 @@ class Front:
     grpc: GrpcServer
     warming: asyncio.Task[None]
 
-    async def drain(self) -> None:
-        """Refuse new work, let running work end until the drain's limit, then end the rest as `draining`."""
+    async def drain(self, hurrying: asyncio.Event) -> None:
+        """Refuse new work and let running work end until the drain's limit or `hurrying`; the rest ends `draining`."""
         admission = self.core.admission
         await self.grpc.start_draining()
         admission.start_draining()
-        if not await admission.wait_until_idle(self.settings.drain_s):
+        idle = asyncio.create_task(admission.wait_until_idle(self.settings.drain_s))
+        hurry = asyncio.create_task(hurrying.wait())
+        await asyncio.wait({idle, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        idle.cancel()
+        if admission.in_flight:
             admission.stop_running()
             await admission.wait_until_idle(_STOPPING_S)
 

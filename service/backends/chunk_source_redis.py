@@ -108,6 +108,15 @@ class _Ticket:
     front: str
     request_id: str
 
+    @property
+    def token(self) -> str:
+        """Names the entry among all streams: two may number theirs alike."""
+        return f"{self.stream}/{self.entry_id}"
+
+    @property
+    def alone_name(self) -> str:
+        return alone_name(self.stream, self.entry_id)
+
 
 class RedisChunkSource:
     """`ports.ChunkSource` over Redis for the workers of one checkpoint.
@@ -189,7 +198,7 @@ class RedisChunkSource:
 
     async def start_alone(self, delivery: Delivery) -> None:
         """Count the run before it begins: a death cannot count itself."""
-        name = alone_name(self._checkpoint, self._tickets[delivery.token].entry_id)
+        name = self._tickets[delivery.token].alone_name
         await self._jobs.pipeline([("INCR", name), ("EXPIRE", name, _ALONE_TTL_S)])
 
     async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
@@ -225,7 +234,7 @@ class RedisChunkSource:
         """Let any worker claim it at once; the run that did not end does not count."""
         ticket = self._tickets.pop(delivery.token, None)
         if ticket is not None:
-            keys = [ticket.stream, alone_name(self._checkpoint, ticket.entry_id)]
+            keys = [ticket.stream, ticket.alone_name]
             idle_ms = int(self._policy.lease_s * 1000)
             await self._jobs.script(_RELEASE, keys, [GROUP, self._consumer, ticket.entry_id, idle_ms])
 
@@ -283,7 +292,7 @@ class RedisChunkSource:
         for ticket, body in zip(tickets, bodies, strict=True):
             chunk = await self._read_chunk(ticket, body, attempt=1)
             if chunk is not None:
-                deliveries.append(self._hold(ticket, Delivery(token=ticket.entry_id, chunk=chunk)))
+                deliveries.append(self._hold(ticket, Delivery(token=ticket.token, chunk=chunk)))
         return deliveries
 
     async def _reopen(self, ticket: _Ticket) -> Delivery | None:
@@ -291,7 +300,7 @@ class RedisChunkSource:
         pending, deaths = await self._jobs.pipeline(
             [
                 ("XPENDING", ticket.stream, GROUP, ticket.entry_id, ticket.entry_id, 1),
-                ("GET", alone_name(self._checkpoint, ticket.entry_id)),
+                ("GET", ticket.alone_name),
             ]
         )
         attempt = pending[0][3] if pending else 2
@@ -302,7 +311,7 @@ class RedisChunkSource:
         chunk = await self._read_chunk(ticket, await self._data.call("GET", payload_name(ticket.ref)), attempt=attempt)
         if chunk is None:
             return None
-        return self._hold(ticket, Delivery(token=ticket.entry_id, chunk=chunk, attempt=attempt, is_suspect=True))
+        return self._hold(ticket, Delivery(token=ticket.token, chunk=chunk, attempt=attempt, is_suspect=True))
 
     def _hold(self, ticket: _Ticket, delivery: Delivery) -> Delivery:
         self._tickets[delivery.token] = ticket
@@ -348,7 +357,7 @@ class RedisChunkSource:
         )
 
     async def _finish(self, ticket: _Ticket) -> None:
-        keys = [ticket.stream, alone_name(self._checkpoint, ticket.entry_id)]
+        keys = [ticket.stream, ticket.alone_name]
         await self._jobs.script(_FINISH, keys, [GROUP, self._consumer, ticket.entry_id])
 
     def _age_s(self, ticket: _Ticket) -> float:

@@ -20,7 +20,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.backends.wire import VERSION
@@ -138,10 +138,8 @@ def _translate(error: RedisError) -> Exception:
         return GroupMissingError()
     if "BUSYGROUP" in text:
         return GroupExistsError()
-    if isinstance(error, ResponseError) and "OOM" in text:
+    if isinstance(error, OutOfMemoryError):
         return ServiceError("queue_full", "The queue to the workers is out of memory.", retry_after_s=RETRY_AFTER_S)
-    if isinstance(error, NoScriptError) or "LOADING" in text or "READONLY" in text or "MISCONF" in text:
-        return backend_down()
     logger.error("redis refused a command", extra={"reason": text[:200]})
     return backend_down()
 
@@ -156,9 +154,9 @@ def dead_letter_name(checkpoint: str) -> str:
     return f"{_tagged(checkpoint)}:dead"
 
 
-def alone_name(checkpoint: str, entry_id: str) -> str:
-    """Counts the runs of a chunk alone that began and did not end."""
-    return f"{_tagged(checkpoint)}:alone:{entry_id}"
+def alone_name(stream: str, entry_id: str) -> str:
+    """Counts the runs of a chunk alone that began and did not end; in the same slot as its stream."""
+    return f"{stream}:alone:{entry_id}"
 
 
 def payload_name(ref: str) -> str:

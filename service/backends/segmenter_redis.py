@@ -112,6 +112,7 @@ class RedisSegmenter:
         self._outstanding: dict[str, _Outstanding] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._model: ModelInfo | None = None
+        self._has_model = asyncio.Event()
         self._live: Counter[ModelInfo] = Counter()
         self._last_seen_s: dict[str, float] = {}
         self._samples_per_s = 0.0
@@ -119,13 +120,10 @@ class RedisSegmenter:
         self.num_dropped_replies = 0
 
     async def start(self) -> None:
-        """Look for workers once (their absence is no failure) and start listening."""
-        try:
-            await self._refresh_models()
-        except ServiceError:
-            logger.warning("redis is not there yet")
+        """Start listening; returns when a worker was seen, however long Redis or all workers are away."""
         self._spawn(self._forever(self._read_replies))
         self._spawn(self._forever(self._watch))
+        await self._has_model.wait()
 
     async def aclose(self) -> None:
         """Fail what is outstanding, stop listening, leave nothing of this front in Redis."""
@@ -301,7 +299,6 @@ class RedisSegmenter:
 
     async def _watch(self) -> None:
         """Fail what cannot be met any more, send again what has vanished."""
-        await asyncio.sleep(self._policy.watch_s)
         try:
             await self._refresh_models()
             await self._audit()
@@ -309,6 +306,7 @@ class RedisSegmenter:
             for entry in list(self._outstanding.values()):
                 if self._is_out() or not self._is_served(entry.model):
                     entry.fail(backend_down())
+        await asyncio.sleep(self._policy.watch_s)
 
     async def _audit(self) -> None:
         """Look at every outstanding entry; one that is missing twice without an answer was lost by Redis.
@@ -340,6 +338,7 @@ class RedisSegmenter:
         self._metrics.worker_up.set(sum(self._live.values()))
         if self._live and (self._model is None or self._model not in self._live):
             self._model = min(self._live, key=lambda model: (-self._live[model], model.checkpoint))
+            self._has_model.set()
 
     def _is_served(self, model: ModelInfo) -> bool:
         if self._live[model]:

@@ -77,9 +77,10 @@ async def front(
         made = RedisSegmenterPolicy(**values)  # type: ignore[arg-type]
         segmenter = RedisSegmenter(jobs, data, made, metrics=Metrics(), clock=clock)
         stack.push_async_callback(segmenter.aclose)
-        await segmenter.start()
-        while is_served and not segmenter.is_ready():
-            await asyncio.sleep(0.01)
+        starting = asyncio.create_task(segmenter.start())
+        stack.callback(starting.cancel)
+        if is_served:
+            await starting
         yield segmenter
 
 
