@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from model.audio_small import SmallAudioEncoder
 from model.backbones import Neck, VisualBackbone, check_frame_size
 from model.config import ModelConfig
-from model.decoder import EarlyFocusDecoder
-from model.heads import MaskHead
+from model.decoder import AttentionStatistics, EarlyFocusDecoder
+from model.heads import build_head
 from model.preprocess import NUM_LOG_MEL_FRAMES, NUM_MEL_BINS
 from model.prompt_query import PromptQueryGenerator
+from model.vggish import Vggish
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,22 @@ class AVESFormer(nn.Module):
             fuse_stride=config.fuse_stride,
             lateral_width=config.head.width,
             has_smoothing=config.has_neck_smoothing,
+            norm=config.norm,
         )
-        self.audio = SmallAudioEncoder(config.audio)
+        self.audio = Vggish(config.audio) if config.audio.kind == "vggish" else SmallAudioEncoder(config.audio)
         self.prompt_query = PromptQueryGenerator(config)
         self.decoder = EarlyFocusDecoder(config)
-        self.head = MaskHead(config)
+        self.head = build_head(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.audio.is_frozen:
+            self.audio.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, except that a frozen audio branch stays in eval mode."""
+        super().train(mode)
+        if self.config.audio.is_frozen:
+            self.audio.eval()
+        return self
 
     def forward(self, frames: Tensor, log_mel: Tensor) -> Tensor:
         """Segment.
@@ -92,9 +103,26 @@ class AVESFormer(nn.Module):
 
     def fuse(self, visual: VisualFeatures, embedding: Tensor) -> Tensor:
         """Mask logits (B, K, H / stride, W / stride) of pictures and audio embeddings of equal B."""
+        return self.head.predict(self.mask_feature(visual, embedding))
+
+    def mask_feature(self, visual: VisualFeatures, embedding: Tensor) -> Tensor:
+        """What the logits are read from: (B, C, H / 4, W / 4). `self.head.predict` reads it.
+
+        Raises:
+            ValueError: pictures and embeddings differ in number, or the embedding in width.
+        """
+        expected = (len(visual.focused), self.config.audio.embedding_dim)
+        if tuple(embedding.shape) != expected:
+            raise ValueError(f"embedding: got {tuple(embedding.shape)}, expected {expected}")
         prompts = self.prompt_query(embedding)
         fused = self.decoder.fuse(visual.focused, prompts)
-        return cast(Tensor, self.head(fused, visual.laterals, embedding))
+        return self.head.mask_feature(fused, visual.laterals, embedding)
+
+    @torch.no_grad()
+    def attention_statistics(self, frames: Tensor, log_mel: Tensor) -> list[AttentionStatistics]:
+        """Entropy and spread of each transformer block's cross-attention; arguments as in `forward`."""
+        prompts = self.prompt_query(self.hear(log_mel))
+        return self.decoder.attention_statistics(self.see(frames).focused, prompts)
 
 
 def parameter_report(model: AVESFormer) -> dict[str, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import BackboneConfig
+from model.config import BackboneConfig, NormKind
 from model.layers import ConvNorm
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
@@ -54,18 +54,28 @@ class Neck(nn.Module):
         fuse_stride: 8 or 16; finer levels become laterals for the head.
         lateral_width: channels of the laterals.
         has_smoothing: end with a 3x3 convolution.
+        norm: kind of norm after each convolution.
     """
 
     def __init__(
-        self, channels: Sequence[int], *, width: int, fuse_stride: int, lateral_width: int, has_smoothing: bool
+        self,
+        channels: Sequence[int],
+        *,
+        width: int,
+        fuse_stride: int,
+        lateral_width: int,
+        has_smoothing: bool,
+        norm: NormKind = "batch",
     ) -> None:
         super().__init__()
         self.num_laterals = PYRAMID_STRIDES.index(fuse_stride)
         self.laterals = nn.ModuleList(
-            ConvNorm(count, lateral_width, kernel=1) for count in channels[: self.num_laterals]
+            ConvNorm(count, lateral_width, kernel=1, norm=norm) for count in channels[: self.num_laterals]
         )
-        self.inner = nn.ModuleList(ConvNorm(count, width, kernel=1) for count in channels[self.num_laterals :])
-        self.smooth = ConvNorm(width, width, kernel=3) if has_smoothing else nn.Identity()
+        self.inner = nn.ModuleList(
+            ConvNorm(count, width, kernel=1, norm=norm) for count in channels[self.num_laterals :]
+        )
+        self.smooth = ConvNorm(width, width, kernel=3, norm=norm) if has_smoothing else nn.Identity()
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Fuse.

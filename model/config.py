@@ -6,17 +6,20 @@ Where the paper is silent the choice is a field here, and its default is called 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 PromptMode = Literal["none", "add", "concat", "concat_mix"]
 ConvKind = Literal["residual", "depthwise"]
 AudioKind = Literal["small", "vggish"]
 AudioMlp = Literal["linear", "wide"]
+NormKind = Literal["batch", "group"]
+HeadKind = Literal["shuffle", "conv"]
 
 PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
 SOUNDING = ("sounding",)
 BACKGROUND = "background"
+VGGISH_DIM = 128
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ class AudioConfig:
 
     Attributes:
         kind: `small` (trained here) or `vggish`.
-        embedding_dim: width of the embedding; 128 is VGGish's.
+        embedding_dim: width of the embedding; 128 is VGGish's, and the only one that it has.
         stage_widths: channels of the small encoder's stages; unused by VGGish.
-        is_frozen: run without gradient and in eval mode, as the field does with VGGish.
+        is_frozen: run without gradient and in eval mode, as the field does with VGGish. Sensible only where
+            trained weights are put in.
         has_final_relu: the ReLU of the torch port of VGGish that all published results use.
     """
 
@@ -84,14 +88,21 @@ class HeadConfig:
     """The mask head.
 
     Attributes:
-        width: channels before the logits.
+        width: channels of the laterals and of the mask feature.
         stride: input pixels per logit, 4, 2 or 1.
         has_audio_gate: multiply the mask feature's channels by a sigmoid of the audio embedding.
+        kind: `shuffle` (one convolution to the finer pixels of each place) or `conv` (convolution, bilinear lift,
+            convolutions at the final resolution: dearer, smoother).
+        hidden_widths: channels of `conv` before and after its lift; unused by `shuffle`.
+        has_final_bias: of `conv`'s logits; `shuffle` has one always.
     """
 
     width: int = 128
     stride: int = 1
     has_audio_gate: bool = False
+    kind: HeadKind = "shuffle"
+    hidden_widths: tuple[int, int] = (128, 32)
+    has_final_bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,8 @@ class ModelConfig:
         width: D, channels of the fused feature.
         fuse_stride: input pixels per token of the decoder, 8 or 16.
         has_neck_smoothing: a 3x3 convolution after the top-down sum.
+        norm: after the convolutions of neck, decoder and head: `group` (32 groups, as the neighbours of the paper) or
+            `batch` (free in eval mode, where it is folded away).
     """
 
     variant: str = "r50"
@@ -116,6 +129,7 @@ class ModelConfig:
     width: int = 256
     fuse_stride: int = 8
     has_neck_smoothing: bool = True
+    norm: NormKind = "batch"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -132,6 +146,8 @@ class ModelConfig:
         _check("decoder.conv_kind", self.decoder.conv_kind, get_args(ConvKind))
         _check("audio.kind", self.audio.kind, get_args(AudioKind))
         _check("prompt.audio_mlp", self.prompt.audio_mlp, get_args(AudioMlp))
+        _check("head.kind", self.head.kind, get_args(HeadKind))
+        _check("norm", self.norm, get_args(NormKind))
         _check("fuse_stride", self.fuse_stride, (8, 16))
         _check("head.stride", self.head.stride, (1, 2, 4))
         if not self.labels:
@@ -140,6 +156,8 @@ class ModelConfig:
             raise ValueError(f"labels[0]: got {self.labels[0]!r}, expected {BACKGROUND!r} for more than one label")
         if self.width % (4 * self.decoder.num_heads):
             raise ValueError(f"width: got {self.width}, expected a multiple of 4 x {self.decoder.num_heads} heads")
+        if self.audio.kind == "vggish" and self.audio.embedding_dim != VGGISH_DIM:
+            raise ValueError(f"audio.embedding_dim: got {self.audio.embedding_dim}, expected {VGGISH_DIM} for vggish")
 
     @property
     def is_semantic(self) -> bool:
@@ -210,15 +228,80 @@ def _tiny() -> ModelConfig:
     )
 
 
-VARIANTS: Mapping[str, Callable[[], ModelConfig]] = {"tiny": _tiny}
+def _r50() -> ModelConfig:
+    """Our reconstruction at its sensible size: ResNet-50, VGGish, 3 + 3 blocks, 107.8 M parameters."""
+    return ModelConfig(
+        variant="r50",
+        norm="group",
+        audio=AudioConfig("vggish", is_frozen=True),
+        head=HeadConfig(width=256, kind="conv", has_final_bias=False),
+    )
 
 
-def variant(name: str, *, labels: tuple[str, ...] = SOUNDING) -> ModelConfig:
+def _r50_paper() -> ModelConfig:
+    """The paper's size (about 120 M, VGGish about 60 % of it): 6 + 6 blocks, a generator of six layers."""
+    return replace(
+        _r50(),
+        variant="r50-paper",
+        prompt=PromptConfig(num_mix_layers=6),
+        decoder=DecoderConfig(num_conv_blocks=6, num_transformer_blocks=6),
+    )
+
+
+def _pvt_v2_b5() -> ModelConfig:
+    """`r50` over PVTv2-b5, the larger backbone of the paper's neighbours (sizes of its publication)."""
+    options = {
+        "hidden_sizes": (64, 128, 320, 512),
+        "depths": (3, 6, 40, 3),
+        "num_attention_heads": (1, 2, 5, 8),
+        "mlp_ratios": (4, 4, 4, 4),
+        "sr_ratios": (8, 4, 2, 1),
+        "drop_path_rate": 0.1,
+    }
+    return replace(_r50(), variant="pvt-v2-b5", backbone=BackboneConfig("pvt_v2", options))
+
+
+VARIANTS: Mapping[str, Callable[[], ModelConfig]] = {
+    "tiny": _tiny,
+    "r50": _r50,
+    "r50-paper": _r50_paper,
+    "pvt-v2-b5": _pvt_v2_b5,
+}
+
+
+def variant(name: str, *, labels: tuple[str, ...] = SOUNDING, knobs: Mapping[str, str] | None = None) -> ModelConfig:
     """The configuration of a named variant.
 
+    Args:
+        name: a key of `VARIANTS`.
+        labels: one per logit channel.
+        knobs: other values for single fields, as text: `{"prompt.mode": "add", "decoder.num_conv_blocks": "6"}`.
+
     Raises:
-        ValueError: no such variant.
+        ValueError: no such variant or knob, or a value that it cannot take.
     """
     if name not in VARIANTS:
         raise ValueError(f"variant: got {name!r}, expected one of {', '.join(VARIANTS)}")
-    return replace(VARIANTS[name](), labels=labels)
+    config = replace(VARIANTS[name](), labels=labels)
+    for key, text in (knobs or {}).items():
+        config = _turn(config, key, text)
+    return config
+
+
+def _turn(config: ModelConfig, key: str, text: str) -> ModelConfig:
+    """One knob: `part.field` of a part, or `field` of the configuration itself."""
+    part_name, dot, name = key.rpartition(".")
+    part: Any = getattr(config, part_name, None) if dot else config
+    current = getattr(part, name, None) if is_dataclass(part) else None
+    if not isinstance(current, bool | int | str) or key == "variant":
+        raise ValueError(f"knob: got {key!r}, expected a field such as prompt.mode, decoder.num_conv_blocks or norm")
+    value: bool | int | str = text
+    if isinstance(current, bool):
+        _check(key, text, ("true", "false"))
+        value = text == "true"
+    elif isinstance(current, int):
+        if not text.isdecimal():
+            raise ValueError(f"{key}: got {text!r}, expected a whole number")
+        value = int(text)
+    changed: Any = replace(part, **{name: value})
+    return replace(config, **{part_name: changed}) if dot else changed

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.config import NormKind
+
 # Temperature of the sine positions (DETR; the value of "Attention is all you need").
 POSITION_TEMPERATURE = 10_000.0
+# Groups of a group norm, as in its paper and in the paper's neighbours.
+NUM_GROUPS = 32
 
 
 class Attention(nn.Module):
@@ -74,12 +78,13 @@ class ResidualConv(nn.Module):
 
     Args:
         width: channels in and out.
+        norm: kind of norm.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, norm: NormKind = "batch") -> None:
         super().__init__()
-        self.first = ConvNorm(width, width, kernel=3)
-        self.second = ConvNorm(width, width, kernel=3)
+        self.first = ConvNorm(width, width, kernel=3, norm=norm)
+        self.second = ConvNorm(width, width, kernel=3, norm=norm)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C, h, w)."""
@@ -91,12 +96,13 @@ class DepthwiseConv(nn.Module):
 
     Args:
         width: channels in and out.
+        norm: kind of norm.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, norm: NormKind = "batch") -> None:
         super().__init__()
         self.spatial = nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = make_norm(norm, width)
         self.expand = nn.Conv2d(width, 2 * width, 1)
         self.project = nn.Conv2d(2 * width, width, 1)
 
@@ -107,20 +113,38 @@ class DepthwiseConv(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch norm, without activation.
+    """Convolution and norm, without activation.
 
-    Batch norm rather than the group norm of the paper's neighbours: in eval mode it costs nothing, a sample
-    never sees its neighbours, and on a CPU it trains faster.
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        kernel: its side, odd.
+        stride: of the convolution.
+        norm: `batch` (in eval mode it costs nothing, a sample never sees its neighbours, and on a CPU it trains
+            faster) or `group` (the paper's neighbours; the same in training and use, whatever the batch).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int | tuple[int, int] = 1) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel: int,
+        stride: int | tuple[int, int] = 1,
+        norm: NormKind = "batch",
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(channels_out)
+        self.norm = make_norm(norm, channels_out)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C_in, h, w) to (B, C_out, h / stride, w / stride)."""
         return cast(Tensor, self.norm(self.conv(features)))
+
+
+def make_norm(kind: NormKind, channels: int) -> nn.Module:
+    """The norm of a kind over (B, C, h, w); group norm takes 32 groups, or as many as divide C evenly."""
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(NUM_GROUPS, channels), channels)
 
 
 def sine_positions(height: int, width: int, *, channels: int) -> Tensor:
