@@ -84,6 +84,13 @@ redis.call('DEL', KEYS[2])
 return 1
 """
 
+# KEYS stream; ARGV group, consumer. Deleting a consumer deletes what is pending for it, so only an empty one goes.
+_LEAVE = """
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
+if #pending > 0 then return 0 end
+return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkSourcePolicy:
@@ -265,7 +272,7 @@ class RedisChunkSource:
             stream, former = self._former[-1]
             pending = await self._jobs.call("XPENDING", stream, GROUP, "-", "+", 1, former)
             if not pending:
-                await self._jobs.call("XGROUP", "DELCONSUMER", stream, GROUP, former)
+                await self._jobs.script(_LEAVE, [stream], [GROUP, former])
                 self._former.pop()
                 continue
             claimed = await self._jobs.call("XCLAIM", stream, GROUP, self._consumer, 0, pending[0][0])
@@ -319,8 +326,7 @@ class RedisChunkSource:
 
     async def _read_chunk(self, ticket: _Ticket, body: bytes | None, *, attempt: int) -> Chunk | None:
         if body is None:  # its front dropped it, or the data role lost it: a front that still waits sends it again
-            await self._reply(ticket, b"", attempt=attempt)
-            await self._finish(ticket)
+            await self._refuse(ticket, b"", attempt=attempt)
             return None
         try:
             chunk = decode_chunk(body, clock=self._clock, elapsed_s=self._age_s(ticket))
@@ -330,8 +336,7 @@ class RedisChunkSource:
             return None
         if chunk.deadline.has_passed(self._clock):
             late = ServiceError("deadline_exceeded", "The deadline passed in the queue; send a longer timeout.")
-            await self._reply(ticket, encode_answer(late), attempt=attempt)
-            await self._finish(ticket)
+            await self._refuse(ticket, encode_answer(late), attempt=attempt)
             return None
         return chunk
 
@@ -356,9 +361,14 @@ class RedisChunkSource:
             ]
         )
 
-    async def _finish(self, ticket: _Ticket) -> None:
+    async def _refuse(self, ticket: _Ticket, body: bytes, *, attempt: int) -> None:
+        """End an entry without work, then say so; if the second step is lost, its front sends the chunk again."""
+        if await self._finish(ticket):
+            await self._reply(ticket, body, attempt=attempt)
+
+    async def _finish(self, ticket: _Ticket) -> bool:
         keys = [ticket.stream, ticket.alone_name]
-        await self._jobs.script(_FINISH, keys, [GROUP, self._consumer, ticket.entry_id])
+        return bool(await self._jobs.script(_FINISH, keys, [GROUP, self._consumer, ticket.entry_id]))
 
     def _age_s(self, ticket: _Ticket) -> float:
         """Seconds since the entry was added, by Redis' clock."""

@@ -89,7 +89,11 @@ class ChunkConsumer:
         try:
             await self._stopped.wait()
             await self._once(self._source.withdraw)
-            await asyncio.wait([taking, *(held.task for held in self._held.values())], timeout=drain_s)
+            until_s = self._clock() + drain_s
+            await asyncio.wait([taking], timeout=drain_s)
+            running = [held.task for held in self._held.values()]
+            if running:
+                await asyncio.wait(running, timeout=max(0.0, until_s - self._clock()))
             await self._give_back()
         finally:
             await end_tasks((taking, keeping, *(held.task for held in self._held.values())))
