@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -50,6 +50,10 @@ _STOPPING_S = 5.0
 MakePredictor = Callable[[], Predictor]
 
 
+class ListenError(Exception):
+    """A port cannot be had; the message is for the person who starts the service."""
+
+
 @dataclass(frozen=True, slots=True)
 class Core:
     """What every transport stands on."""
@@ -73,6 +77,15 @@ class Front:
     http: HttpServer
     grpc: GrpcServer
     warming: asyncio.Task[None]
+    listening: asyncio.Event
+
+    async def listen(self) -> tuple[int, int]:
+        """Listen on both ports, which are returned, then let the model load; raises ListenError."""
+        settings = self.settings
+        http_port = await _listening(self.http.start(), settings.host, settings.port, option="--port")
+        grpc_port = await _listening(self.grpc.start(), settings.host, settings.grpc_port, option="--grpc-port")
+        self.listening.set()
+        return http_port, grpc_port
 
     async def drain(self, hurrying: asyncio.Event) -> None:
         """Refuse new work and let running work end until the drain's limit or `hurrying`; the rest ends `draining`."""
@@ -150,9 +163,10 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
         stack.push_async_callback(http.stop)
         grpc = build_server(_grpc_parts(settings, core, authenticate, probes), grpc_policy(settings))
         stack.push_async_callback(grpc.aclose)
-        warming = asyncio.create_task(_warm_up(core), name="warm-up")
+        listening = asyncio.Event()
+        warming = asyncio.create_task(_warm_up(core, listening), name="warm-up")
         stack.callback(warming.cancel)
-        yield Front(settings, core, http, grpc, warming)
+        yield Front(settings, core, http, grpc, warming, listening)
 
 
 async def _start_accelerator(settings: Settings, core: Core, stack: AsyncExitStack) -> BenchAccelerator:
@@ -167,7 +181,16 @@ async def _start_accelerator(settings: Settings, core: Core, stack: AsyncExitSta
     return accelerator
 
 
-async def _warm_up(core: Core) -> None:
+async def _listening(starting: Awaitable[int], host: str, port: int, *, option: str) -> int:
+    try:
+        return await starting
+    except OSError as error:
+        reason = f" ({error.strerror})" if error.strerror else ""
+        raise ListenError(f"cannot listen on {host}:{port}{reason}; choose another port with {option}") from error
+
+
+async def _warm_up(core: Core, listening: asyncio.Event) -> None:
+    await listening.wait()
     await core.segmenter.start()
     model = await core.segmenter.describe()
     core.metrics.build_info.labels(version=service_version(), variant=model.variant, checkpoint=model.checkpoint).set(1)

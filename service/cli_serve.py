@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 
-from service.bootstrap import Front, MakePredictor, build_front
+from service.bootstrap import Front, ListenError, MakePredictor, build_front
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 
@@ -24,23 +24,27 @@ def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None
     configure_logging(settings.log_level)
     try:
         return asyncio.run(_serve(settings, make_predictor))
-    except StartError as error:
+    except (StartError, ListenError) as error:
         print(f"avesformer: {error}", file=sys.stderr)
         return 1
 
 
 async def _serve(settings: Settings, make_predictor: MakePredictor | None) -> int:
-    stopping = asyncio.Event()
+    stopping, hurrying = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurrying if stopping.is_set() else stopping).set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, on_signal)
     try:
         async with build_front(settings, make_predictor=make_predictor) as front:
             await _listen(front)
             is_up = await _until_stopped(front, stopping)
             if is_up:
                 print("avesformer: draining, no new work is taken", file=sys.stderr)
-                await front.drain()
+                await front.drain(hurrying)
                 _logger.info("drained")
             return 0 if is_up else 1
     except OSError as error:
@@ -49,20 +53,10 @@ async def _serve(settings: Settings, make_predictor: MakePredictor | None) -> in
 
 async def _listen(front: Front) -> None:
     settings = front.settings
-    port = await _listening(front.http.start(), settings.host, settings.port, "--port")
-    grpc_port = await _listening(front.grpc.start(), settings.host, settings.grpc_port, "--grpc-port")
+    port, grpc_port = await front.listen()
     scheme = "http" if settings.tls_cert is None else "https"
     host = _ANY_ADDRESS.get(settings.host, settings.host)
     front.warming.add_done_callback(lambda done: _announce(done, f"{scheme}://{host}:{port}", f"{host}:{grpc_port}"))
-
-
-async def _listening(starting: object, host: str, port: int, option: str) -> int:
-    try:
-        bound: int = await starting  # type: ignore[misc]  # a coroutine of either server
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StartError(f"cannot listen on {host}:{port} ({reason}); choose another with {option}") from error
-    return bound
 
 
 def _announce(warming: asyncio.Task[None], url: str, grpc_address: str) -> None:

@@ -36,8 +36,7 @@ async def running_front(
     """Start a front; `settings` are fields of Settings. With `is_warm` it is ready when this returns."""
     chosen = {"port": 0, "grpc_port": 0, "decode_processes": 2, "max_batch": 8, **settings}
     async with build_front(Settings(**chosen), make_predictor=make_predictor) as front:  # type: ignore[arg-type]
-        http_port = await front.http.start()
-        grpc_port = await front.grpc.start()
+        http_port, grpc_port = await front.listen()
         if is_warm:
             await front.warming
         yield RunningFront(front, http_port, grpc_port)

@@ -1,0 +1,88 @@
+"""The service as a process of its own, with the fake predictor, for tests of its start and end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+_TESTS = Path(__file__).parent.parent
+_GUARD_S = 60.0
+
+
+class ServiceProcess:
+    """Started on free ports; `with` ends it. Everything it prints is kept in `lines`."""
+
+    def __init__(self, *, module: str = "support.serve_fake", **settings: object) -> None:
+        chosen = {"port": 0, "grpc_port": 0, "decode_processes": 2, "max_batch": 8, **settings}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AVES_")}
+        environment |= {f"AVES_{name.upper()}": str(value) for name, value in chosen.items()}
+        environment |= {"PYTHONPATH": f"{_TESTS}{os.pathsep}{_TESTS.parent}", "OMP_NUM_THREADS": "1"}
+        environment |= {name.upper(): str(value) for name, value in settings.items() if name.startswith("fake_")}
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module], env=environment, stderr=subprocess.PIPE, text=True, cwd=_TESTS.parent
+        )
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+        self.url = ""
+        self.grpc_target = ""
+
+    def __enter__(self) -> ServiceProcess:
+        match = re.search(r"ready: (\S+) .*gRPC: ([^;]+);", self.wait_for_line("is ready"))
+        assert match is not None
+        self.url, self.grpc_target = match.groups()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reading.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def wait_for_line(self, text: str) -> str:
+        """The first line with `text`."""
+        end_s = time.monotonic() + _GUARD_S
+        while time.monotonic() < end_s:
+            found = next((line for line in list(self.lines) if text in line), None)
+            if found is not None:
+                return found
+            if self.process.poll() is not None:
+                self._reading.join()
+                break
+            time.sleep(0.01)
+        found = next((line for line in self.lines if text in line), None)
+        assert found is not None, "".join(self.lines)
+        return found
+
+    def client(self) -> httpx.Client:
+        """An HTTP client for it."""
+        return httpx.Client(base_url=self.url, timeout=_GUARD_S)
+
+    def terminate(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return self.process.wait(_GUARD_S)
+
+    def family(self) -> list[psutil.Process]:
+        """The process and all its children."""
+        whole = psutil.Process(self.process.pid)
+        return [whole, *whole.children(recursive=True)]
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
