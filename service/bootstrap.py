@@ -12,42 +12,41 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from service.backends.bench_accelerator import BenchAccelerator
 from service.backends.redis_link import RedisLink
 from service.backends.segmenter_local import LocalSegmenter
 from service.backends.segmenter_redis import RedisSegmenter, RedisSegmenterPolicy
-from service.batching.policy import BatchPolicy
 from service.core.admission import Admission, AdmissionPolicy
-from service.core.answer_spool import AnswerSpoolPolicy
 from service.core.api_keys import ApiKeys
 from service.core.journal import Journal
 from service.core.live import LivePolicy, LiveStreams
-from service.core.pipeline import Pipeline, PipelinePolicy
+from service.core.pipeline import Pipeline
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.media.decoder import DecoderPool
-from service.media.policy import MediaPolicy
 from service.media.upload import Spool
-from service.ports import Predictor
+from service.policies import (
+    MakePredictor,
+    batch_policy,
+    grpc_policy,
+    media_policy,
+    pipeline_policy,
+    predictor_maker,
+    rest_policy,
+    server_policy,
+    service_version,
+)
 from service.rest.app import create_app
 from service.rest.bench import build_bench_router
-from service.rest.parts import Probes, RestParts, RestPolicy
-from service.rest.protocol import ConnectionPolicy
-from service.rest.server import HttpServer, ServerPolicy
-from service.rpc.server import GrpcParts, GrpcPolicy, GrpcServer, TlsPair, build_server
-from service.rpc.servicer import ServicerPolicy
+from service.rest.parts import Probes, RestParts
+from service.rest.server import HttpServer
+from service.rpc.server import GrpcParts, GrpcServer, build_server
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-_CONNECTIONS_PER_REQUEST = 8
-"""Idle keep-alive connections beside each admitted request."""
-_MIN_CONNECTIONS = 512
 _STOPPING_S = 5.0
 """What ended requests get to send their `draining` and let go of what they hold."""
-MakePredictor = Callable[[], Predictor]
 
 
 class ListenError(Exception):
@@ -100,14 +99,6 @@ class Front:
         if admission.in_flight:
             admission.stop_running()
             await admission.wait_until_idle(_STOPPING_S)
-
-
-def service_version() -> str:
-    """The installed distribution's version."""
-    try:
-        return version("avesformer-service")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 @asynccontextmanager
@@ -230,13 +221,7 @@ def _probes(core: Core) -> Probes:
 
 def _rest_parts(settings: Settings, core: Core, authenticate: Callable[[str | None], str], probes: Probes) -> RestParts:
     return RestParts(
-        policy=RestPolicy(
-            max_upload_bytes=settings.max_upload_bytes,
-            max_answer_bytes=settings.max_answer_bytes,
-            request_timeout_s=settings.request_timeout_s,
-            upload_min_bytes_per_s=settings.upload_min_bytes_per_s,
-            spool_directory=settings.spool_dir,
-        ),
+        policy=rest_policy(settings),
         answering=core.pipeline,
         admission=core.admission,
         journal=core.journal,
@@ -283,67 +268,3 @@ def redis_links(settings: Settings, stack: AsyncExitStack) -> tuple[RedisLink, R
     stack.push_async_callback(jobs.aclose)
     stack.push_async_callback(data.aclose)
     return jobs, data
-
-
-def predictor_maker(settings: Settings) -> MakePredictor:
-    """What loads the checkpoint on the device thread; torch is imported there and then."""
-
-    def make() -> Predictor:
-        from service.backends.predictor_torch import load_predictor
-
-        return load_predictor(
-            settings.checkpoint, device=settings.device, dtype=settings.dtype, threads=settings.torch_threads
-        )
-
-    return make
-
-
-def has_gpu(device: str) -> bool:
-    """Whether the device will be a GPU, told without importing torch: by its driver's file."""
-    return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())
-
-
-def batch_policy(settings: Settings) -> BatchPolicy:
-    """The micro-batcher's policy."""
-    return BatchPolicy(
-        max_batch=settings.max_batch or (64 if has_gpu(settings.device) else 16),
-        window_s=settings.batch_window_s,
-        max_queued_bytes=settings.max_queued_bytes,
-        encode_threads=max(1, min(4, settings.num_decoders)),
-    )
-
-
-def media_policy(settings: Settings) -> MediaPolicy:
-    """The decoders' limits."""
-    return MediaPolicy(max_clip_s=settings.max_clip_s, max_pixels=settings.max_pixels, max_samples=settings.max_samples)
-
-
-def pipeline_policy(settings: Settings) -> PipelinePolicy:
-    """The pipeline's bounds."""
-    return PipelinePolicy(
-        max_queued_bytes=settings.max_queued_bytes,
-        spool=AnswerSpoolPolicy(directory=settings.spool_dir, max_bytes=settings.spool_bytes),
-    )
-
-
-def server_policy(settings: Settings) -> ServerPolicy:
-    """Where HTTP listens."""
-    max_connections = max(_MIN_CONNECTIONS, _CONNECTIONS_PER_REQUEST * settings.max_concurrent_requests)
-    return ServerPolicy(
-        host=settings.host,
-        port=settings.port,
-        tls_cert=settings.tls_cert,
-        tls_key=settings.tls_key,
-        connections=ConnectionPolicy(max_connections=max_connections),
-    )
-
-
-def grpc_policy(settings: Settings) -> GrpcPolicy:
-    """Where gRPC listens; raises OSError where the TLS files cannot be read."""
-    tls = None
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        tls = TlsPair(certificate=settings.tls_cert.read_bytes(), key=settings.tls_key.read_bytes())
-    servicer = ServicerPolicy(
-        max_upload_bytes=settings.max_upload_bytes, upload_min_bytes_per_s=settings.upload_min_bytes_per_s
-    )
-    return GrpcPolicy(host=settings.host, port=settings.grpc_port, servicer=servicer, tls=tls)

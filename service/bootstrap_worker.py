@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from service.backends.chunk_source_redis import ChunkSourcePolicy, RedisChunkSource
 from service.backends.redis_link import RedisLink
 from service.backends.segmenter_local import LocalSegmenter
-from service.bootstrap import MakePredictor, batch_policy, predictor_maker, redis_links, service_version
+from service.bootstrap import redis_links
 from service.domain.errors import ServiceError
+from service.policies import MakePredictor, batch_policy, predictor_maker, service_version
 from service.rest.app import create_ops_app
 from service.rest.parts import Probes
 from service.rest.server import HttpServer, ServerPolicy

@@ -7,7 +7,8 @@ import logging
 import signal
 import sys
 
-from service.bootstrap import Front, ListenError, MakePredictor, build_front
+from service.bootstrap import Front, ListenError, build_front
+from service.policies import MakePredictor
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 

@@ -7,8 +7,8 @@ import logging
 import signal
 import sys
 
-from service.bootstrap import MakePredictor
 from service.bootstrap_worker import Worker, build_worker, worker_name
+from service.policies import MakePredictor
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 
