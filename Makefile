@@ -13,7 +13,7 @@ TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-slow lint format proto bench soak chaos clean
+.PHONY: help serve test test-slow lint format proto bench hearing clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,3 +60,6 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) -e '.[model,dev]'
 	@touch $@
+
+hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 60")
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/hearing.py $(HEARING_ARGS)
