@@ -264,7 +264,8 @@ def main() -> int:
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--find-links", type=Path, help="folder of wheels, for hosts that reach no PyTorch index")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="environment of the command")
-    parser.add_argument("arguments", nargs="*", help="instead of the image's CMD")
+    parser.add_argument("--cmd", type=shlex.split, help="instead of the image's CMD, in one word")
+    parser.add_argument("--build-only", action="store_true", help="do not run it")
     options = parser.parse_args()
     work: Path = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -278,8 +279,10 @@ def main() -> int:
         find_links=options.find_links,
     )
     stage, folder = builder.build(options.target)
+    if options.build_only:
+        return 0
     environment = dict(cell.split("=", 1) for cell in options.env)
-    return smoke(stage, folder, arguments=options.arguments, env=environment)
+    return smoke(stage, folder, arguments=options.cmd or [], env=environment)
 
 
 if __name__ == "__main__":
