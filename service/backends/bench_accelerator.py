@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
+from numpy.typing import NDArray
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
 from service.backends.segmenter_local import LocalSegmenter
 from service.batching.policy import BatchPolicy
 from service.domain.chunk import WINDOW_SAMPLES, Chunk, MaskPolicy, SampleBlock
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext
-from service.domain.result import SOUNDING
+from service.domain.result import SOUNDING, ModelInfo
 from service.telemetry.metrics import Metrics
 
 ITEM_SIDE_PX = 64
 ITEM_BYTES = ITEM_SIDE_PX * ITEM_SIDE_PX * 3
 """12 288: one frame of 64 x 64 RGB."""
 _LARGEST_BATCH = 64
+
+
+class _SleepingPredictor:
+    """Costs time and no work, as an accelerator does to its host; nothing ever sounds."""
+
+    info = ModelInfo("emulated", "sha256:" + "0" * 64, (SOUNDING,), None, ITEM_SIDE_PX, ITEM_SIDE_PX)
+
+    def __init__(self, spend: Callable[[int], None]) -> None:
+        self._spend = spend
+
+    def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._spend(len(frames))
+        return np.full((len(frames), 1, 16, 16), -8.0, np.float32)
+
+    def is_healthy(self) -> bool:
+        return True
 
 
 class BenchAccelerator:
@@ -40,11 +57,9 @@ class BenchAccelerator:
         """
         self._is_cold = True
         self._clock = clock
-        timing = FakeTiming(batch_s, item_s)
         policy = BatchPolicy(max_batch=_LARGEST_BATCH, buckets=tuple(range(1, _LARGEST_BATCH + 1)))
-        self._segmenter = LocalSegmenter(
-            lambda: FakePredictor(timing=timing, sleep=self._sleep), policy, metrics=metrics, clock=clock
-        )
+        predictor = _SleepingPredictor(lambda num: self._sleep(batch_s + item_s * num))
+        self._segmenter = LocalSegmenter(lambda: predictor, policy, metrics=metrics, clock=clock)
         self._silence = np.zeros(WINDOW_SAMPLES, np.int16)
         self._zero, self._origin = np.zeros(1), np.zeros(1, np.int64)
 

@@ -55,7 +55,7 @@ def _encode_binary(logits: Logits, *, policy: MaskPolicy, label: str) -> tuple[M
         return ()
     pixels = _upsample(logits, size=policy.output_size)  # (W, H)
     inside = pixels >= least
-    mask = _encode(inside, label=label, min_area=policy.min_area)
+    mask = encode_pixels(inside, label=label, min_area=policy.min_area)
     if mask is None:
         return ()
     return (_with_score(mask, _sigmoid(pixels[inside])),)
@@ -86,7 +86,7 @@ def _encode_semantic(logits: Logits, *, policy: MaskPolicy, labels: tuple[str, .
         if label not in policy.labels or peaks[place] <= 0:
             continue
         inside = (winner == place) & (probability >= policy.threshold)
-        mask = _encode(inside, label=label, min_area=policy.min_area)
+        mask = encode_pixels(inside, label=label, min_area=policy.min_area)
         if mask is not None:
             masks.append(_with_score(mask, probability[inside]))
     return tuple(masks)
@@ -101,7 +101,7 @@ def _upsample(logits: Logits, *, size: tuple[int, int]) -> Logits:
     return np.asarray(cv2.resize(transposed, dsize=(height, width), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _encode(inside: NDArray[np.bool_], *, label: str, min_area: int) -> Mask | None:
+def encode_pixels(inside: NDArray[np.bool_], *, label: str, min_area: int) -> Mask | None:
     """The mask of transposed pixels (W, H), its score still 0; None where it has no pixels or fewer than asked for."""
     rle = coco.encode(inside.view(np.uint8).T)  # column-major as it stands
     area = int(coco.area(rle))
