@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.errors import ServiceError
+from service.domain.job import Job
 from service.domain.result import ModelInfo
 
 
@@ -118,4 +119,75 @@ class ChunkSource(Protocol):
 
     async def withdraw(self) -> None:
         """Say that this worker takes no more."""
+        ...
+
+
+class JobStore(Protocol):
+    """Jobs and who works on them. Every call may raise ServiceError `backend_down`.
+
+    A claimed job is its holder's while it saves it at least once a lease; then it may be claimed by another.
+    """
+
+    async def add(self, job: Job) -> None:
+        """Keep a new job and queue it."""
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """The job as last saved."""
+        ...
+
+    async def was_known(self, job_id: str) -> bool:
+        """Whether such a job was kept and its time is over."""
+        ...
+
+    async def num_waiting(self) -> int:
+        """Jobs queued."""
+        ...
+
+    async def claim(self, holder: str) -> Job | None:
+        """The next job to work on: one whose holder stopped saving it, else the oldest queued one."""
+        ...
+
+    async def save(self, job: Job, *, holder: str) -> bool:
+        """Write it and renew the lease; False if it was erased or is another's by now."""
+        ...
+
+    async def give_back(self, job: Job, *, holder: str) -> None:
+        """Write it and put it at the head of the queue."""
+        ...
+
+    async def settle(self, job: Job, *, holder: str) -> None:
+        """Nothing is left to do for it; it is kept for its time."""
+        ...
+
+    async def erase(self, job_id: str) -> None:
+        """Forget it at once, whoever holds it."""
+        ...
+
+    async def sweep(self) -> Sequence[str]:
+        """Forget the jobs whose time is over; their ids, for their blobs to go as well."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Named bytes that outlive a process. Every call may raise ServiceError `backend_down` or `storage_full`."""
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Store bytes; a name that exists gets the new ones."""
+        ...
+
+    async def put_file(self, name: str, fd: int, *, num_bytes: int) -> None:
+        """Store the first `num_bytes` of an open file, read with `os.pread`."""
+        ...
+
+    async def get(self, name: str) -> bytes | None:
+        """All bytes of a blob, None if there is none."""
+        ...
+
+    def read(self, name: str) -> AsyncIterator[bytes]:
+        """The bytes of a large blob piece by piece; raises ServiceError `internal` if there is none."""
+        ...
+
+    async def delete_all(self, prefix: str) -> None:
+        """Delete every blob under `prefix/`."""
         ...

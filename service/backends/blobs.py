@@ -1,0 +1,138 @@
+"""Blobs in a folder or in an S3-compatible store, through obstore (one code path for both).
+
+obstore's asynchronous byte streams were seen to abort the interpreter at exit, so large blobs are read by ranges and
+written from a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from service.domain.errors import ServiceError
+
+_PIECE_BYTES = 4 * 1024**2
+_FAILURES = (BaseError, OSError)
+
+
+class Blobs:
+    """`ports.BlobStore` over obstore.
+
+    Args:
+        location: a folder, or a URL such as `s3://bucket/prefix` (credentials from the environment, as AWS tools
+            read them).
+
+    Raises:
+        ValueError: the URL names no store that is known.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self._store: ObjectStore
+        if isinstance(location, Path) or "://" not in location:
+            self._store = LocalStore(Path(location).expanduser(), mkdir=True)
+        else:
+            try:
+                self._store = from_url(location)
+            except BaseError as error:
+                raise ValueError(f"no blob store at {location.partition('://')[0]}://…") from error
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Store bytes."""
+        try:
+            await obstore.put_async(self._store, name, data)
+        except _FAILURES as error:
+            raise _down(error) from error
+
+    async def put_file(self, name: str, fd: int, *, num_bytes: int) -> None:
+        """Store the first `num_bytes` of an open file."""
+        writing = asyncio.get_running_loop().run_in_executor(None, self._put_file, name, fd, num_bytes)
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])  # the descriptor is its owner's again only when the thread is done with it
+            raise
+        except _FAILURES as error:
+            raise _down(error) from error
+
+    async def get(self, name: str) -> bytes | None:
+        """All bytes of a blob."""
+        try:
+            answer = await obstore.get_async(self._store, name)
+            return bytes(await answer.bytes_async())
+        except FileNotFoundError:
+            return None
+        except _FAILURES as error:
+            raise _down(error) from error
+
+    async def read(self, name: str) -> AsyncIterator[bytes]:
+        """The bytes piece by piece."""
+        try:
+            num_bytes = (await obstore.head_async(self._store, name))["size"]
+            for start in range(0, num_bytes, _PIECE_BYTES):
+                end = min(num_bytes, start + _PIECE_BYTES)
+                yield bytes(await obstore.get_range_async(self._store, name, start=start, end=end))
+        except FileNotFoundError as error:
+            raise ServiceError("internal", "A stored file is gone.") from error
+        except _FAILURES as error:
+            raise _down(error) from error
+
+    async def delete_all(self, prefix: str) -> None:
+        """Delete every blob under a prefix."""
+        try:
+            await asyncio.to_thread(self._delete_all, prefix)
+        except _FAILURES as error:
+            raise _down(error) from error
+
+    def _put_file(self, name: str, fd: int, num_bytes: int) -> None:
+        obstore.put(self._store, name, io.BufferedReader(_PreadFile(fd, num_bytes), _PIECE_BYTES))
+
+    def _delete_all(self, prefix: str) -> None:
+        for entries in obstore.list(self._store, prefix=prefix):
+            for entry in entries:
+                try:
+                    obstore.delete(self._store, entry["path"])
+                except FileNotFoundError:
+                    continue  # another process swept it
+
+
+class _PreadFile(io.RawIOBase):
+    """A file that leaves the descriptor's own position alone."""
+
+    def __init__(self, fd: int, num_bytes: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._num_bytes = num_bytes
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._num_bytes}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what CPython passes
+        data = os.pread(self._fd, min(len(buffer), max(0, self._num_bytes - self._at)), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _down(error: Exception) -> ServiceError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return ServiceError("storage_full", "The store of uploads takes no more; try again later.", retry_after_s=30.0)
+    return ServiceError("backend_down", "The store of uploads does not answer; try again.", retry_after_s=5.0)
