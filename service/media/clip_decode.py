@@ -225,7 +225,9 @@ def _decode_complete(job: DecodeJob, container: InputContainer, stream: VideoStr
     num_done = 0
     for plan in (make_plan(packets, table, wanted.rows), None):
         _rewind(container, stream, packets)
-        decoder = picture.PictureDecoder(container, stream, plan=plan, index_of=index_of, on_progress=delivery.tick)
+        decoder = picture.PictureDecoder(
+            container, stream, job.policy, plan=plan, index_of=index_of, on_progress=delivery.tick
+        )
         chooser: TableChooser[VideoFrame] = TableChooser(table, wanted, is_strict=plan is not None, num_done=num_done)
         try:
             _run_table(decoder, chooser, delivery)
@@ -247,7 +249,7 @@ def _run_table(decoder: picture.PictureDecoder, chooser: TableChooser[VideoFrame
 
 def _decode_growing(job: DecodeJob, container: InputContainer, stream: VideoStream, delivery: _Delivery) -> None:
     """The plain loop: every frame, each chosen when its successor is known."""
-    decoder = picture.PictureDecoder(container, stream, plan=None, index_of=None, on_progress=delivery.tick)
+    decoder = picture.PictureDecoder(container, stream, job.policy, plan=None, index_of=None, on_progress=delivery.tick)
     assert stream.time_base is not None
     chooser: StreamChooser[VideoFrame] = StreamChooser(job, stream.time_base)
     last_s = 0.0

@@ -45,7 +45,7 @@ def open_picture(container: InputContainer, policy: MediaPolicy, *, track_id: in
             "The picture track's codec is not supported; H.264, HEVC, AV1, VP8, VP9, MPEG-4 and H.263 are.",
         )
     check_pixels(context.width, context.height, policy)
-    context.options = {"max_pixels": str(policy.max_pixels)}
+    context.options = {"max_pixels": str(policy.max_coded_pixels)}
     context.thread_type = ThreadType.SLICE
     context.thread_count = 1
     return stream
@@ -65,6 +65,7 @@ class PictureDecoder:
 
     Args:
         container, stream: from `open_picture`, at the start of the track.
+        policy: limits.
         plan: which packets to decode; None decodes all.
         index_of: the place of a frame by its ticks where all frames are known; else frames are counted.
         on_progress: called at every packet.
@@ -74,6 +75,7 @@ class PictureDecoder:
         self,
         container: InputContainer,
         stream: VideoStream,
+        policy: MediaPolicy,
         *,
         plan: Plan | None,
         index_of: dict[int, int] | None,
@@ -81,6 +83,7 @@ class PictureDecoder:
     ) -> None:
         self._container = container
         self._stream = stream
+        self._policy = policy
         self._plan = plan
         self._index_of = index_of
         self._on_progress = on_progress
@@ -151,6 +154,7 @@ class PictureDecoder:
                 yield shown
 
     def _place(self, frame: VideoFrame) -> Shown[VideoFrame] | None:
+        check_pixels(frame.width, frame.height, self._policy)
         pts = frame.pts
         if pts is None:
             pts = 0 if self._last_pts is None else self._last_pts + max(1, self._last_duration)

@@ -93,6 +93,11 @@ class MediaPolicy:
     progress_s: float = 30.0
 
     @property
+    def max_coded_pixels(self) -> int:
+        """What FFmpeg is told: coded sizes are rounded up to blocks of up to 128, and ours is the exact check."""
+        return self.max_pixels + self.max_pixels // 8 + 128 * 128
+
+    @property
     def longest_s(self) -> float:
         """The clip limit with its grace, seconds."""
         return self.max_clip_s + self.grace_s

@@ -191,7 +191,7 @@ class Scanner:
     def _no_index(self) -> ServiceError:
         if self._source.size_bytes == 0:
             return ServiceError("empty_file", "The upload is empty; send an MP4 or MOV file.")
-        if self._at == 0:
+        if self._source.size_bytes < 8:
             return _not_mp4()
         return reject("no_moov", "The file has no index (moov): it is not finished or only a part. Export it again.")
 

@@ -42,7 +42,7 @@ class FrameTable:
     @property
     def times_s(self) -> NDArray[np.float64]:
         """The frames' timestamps, float64 (T,) seconds."""
-        times: NDArray[np.float64] = np.multiply(self.pts, float(self.time_base), dtype=np.float64)
+        times: NDArray[np.float64] = self.pts * self.time_base.numerator / self.time_base.denominator
         return times
 
 
@@ -208,6 +208,7 @@ class StreamChooser(Generic[_F]):
         self._next = 0 if job.fps is None else first_index(job.start_s, job.fps)
         self._before: Shown[_F] | None = None
         self._in_range: Shown[_F] | None = None
+        self._on_screen: Shown[_F] | None = None  # when the range begins
         self._num = 0
         self.is_done = False
 
@@ -215,6 +216,8 @@ class StreamChooser(Generic[_F]):
         """The samples that are settled now that this frame is known."""
         check_length(shown.timestamp_s, self._job)
         half = self._base / 2
+        if self._on_screen is None or shown.timestamp_s <= self._job.start_s + half:
+            self._on_screen = shown
         if shown.timestamp_s >= self._end_s - half:
             self.is_done = True
         elif shown.timestamp_s >= self._job.start_s - half:
@@ -238,7 +241,7 @@ class StreamChooser(Generic[_F]):
         if self._job.fps is not None:
             yield from self._emit_until(min(end_s, self._end_s), self._before)
         if self._num == 0:
-            chosen = self._in_range or self._before
+            chosen = self._in_range or self._on_screen or self._before
             yield self._emit(chosen.timestamp_s, chosen)
 
     def _emit_until(self, limit_s: float, shown: Shown[_F]) -> Iterator[tuple[float, Shown[_F]]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
@@ -21,6 +22,9 @@ _MAX_DRIFT_S = 0.005
 """A frame that begins this far from where the last one ended is placed anew. Ticks of 1 ms stay under it; 5 ms is half
 a log-mel hop, so no feature moves by more."""
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768_000
+_MAX_PLANES = 8
+"""PyAV 18.1 finds a frame's planes by looking for a null pointer, and FFmpeg ends the list with one only up to 8
+planes: frames with more must not be touched (found by fuzzing: it reads past the end)."""
 _SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0}
 
 
@@ -41,8 +45,17 @@ def open_sound(container: InputContainer, *, track_id: int | None) -> AudioStrea
             "unsupported_codec",
             "The sound track's codec is not supported; AAC, MP3, Opus, FLAC, ALAC, AC-3, AMR and PCM are.",
         )
+    if stream.codec_context.format is not None and not _is_readable(stream.codec_context):
+        raise ServiceError(
+            "unsupported_codec", f"The sound track has more than {_MAX_PLANES} channels; mix it down to stereo."
+        )
     stream.codec_context.thread_count = 1
     return stream
+
+
+def _is_readable(sound: AudioCodecContext | AudioFrame) -> bool:
+    """Whether the channels can be taken out safely."""
+    return not sound.format.is_planar or sound.layout.nb_channels <= _MAX_PLANES
 
 
 class SoundTrack:
@@ -122,14 +135,14 @@ def _decode(container: InputContainer, stream: AudioStream) -> Iterator[tuple[fl
         except (av.FFmpegError, ValueError):  # one bad packet is a gap of silence
             continue
         for frame in frames:
-            if frame.samples > 0 and _MIN_RATE_HZ <= frame.sample_rate <= _MAX_RATE_HZ:
+            if frame.samples > 0 and _MIN_RATE_HZ <= frame.sample_rate <= _MAX_RATE_HZ and _is_readable(frame):
                 time_s = None if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base)
                 yield time_s, frame.sample_rate, _mono(frame)
 
 
 def _mono(frame: AudioFrame) -> NDArray[np.float32]:
     """The mean of the channels, float32 (S,) in [-1, 1]. Taken before resampling: no down-mix matrix has a say."""
-    channels = len(frame.layout.channels)
+    channels = frame.layout.nb_channels
     data = frame.to_ndarray()
     data = data if frame.format.is_planar else data.reshape(-1, channels).T
     kind = frame.format.name.removesuffix("p")

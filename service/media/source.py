@@ -79,13 +79,13 @@ class UploadSource:
             "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2",
             "protocol_whitelist": "none",
             "codec_whitelist": ",".join((*PICTURE_DECODERS, *SOUND_DECODERS)),
-            "max_pixels": str(policy.max_pixels),
+            "max_pixels": str(policy.max_coded_pixels),
             "max_streams": str(policy.max_tracks + 2),  # cover art shows as streams beside the tracks
             "threads": "1",
         }
         if not self.is_complete:
             options["fflags"] = "+ignidx"  # do not look for a second index behind the media
-        container = av.open(_Reader(self), "r", format="mov", options=options)
+        container = av.open(_Reader(self), "r", format="mov", options=options, metadata_errors="ignore")
         self.check()
         return container
 

@@ -57,7 +57,7 @@ def decode_jpeg(data: bytes, *, max_pixels: int) -> VideoFrame:
         )
     context = av.CodecContext.create("mjpeg", "r")
     assert isinstance(context, VideoCodecContext)
-    context.options = {"max_pixels": str(max_pixels)}
+    context.options = {"max_pixels": str(max_pixels + max_pixels // 8 + 128 * 128)}  # rounded up to whole blocks
     context.thread_count = 1
     frames = [*context.decode(av.Packet(data)), *context.decode(None)]
     if not frames or frames[0].is_corrupt:

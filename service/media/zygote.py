@@ -74,7 +74,10 @@ class Zygote:
             self._reap()
 
     def _receive(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, MAX_FDS)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, MAX_FDS)
+        except ConnectionResetError:  # the parent closed with our reports unread
+            return False
         if not data:
             return False
         message = json.loads(data)
@@ -170,7 +173,7 @@ def probe_filter() -> bool:
     if pid == 0:
         if jail.install_filter():
             with contextlib.suppress(OSError):
-                socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                socket.socket(socket.AF_UNIX)
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS

@@ -22,10 +22,15 @@ _logger = logging.getLogger(__name__)
 _START_S = 60.0
 _RESTART_PAUSE_S = 0.2
 _RETRY_S = 0.005
+_MAX_SPAWN_TRIES = 3
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """The zygote must hold no second thread when it forks."""
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 """No secret of the service reaches the process tree that touches uploads."""
+
+
+class _ZygoteGoneError(Exception):
+    """The zygote died before it answered."""
 
 
 @dataclass(eq=False, slots=True)
@@ -94,7 +99,13 @@ class ZygoteLink:
         Raises:
             ServiceError: `decoder_gone`.
         """
-        await self.wait_ready(_START_S)
+        for _ in range(_MAX_SPAWN_TRIES):
+            await self.wait_ready(_START_S)
+            with contextlib.suppress(_ZygoteGoneError):  # it died just now; another comes up
+                return await self._try_spawn(kind, job, fds)
+        raise ServiceError("decoder_gone", "The decoder process was stopped; try again.", retry_after_s=1.0)
+
+    async def _try_spawn(self, kind: str, job: dict[str, Any], fds: list[int]) -> Child:
         self._next_id += 1
         loop = asyncio.get_running_loop()
         child = Child(self._next_id, loop.create_future(), loop.create_future())
@@ -105,6 +116,9 @@ class ZygoteLink:
             await asyncio.shield(child.spawned)
         except asyncio.CancelledError:
             self.kill(child)
+            raise
+        except _ZygoteGoneError:
+            self._forget(child, None)
             raise
         return child
 
@@ -142,16 +156,14 @@ class ZygoteLink:
     async def _send(self, message: bytes, fds: list[int]) -> None:
         while True:
             if self._control is None:
-                raise ServiceError("decoder_gone", "The decoder process was stopped; try again.", retry_after_s=1.0)
+                raise _ZygoteGoneError
             try:
                 socket.send_fds(self._control, [message], fds)
                 return
             except BlockingIOError:
                 await asyncio.sleep(_RETRY_S)
             except OSError:
-                raise ServiceError(
-                    "decoder_gone", "The decoder process was stopped; try again.", retry_after_s=1.0
-                ) from None
+                raise _ZygoteGoneError from None
 
     def _on_readable(self) -> None:
         while self._control is not None:
@@ -206,9 +218,7 @@ class ZygoteLink:
     def _forget(self, child: Child, code: int | None) -> None:
         self._children.pop(child.id, None)
         if not child.spawned.done():
-            child.spawned.set_exception(
-                ServiceError("decoder_gone", "The decoder process was stopped; try again.", retry_after_s=1.0)
-            )
+            child.spawned.set_exception(_ZygoteGoneError())
             child.spawned.exception()  # seen, even where nobody waits any more
         _settle(child.exited, code)
         for callback in child.on_exit:

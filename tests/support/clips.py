@@ -1,11 +1,14 @@
-"""Small real MP4 files made with PyAV, each with a picture that tells its frame number and a sound that tells its time."""
+"""Small real MP4 files made with PyAV: the picture tells the frame's number, the sound its time."""
 
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -61,16 +64,24 @@ class ClipSpec:
         return float(number / Fraction(self.fps))
 
 
-def make_clip(spec: ClipSpec | None = None, **changes: object) -> bytes:
+def make_clip(spec: ClipSpec | None = None, **changes: Any) -> bytes:
     """The bytes of a clip; `changes` are fields of ClipSpec."""
-    spec = spec or ClipSpec(**changes)  # type: ignore[arg-type]
-    target = io.BytesIO()
+    spec = spec or ClipSpec(**changes)
+    if "faststart" not in spec.movflags:
+        target = io.BytesIO()
+        _write_clip(target, spec)
+        return target.getvalue()
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:  # the muxer opens it a second time to move the index
+        _write_clip(file.name, spec)
+        return Path(file.name).read_bytes()
+
+
+def _write_clip(target: io.BytesIO | str, spec: ClipSpec) -> None:
     options = {"movflags": spec.movflags} if spec.movflags else {}
     with av.open(target, "w", format=spec.container, options=options) as container:
         video = _add_picture(container, spec)
         audio = _add_sound(container, spec) if spec.sound else None
         _mux(container, video, audio, spec)
-    return target.getvalue()
 
 
 def frame_picture(spec: ClipSpec, number: int) -> NDArray[np.uint8]:
@@ -140,7 +151,7 @@ def _mux(
         container.mux(audio.encode(None))
 
 
-def _sound_frames(audio: av.AudioStream, spec: ClipSpec):  # noqa: ANN202
+def _sound_frames(audio: av.AudioStream, spec: ClipSpec):
     context = audio.codec_context
     context.open(strict=False)
     size = context.frame_size or 1024

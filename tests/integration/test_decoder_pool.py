@@ -1,0 +1,298 @@
+"""The decoder pool with real children: samples, order, growth, deaths, cancellations, and nothing left over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from support.clips import ClipSpec, make_clip
+from support.decoding import decode_here, make_job
+from support.hostile import find
+from support.pools import HANG_S, code_of, decode_through, known, make_request, read_all, running_pool, soon, uploaded
+
+from service.domain.deadline import Deadline
+from service.domain.errors import ServiceError
+from service.media.decoder import DecoderPool, MediaPolicy
+from service.media.upload import Upload
+from service.media.warmup import make_warmup_jpeg
+from service.telemetry.metrics import Metrics
+
+PROCESS = psutil.Process()
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[DecoderPool]:
+    async with running_pool() as running:
+        yield running
+
+
+async def gone(pool: DecoderPool) -> None:
+    """Wait until no child is left."""
+    async with asyncio.timeout(HANG_S):
+        while pool.num_children:
+            await asyncio.sleep(0.01)
+
+
+async def decode_killing(pool: DecoderPool, upload: Upload, number: int) -> None:
+    """Decode all frames, and send the child a signal at each block."""
+    async with pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()) as reader:
+        async for _ in reader.blocks():
+            os.kill(reader.pid, number)
+
+
+async def test_a_child_gives_what_the_same_process_gives(pool: DecoderPool, tmp_path: Path) -> None:
+    data = make_clip(num_frames=75)
+    here = decode_here(data, make_job(fps=5))
+    async with uploaded(data, tmp_path) as upload, pool.open(upload, make_request(fps=5), deadline=soon()) as reader:
+        assert known(reader.clip)
+        through = await read_all(reader)
+    np.testing.assert_array_equal(here.frames, through.frames)
+    np.testing.assert_array_equal(here.windows, through.windows)
+    np.testing.assert_array_equal(here.sample_times_s, through.sample_times_s)
+    assert here.clip == through.clip
+
+
+async def test_children_are_jailed(pool: DecoderPool, tmp_path: Path) -> None:
+    assert pool.features()["seccomp"] is True
+    assert str(pool.features()["ffmpeg"]) >= "8.1.2"
+    data = make_clip(num_frames=500, gop=10)
+    async with (
+        uploaded(data, tmp_path) as upload,
+        pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()) as reader,
+    ):
+        child = psutil.Process(reader.pid)
+        status = await asyncio.to_thread(Path(f"/proc/{child.pid}/status").read_text)
+        assert "Seccomp:\t2" in status
+        assert "NoNewPrivs:\t1" in status
+        assert child.num_fds() == 5  # three that lead nowhere, the upload, the socket
+        assert child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+        assert child.rlimit(psutil.RLIMIT_AS)[0] == MediaPolicy().memory_bytes
+        assert "AVES_TEST_SECRET" not in child.parent().environ()
+        names = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in (0, 1, 2)}
+        assert names == {os.devnull}
+
+
+async def test_decoders_are_handed_out_in_order(tmp_path: Path) -> None:
+    data = make_clip(num_frames=10)
+    order: list[int] = []
+    async with running_pool(num_decoders=1) as pool, uploaded(data, tmp_path) as upload:
+
+        async def one(number: int) -> None:
+            async with pool.open(upload, make_request(), deadline=soon()) as reader:
+                order.append(number)
+                await read_all(reader)
+
+        await asyncio.gather(*(one(number) for number in range(6)))
+        assert order == list(range(6))
+
+
+async def test_a_full_pool_keeps_to_the_deadline(tmp_path: Path) -> None:
+    data = make_clip(num_frames=10)
+    async with running_pool(num_decoders=1) as pool, uploaded(data, tmp_path) as upload:
+        async with pool.open(upload, make_request(), deadline=soon()):
+            with pytest.raises(ServiceError) as caught:
+                async with pool.open(upload, make_request(), deadline=Deadline.after(0.05, clock=time.monotonic)):
+                    pass
+        assert caught.value.code == "deadline_exceeded"
+        assert len((await decode_through(pool, upload)).frames) == 1
+
+
+@pytest.mark.parametrize("movflags", ["faststart", "frag_keyframe+empty_moov+default_base_moof"])
+async def test_samples_come_before_the_upload_ends(pool: DecoderPool, tmp_path: Path, movflags: str) -> None:
+    data = make_clip(num_frames=100, gop=10, movflags=movflags)
+    cut = len(data) * 6 // 10
+    async with (
+        uploaded(data[:cut], tmp_path, is_complete=False) as upload,
+        pool.open(upload, make_request(fps=5), deadline=soon()) as reader,
+    ):
+        blocks = reader.blocks()
+        first = await anext(blocks)
+        assert not upload.is_complete
+        await upload.write(data[cut:])
+        upload.finish()
+        num = len(first) + sum([len(block) async for block in blocks])
+        assert known(reader.clip)
+    assert num == len(decode_here(data, make_job(fps=5)).frames)
+
+
+async def test_an_index_at_the_end_waits_for_the_end(pool: DecoderPool, tmp_path: Path) -> None:
+    data = make_clip(num_frames=50)
+    async with uploaded(data[:-100], tmp_path, is_complete=False) as upload:
+        decoding = asyncio.create_task(decode_through(pool, upload))
+        await asyncio.sleep(0.1)
+        assert not decoding.done()
+        await upload.write(data[-100:])
+        upload.finish()
+        assert (await decoding).clip.num_samples == 2
+
+
+async def test_a_growing_upload_that_fails_fails_its_decoding(pool: DecoderPool, tmp_path: Path) -> None:
+    data = make_clip(num_frames=100, movflags="faststart")
+    async with uploaded(data[:-5000], tmp_path, is_complete=False) as upload:
+        decoding = asyncio.create_task(decode_through(pool, upload))
+        await asyncio.sleep(0.05)
+        upload.abort(ServiceError("slow_upload", "too slow"))
+        with pytest.raises(ServiceError, match="too slow"):
+            await decoding
+    await gone(pool)
+
+
+@pytest.mark.parametrize("movflags", ["faststart", "frag_keyframe+empty_moov+default_base_moof"])
+async def test_a_growing_upload_that_ends_short_is_truncated(pool: DecoderPool, tmp_path: Path, movflags: str) -> None:
+    data = make_clip(num_frames=100, gop=10, movflags=movflags)
+    async with uploaded(data[: find(data, "mdat") + 3000], tmp_path, is_complete=False) as upload:
+        decoding = asyncio.create_task(decode_through(pool, upload))
+        await asyncio.sleep(0.05)
+        upload.finish()
+        with pytest.raises(ServiceError) as caught:
+            await decoding
+        assert caught.value.code == "truncated"
+
+
+async def test_a_killed_child_is_replaced_and_nothing_is_lost_or_repeated(pool: DecoderPool, tmp_path: Path) -> None:
+    data = make_clip(num_frames=200, gop=20)
+    whole = decode_here(data, make_job(fps=None, side_px=224))
+    async with (
+        uploaded(data, tmp_path) as upload,
+        pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()) as reader,
+    ):
+        times: list[float] = []
+        async for block in reader.blocks():
+            if not times:
+                os.kill(reader.pid, signal.SIGKILL)
+            times += block.sample_times_s.tolist()
+    assert times == whole.sample_times_s.tolist()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, "decoder_gone"), (signal.SIGSEGV, "broken")])
+async def test_a_child_that_dies_twice_is_given_up(pool: DecoderPool, tmp_path: Path, number: int, code: str) -> None:
+    data = make_clip(num_frames=400, gop=20)
+    async with uploaded(data, tmp_path) as upload:
+        with pytest.raises(ServiceError) as caught:
+            await decode_killing(pool, upload, number)
+        assert caught.value.code == code
+        assert (await decode_through(pool, upload)).clip.num_samples == 16
+
+
+async def test_a_child_over_its_cpu_budget_is_too_costly(pool: DecoderPool, tmp_path: Path) -> None:
+    async with uploaded(make_clip(num_frames=400, gop=20), tmp_path) as upload:
+        with pytest.raises(ServiceError) as caught:
+            await decode_killing(pool, upload, signal.SIGXCPU)
+        assert caught.value.code == "too_costly"
+
+
+async def test_a_stopped_child_meets_the_deadline_and_not_a_slow_reader(tmp_path: Path) -> None:
+    data = make_clip(num_frames=400, gop=20)
+    request = make_request(fps=None, side_px=224)
+    async with running_pool(policy=MediaPolicy(progress_s=0.3)) as pool, uploaded(data, tmp_path) as upload:
+        async with pool.open(upload, request, deadline=soon()) as reader:
+            blocks = reader.blocks()
+            await anext(blocks)
+            await asyncio.sleep(0.6)  # nobody reads: the clock of the child stands still
+            await anext(blocks)
+            os.kill(reader.pid, signal.SIGSTOP)
+            with pytest.raises(ServiceError) as caught:
+                async for _ in blocks:
+                    pass
+        assert caught.value.code == "deadline_exceeded"
+        await gone(pool)
+
+
+async def test_the_zygote_is_replaced(pool: DecoderPool, tmp_path: Path) -> None:
+    data = make_clip(num_frames=200, gop=20)
+    async with uploaded(data, tmp_path) as upload:
+        async with pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()) as reader:
+            blocks = reader.blocks()
+            num = len(await anext(blocks))
+            zygote = psutil.Process(reader.pid).parent()
+            zygote.kill()
+            num += sum([len(block) async for block in blocks])
+            assert num == 200
+        assert pool.is_healthy()
+        assert (await decode_through(pool, upload)).clip.num_samples == 8
+
+
+async def test_cancellations_leave_nothing(pool: DecoderPool, tmp_path: Path) -> None:
+    data = make_clip(num_frames=200, gop=20)
+    async with uploaded(data, tmp_path) as upload:
+        await decode_through(pool, upload)
+        await gone(pool)
+        num_fds = PROCESS.num_fds()
+        for number in range(40):
+            task = asyncio.create_task(decode_through(pool, upload, make_request(fps=None, side_px=224)))
+            await asyncio.sleep(0.002 * number)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await gone(pool)
+        assert PROCESS.num_fds() == num_fds
+        children = [child for zygote in PROCESS.children() for child in zygote.children()]
+        assert children == []
+        assert (await decode_through(pool, upload)).clip.num_samples == 8
+
+
+async def test_closing_ends_every_process(tmp_path: Path) -> None:
+    before = set(PROCESS.children(recursive=True))
+    data = make_clip(num_frames=400, gop=20)
+    async with (
+        running_pool() as pool,
+        uploaded(data, tmp_path) as upload,
+        pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()),
+    ):
+        during = set(PROCESS.children(recursive=True)) - before
+        assert len(during) == 2
+        await pool.aclose()
+        _, alive = psutil.wait_procs(during, timeout=HANG_S)
+        assert not alive
+
+
+async def test_failures_are_counted_by_code(tmp_path: Path) -> None:
+    metrics = Metrics()
+    async with running_pool(metrics=metrics) as pool:
+        assert await code_of(pool, b"no video", tmp_path) == "not_mp4"
+    assert metrics.registry.get_sample_value("avesformer_decode_failures_total", {"code": "not_mp4"}) == 1
+
+
+async def test_pictures_of_live_streams(pool: DecoderPool) -> None:
+    rgb, size = await pool.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
+    assert (rgb.shape, size) == ((24, 40, 3), (32, 32))
+    frame = np.zeros((50, 30, 3), np.uint8)
+    frame[25:] = 255
+    small = await pool.resize_rgb(frame, height=10, width=10)
+    assert small[:4].max() == 0
+    assert small[6:].min() == 255
+    with pytest.raises(ServiceError) as caught:
+        await pool.decode_jpeg(b"no jpeg", height=24, width=40)
+    assert caught.value.code == "broken"
+    with pytest.raises(ServiceError) as caught:
+        await pool.resize_rgb(np.zeros((4000, 4000, 3), np.uint8), height=10, width=10)
+    assert caught.value.code == "picture_too_large"
+
+
+async def test_a_killed_picture_decoder_is_replaced(pool: DecoderPool) -> None:
+    await pool.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
+    for zygote in PROCESS.children():
+        for child in zygote.children():
+            child.kill()
+    await gone(pool)
+    rgb, _ = await pool.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
+    assert rgb.shape == (24, 40, 3)
+
+
+async def test_many_pictures_at_once_share_few_children(pool: DecoderPool) -> None:
+    answers = await asyncio.gather(*(pool.decode_jpeg(make_warmup_jpeg(), height=8, width=8) for _ in range(50)))
+    assert all(rgb.shape == (8, 8, 3) for rgb, _ in answers)
+    assert pool.num_children <= 2
+
+
+async def test_variable_rate_through_a_child(pool: DecoderPool, tmp_path: Path) -> None:
+    spec = ClipSpec(frame_ticks=[0, 100, 5000, 5100, 20_000], num_frames=5)
+    async with uploaded(make_clip(spec), tmp_path) as upload:
+        decoded = await decode_through(pool, upload, make_request(fps=None))
+    assert decoded.timestamps_s.tolist() == [0, 0.007812, 0.390625, 0.398438, 1.5625]
