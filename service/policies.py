@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,8 @@ from service.settings import Settings
 _CONNECTIONS_PER_REQUEST = 8
 """Idle keep-alive connections beside each admitted request."""
 _MIN_CONNECTIONS = 512
+_MAX_ENCODERS = 4
+"""Masks of a sample take about a tenth of its prediction; more threads only compete with the decoders."""
 MakePredictor = Callable[[], Predictor]
 
 
@@ -56,7 +59,7 @@ def batch_policy(settings: Settings) -> BatchPolicy:
         max_batch=settings.max_batch or (64 if has_gpu(settings.device) else 16),
         window_s=settings.batch_window_s,
         max_queued_bytes=settings.max_queued_bytes,
-        encode_threads=max(1, min(4, settings.num_decoders)),
+        encode_threads=max(1, min(_MAX_ENCODERS, os.cpu_count() or 1)),
     )
 
 

@@ -11,6 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _MIB = 1024**2
 _GIB = 1024**3
+_DECODERS_PER_CORE = 4
+_MAX_DECODERS = 32
+"""A decoder takes up to about 100 MB (ingest facts 1.1)."""
 
 
 class Settings(BaseSettings):
@@ -40,7 +43,9 @@ class Settings(BaseSettings):
     max_answer_bytes: int = Field(512 * _MIB, ge=1024, description="Largest JSON answer, bytes")
     request_timeout_s: float = Field(120.0, gt=0, description="Deadline of a JSON request, seconds")
     upload_min_bytes_per_s: int = Field(16_384, ge=0, description="Least upload rate after 10 s, bytes per second")
-    decode_processes: int | None = Field(None, ge=1, le=256, description="Decoders at once; empty: one per core")
+    decode_processes: int | None = Field(
+        None, ge=1, le=256, description="Decoders at once; empty: four per core, at most 32"
+    )
     spool_dir: Path | None = Field(None, description="Uploads and answers on their way; empty: the system's")
     spool_bytes: int = Field(4 * _GIB, ge=_MIB, description="Most bytes in the spool")
     state_dir: Path | None = Field(None, description="Jobs without Redis; empty: ~/.local/state/avesformer")
@@ -72,5 +77,11 @@ class Settings(BaseSettings):
 
     @property
     def num_decoders(self) -> int:
-        """Decoder children at once."""
-        return self.decode_processes or max(1, os.cpu_count() or 1)
+        """Decoder children at once.
+
+        Four per core by default: requests that come together then end their decoding together and share batches, and
+        a long clip does not keep short ones waiting. 32 requests of one sample at once on two cores: 1.0 requests a
+        batch with two decoders, 1.9 with eight, at the same total time.
+        """
+        cores = os.cpu_count() or 1
+        return self.decode_processes or max(cores, min(_DECODERS_PER_CORE * cores, _MAX_DECODERS))
