@@ -95,7 +95,7 @@ class AsyncGrpcClient:
                     event = await asyncio.shield(reading)
                 except asyncio.CancelledError:
                     call.cancel()
-                    await asyncio.wait([reading])
+                    await asyncio.gather(reading, return_exceptions=True)
                     raise
                 if event is _END:
                     return

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
+from grpc import aio
 from grpc.aio import ServicerContext
 
 from service.core.journal import Journal, RequestRecord
@@ -41,7 +43,8 @@ class Call:
 
         Clients that wait for it send nothing in vain; it plays the part of HTTP's 100 Continue.
         """
-        await self.rpc.send_initial_metadata((("x-request-id", self.context.request_id),))
+        with _leaving():
+            await self.rpc.send_initial_metadata((("x-request-id", self.context.request_id),))
 
 
 class Calls:
@@ -68,7 +71,7 @@ class Calls:
                 )
                 return await work(Call(context, record, rpc))
         except ServiceError as error:
-            await rpc.abort(status_code(error), error.detail, trailers(error, request_id=request_id))
+            await _abort(rpc, error, request_id=request_id)
             raise AssertionError("abort raises") from error
 
     def _deadline(self, rpc: Rpc) -> Deadline:
@@ -95,10 +98,28 @@ async def write(rpc: Rpc, message: Message, *, stall_s: float) -> None:
         )
         raise ServiceError("answer_too_large", detail)
     try:
-        async with asyncio.timeout(stall_s):
-            await rpc.write(message)
+        with _leaving():
+            async with asyncio.timeout(stall_s):
+                await rpc.write(message)
     except TimeoutError:
         raise ServiceError("client_gone", f"The client read nothing for {stall_s:g} s and was cut.") from None
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """gRPC core fails a send where the client has left a moment ago; the cancellation of the handler follows."""
+    try:
+        yield
+    except aio.InternalError:
+        raise ServiceError("client_gone", "The client left before the answer was complete.") from None
+
+
+async def _abort(rpc: Rpc, error: ServiceError, *, request_id: str) -> None:
+    """End the RPC with the error's status; one whose last message was never read can only be dropped."""
+    try:
+        await rpc.abort(status_code(error), error.detail, trailers(error, request_id=request_id))
+    except aio.InternalError:
+        raise asyncio.CancelledError from error
 
 
 def _text(value: str | bytes | None) -> str | None:

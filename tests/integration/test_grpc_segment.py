@@ -43,7 +43,7 @@ async def front() -> AsyncIterator[RunningFront]:
 async def until_admitted(front: RunningFront) -> None:
     """Wait until a request is inside."""
     async with asyncio.timeout(HANG_S):
-        while not front.front.core.admission.in_flight:  # noqa: ASYNC110 - admission tells idle, not busy
+        while not front.front.core.admission.in_flight:
             await asyncio.sleep(0.01)
 
 
@@ -58,7 +58,7 @@ async def send(channel: aio.Channel, messages: list[pb.SegmentRequest], **call: 
 
 
 async def refusal_of(front: RunningFront, messages: list[pb.SegmentRequest]) -> grpc.RpcError:
-    """What a call with these messages fails with. Blocking, since grpc.aio may lose the status (see client.grpc_async)."""
+    """What a call with these messages fails with; blocking, since grpc.aio may lose it (see client.grpc_async)."""
 
     def run() -> grpc.RpcError:
         with grpc.insecure_channel(front.grpc_target) as channel, pytest.raises(grpc.RpcError) as refused:
@@ -247,7 +247,7 @@ async def test_running_calls_end_well_in_a_drain_and_new_ones_are_told_to_go_els
     ):
         running = asyncio.create_task(client.segment(clip, SegmentOptions(native_fps=True)))
         await until_admitted(front)
-        draining = asyncio.create_task(front.front.drain())
+        draining = asyncio.create_task(front.front.drain(asyncio.Event()))
         await asyncio.sleep(0)
         with pytest.raises(ServiceError) as refused:
             await client.segment(clip)
@@ -265,7 +265,7 @@ async def test_what_still_runs_at_the_end_of_a_drain_ends_as_draining(clip: byte
     ):
         running = asyncio.create_task(client.segment(clip, SegmentOptions(native_fps=True)))
         await until_admitted(front)
-        await asyncio.wait_for(front.front.drain(), HANG_S)
+        await asyncio.wait_for(front.front.drain(asyncio.Event()), HANG_S)
         with pytest.raises(ServiceError) as ended:
             await asyncio.wait_for(running, HANG_S)
     assert ended.value.code == "draining"

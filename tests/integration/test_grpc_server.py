@@ -1,0 +1,307 @@
+"""The server around the methods: health, reflection, keys, TLS, slow readers, cancelled calls."""
+
+import asyncio
+import gc
+import hashlib
+import random
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.clips import make_clip
+from support.front import RunningFront, running_front
+
+from service.backends.predictor_fake import FakePredictor, FakeTiming
+from service.bootstrap import ListenError
+from service.client.grpc_async import AsyncGrpcClient
+from service.client.grpc_client import GrpcClient
+from service.client.policy import ClientPolicy
+from service.core.live import LivePolicy, LiveStreams
+from service.domain.errors import ServiceError
+from service.domain.live import LiveFrame, LiveInput
+from service.domain.options import SegmentOptions
+from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
+from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
+from service.rpc.server import GrpcParts, GrpcPolicy, build_server
+from service.rpc.servicer import ServicerPolicy
+
+HANG_S = 60.0
+ONCE = ClientPolicy(attempts=1)
+SERVICE = "avesformer.v1.Segmentation"
+Health = health_pb2.HealthCheckResponse
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    return make_clip(num_frames=100, movflags="faststart", flash_frames=frozenset({30, 80}))
+
+
+async def test_health_follows_warm_up_and_drain() -> None:
+    async with running_front(is_warm=False) as front, aio.insecure_channel(front.grpc_target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watched: list[int] = []
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        async with asyncio.timeout(HANG_S):
+            watched.append((await watch.read()).status)
+            while watched[-1] != Health.SERVING:
+                watched.append((await watch.read()).status)
+            for name in ("", SERVICE):
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+                assert answer.status == Health.SERVING
+            with pytest.raises(aio.AioRpcError) as unknown:
+                await stub.Check(health_pb2.HealthCheckRequest(service="other"))
+            await front.front.drain(asyncio.Event())
+            watched.append((await watch.read()).status)
+        watch.cancel()
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    assert watched == [Health.NOT_SERVING, Health.SERVING, Health.NOT_SERVING]
+
+
+async def test_not_serving_comes_before_work_is_refused() -> None:
+    async with running_front() as front, aio.insecure_channel(front.grpc_target) as channel:
+        await front.front.grpc.start_draining()
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert (await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE))).status == Health.NOT_SERVING
+        assert not front.front.core.admission.is_draining
+
+
+async def test_reflection_tells_the_contract() -> None:
+    async def questions() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
+
+    async with running_front() as front, aio.insecure_channel(front.grpc_target) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        listed, found = [answer async for answer in stub.ServerReflectionInfo(questions())]
+    names = {service.name for service in listed.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+    file = FileDescriptorProto.FromString(found.file_descriptor_response.file_descriptor_proto[0])
+    assert [method.name for method in file.service[0].method] == ["Segment", "SegmentLive", "GetModel"]
+
+
+async def test_keys_are_asked_of_every_method_but_not_of_health(tmp_path: Path, clip: bytes) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"{hashlib.sha256(b'open sesame').hexdigest()} alice\n")
+    async with running_front(api_keys_file=keys) as front:
+        for wrong in (None, "open barley"):
+            async with AsyncGrpcClient(front.grpc_target, ClientPolicy(api_key=wrong, attempts=1)) as client:
+                for call in (client.model(), client.segment(clip), anext(client.live(no_inputs()))):
+                    with pytest.raises(ServiceError) as refused:
+                        await call
+                    assert refused.value.code == "unauthenticated"
+        async with AsyncGrpcClient(front.grpc_target, ClientPolicy(api_key="open sesame")) as client:
+            assert (await client.model()).variant == "fake"
+            assert len((await client.segment(clip)).frames) == 4
+        async with aio.insecure_channel(front.grpc_target) as channel:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert answer.status == Health.SERVING
+
+
+async def no_inputs() -> AsyncIterator[LiveInput]:
+    return
+    yield
+
+
+async def test_tls(tmp_path: Path, clip: bytes) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    command = [
+        "openssl",
+        *words.split(),
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+    ]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, timeout=60)
+    async with running_front(tls_cert=certificate, tls_key=key) as front:
+        target = f"localhost:{front.grpc_port}"
+
+        def run() -> int:
+            with GrpcClient(target, ClientPolicy(ca_file=certificate), is_secure=True) as client:
+                return len(client.segment(clip).frames)
+
+        assert await asyncio.wait_for(asyncio.to_thread(run), HANG_S) == 4
+        async with AsyncGrpcClient(target, ONCE) as plain:
+            with pytest.raises(ServiceError) as refused:
+                await plain.model()
+    assert refused.value.code in ("backend_down", "deadline_exceeded")
+
+
+async def test_a_taken_port_is_one_clear_error() -> None:
+    async with running_front() as front:
+        with pytest.raises(ListenError, match="cannot listen"):
+            async with running_front(grpc_port=front.grpc_port):
+                pass
+
+
+class NoisyPredictor(FakePredictor):
+    """Masks of noise: kilobytes a frame."""
+
+    def predict(self, frames: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        return rng.choice(np.float32([-8, 8]), (len(frames), 1, 64, 64))
+
+
+@asynccontextmanager
+async def impatient_server(front: RunningFront, *, stall_s: float) -> AsyncIterator[str]:
+    """A second gRPC server on the same core that cuts stalled clients sooner; its target."""
+    core = front.front.core
+    live = LiveStreams(
+        segmenter=core.segmenter, pictures=core.decoders, policy=LivePolicy(max_pixels=10**6), clock=core.clock
+    )
+    parts = GrpcParts(
+        admission=core.admission,
+        journal=core.journal,
+        pipeline=core.pipeline,
+        spool=core.spool,
+        segmenter=core.segmenter,
+        live=live,
+        authenticate=lambda authorization: None,
+        clock=core.clock,
+        is_ready=lambda: True,
+    )
+    servicer = ServicerPolicy(max_upload_bytes=10**8, upload_min_bytes_per_s=0, stall_s=stall_s)
+    server = build_server(parts, GrpcPolicy(host="127.0.0.1", port=0, servicer=servicer))
+    port = await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.aclose()
+
+
+async def upload(data: bytes, options: pb.SegmentOptions) -> AsyncIterator[pb.SegmentRequest]:
+    yield pb.SegmentRequest(options=options)
+    for at in range(0, len(data), 50_000):
+        yield pb.SegmentRequest(chunk=data[at : at + 50_000])
+
+
+async def test_a_client_that_does_not_read_fills_no_memory_and_is_cut() -> None:
+    """Some MB of masks: what the client leaves unread stays bounded, and after the stall it is cut."""
+    long = make_clip(num_frames=200, width=640, height=480, gop=250)
+    noisy = running_front(make_predictor=lambda: NoisyPredictor(input_height=256, input_width=256))
+    async with noisy as front, impatient_server(front, stall_s=2.0) as target:
+        memory_bytes = psutil.Process().memory_info
+        async with aio.insecure_channel(target) as channel, asyncio.timeout(HANG_S):
+            before = memory_bytes().rss
+            call = SegmentationStub(channel).Segment(upload(long, pb.SegmentOptions(native_fps=True)))
+            await call.read()
+            await front.front.core.admission.wait_until_idle(None)
+            assert memory_bytes().rss - before < 64 * 1024**2
+            call.cancel()
+    registry = front.front.core.metrics.registry
+    cut = {"transport": "grpc", "code": "client_gone"}
+    assert registry.get_sample_value("avesformer_requests_total", cut) == 1
+
+
+async def test_a_live_client_that_does_not_read_is_cut_too() -> None:
+    picture = bytes(3 * 128 * 128)
+
+    async def camera() -> AsyncIterator[pb.LiveRequest]:
+        yield pb.LiveRequest(options=pb.LiveOptions(max_audio_wait_s=0))
+        for n in range(1_000_000):
+            frame = pb.LiveFrame(timestamp_s=n, data=picture, format=pb.PIXEL_FORMAT_RGB24, width=128, height=128)
+            yield pb.LiveRequest(frame=frame)
+            await asyncio.sleep(0.005)
+
+    noisy = running_front(make_predictor=lambda: NoisyPredictor(input_height=256, input_width=256))
+    async with noisy as front, impatient_server(front, stall_s=2.0) as target:
+        memory_bytes = psutil.Process().memory_info
+        async with aio.insecure_channel(target) as channel, asyncio.timeout(2 * HANG_S):
+            before = memory_bytes().rss
+            call = SegmentationStub(channel).SegmentLive(camera())
+            await call.read()
+            await front.front.core.admission.wait_until_idle(None)
+            assert memory_bytes().rss - before < 64 * 1024**2
+            call.cancel()
+    registry = front.front.core.metrics.registry
+    cut = {"transport": "live", "code": "client_gone"}
+    assert registry.get_sample_value("avesformer_requests_total", cut) == 1
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process holds: children, open files, tasks of the loop."""
+
+    children: frozenset[int]
+    num_fds: int
+    tasks: Counter[str]
+
+    @classmethod
+    def now(cls) -> "Footprint":
+        process = psutil.Process()
+        tasks = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())
+        return cls(frozenset(child.pid for child in process.children(recursive=True)), process.num_fds(), tasks)
+
+    def beyond(self, before: "Footprint") -> str:
+        """What is here and was not before, in words; empty if nothing."""
+        children, tasks = self.children - before.children, self.tasks - before.tasks
+        num_fds = max(0, self.num_fds - before.num_fds)
+        return f"{len(children)} children, {num_fds} files, {dict(tasks)}" if children or tasks or num_fds else ""
+
+
+async def settled(check: Callable[[], bool]) -> None:
+    """Wait until `check` holds; fails as a hang."""
+    async with asyncio.timeout(HANG_S):
+        while not check():
+            await asyncio.sleep(0.05)
+
+
+async def test_200_cancelled_calls_leave_nothing(clip: bytes) -> None:
+    """Cancelled at random moments, eight at a time, uploads and live streams: no slot, file, child or task stays."""
+    rng = random.Random(5)
+    timing = FakeTiming(batch_s=0.01)
+    picture = bytes(3 * 64 * 64)
+
+    async def camera() -> AsyncIterator[LiveInput]:
+        for n in range(1000):
+            yield LiveFrame(0.1 * n, picture, "rgb24", 64, 64)
+            await asyncio.sleep(0.01)
+
+    async with running_front(make_predictor=lambda: FakePredictor(timing=timing)) as front:
+        core = front.front.core
+        async with AsyncGrpcClient(front.grpc_target, ONCE) as client:
+
+            async def watch() -> None:
+                async for _ in client.live(camera()):
+                    pass
+
+            async def one(number: int) -> None:
+                is_live = number % 4 == 3
+                work = watch() if is_live else client.segment(clip, SegmentOptions(native_fps=True))
+                call = asyncio.create_task(work)
+                await asyncio.sleep(rng.random() * 0.4)
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+
+            for first in range(0, 16, 8):  # whatever is made once and kept is there before the count
+                await asyncio.gather(*(one(number) for number in range(first, first + 8)))
+            await settled(lambda: not core.admission.in_flight)
+            await client.segment(clip)
+            await settled(lambda: not core.admission.in_flight)
+            before = Footprint.now()
+            for first in range(0, 200, 8):
+                await asyncio.gather(*(one(number) for number in range(first, first + 8)))
+            await settled(lambda: not core.admission.in_flight)
+            gc.collect()
+            try:
+                await settled(lambda: not Footprint.now().beyond(before))
+            except TimeoutError:
+                pytest.fail(f"left over: {Footprint.now().beyond(before)}")
+            assert core.spool.used_bytes == 0
+            assert core.segmenter.queue_depth == 0
+            assert core.metrics.registry.get_sample_value("avesformer_live_streams") == 0
+            assert len((await client.segment(clip, SegmentOptions(native_fps=True))).frames) == 100
