@@ -126,6 +126,10 @@ class Predictor:
         except RuntimeError:
             return False
 
+    def memory_bytes(self) -> int:
+        """Device memory that PyTorch holds; 0 on the CPU."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+
 
 def choose_device(name: str) -> torch.device:
     """A device by name; `auto` is CUDA where present.

@@ -44,6 +44,10 @@ class Predictor(Protocol):
         """Whether the device still answers (a CUDA context can die for good)."""
         ...
 
+    def memory_bytes(self) -> int:
+        """Memory held on the device; 0 on the CPU."""
+        ...
+
 
 class Segmenter(Protocol):
     """Chunks of samples in, finished masks out; local or across Redis."""
@@ -188,6 +192,46 @@ class BlobStore(Protocol):
         """The bytes of a large blob piece by piece; raises ServiceError `internal` if there is none."""
         ...
 
-    async def delete_all(self, prefix: str) -> None:
-        """Delete every blob under `prefix/`."""
+    async def delete_all(self, prefix: str, *, older_than_s: float = 0.0) -> None:
+        """Delete every blob under `prefix/` that was stored longer ago than that."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What an idempotency key was used for: the request's fingerprint, and its reply once there is one."""
+
+    fingerprint: str
+    reply: bytes | None
+
+
+class KeyStore(Protocol):
+    """Idempotency keys in use. Every call may raise ServiceError `backend_down`."""
+
+    async def begin(self, scope: str, fingerprint: str, *, lease_s: float) -> KeyRecord | None:
+        """Take a key for a request that runs now; what it was used for if it was taken before."""
+        ...
+
+    async def renew(self, scope: str, *, lease_s: float) -> None:
+        """The request still runs."""
+        ...
+
+    async def finish(self, scope: str, record: KeyRecord, *, ttl_s: float) -> None:
+        """Remember the reply."""
+        ...
+
+    async def forget(self, scope: str) -> None:
+        """The request left nothing to remember."""
+        ...
+
+
+class ResultCache(Protocol):
+    """Encoded answers by key; may forget any of them at any time, and never raises."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The answer, if it is still there."""
+        ...
+
+    async def put(self, key: str, answer: bytes) -> None:
+        """Keep an answer for a while."""
         ...

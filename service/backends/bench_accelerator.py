@@ -39,6 +39,9 @@ class _SleepingPredictor:
     def is_healthy(self) -> bool:
         return True
 
+    def memory_bytes(self) -> int:
+        return 0
+
 
 class BenchAccelerator:
     """One-frame items through batcher, device thread and encoder; the device sleeps `batch_s + item_s * n`.

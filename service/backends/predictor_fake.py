@@ -94,6 +94,10 @@ class FakePredictor:
         """Always: there is no device to lose."""
         return True
 
+    def memory_bytes(self) -> int:
+        """None."""
+        return 0
+
 
 def _cells(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Mean colour of cells of 4 by 4 pixels: float32 (B, H / 4, W / 4, 3)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from service.domain.result import ModelInfo
 if TYPE_CHECKING:
     from model.inference import Predictor as ModelPredictor
 
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 """How PyTorch's CPU allocator says it, in a plain RuntimeError (c10/core/impl/alloc_cpu.cpp)."""
 
@@ -57,6 +60,10 @@ class TorchPredictor:
         """Whether the device still computes."""
         return self._predictor.is_healthy()
 
+    def memory_bytes(self) -> int:
+        """Device memory held by PyTorch; 0 on the CPU."""
+        return self._predictor.memory_bytes()
+
 
 def load_predictor(
     checkpoint: Path | None, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
@@ -81,6 +88,16 @@ def load_predictor(
 def default_threads() -> int:
     """Half of this process's cores: decoders, encoders and the event loop need the others.
 
-    OpenMP's workers spin while they wait for each other, so a thread too many costs both sides.
+    OpenMP's workers spin while they wait for each other, so a thread too many costs both sides: on two busy cores two
+    threads took five times as long as one. A container's CPU quota counts as its cores.
     """
-    return max(1, len(os.sched_getaffinity(0)) // 2)
+    return max(1, min(len(os.sched_getaffinity(0)), _quota_cores(_CPU_QUOTA)) // 2)
+
+
+def _quota_cores(path: Path) -> int:
+    """Whole cores of a cgroup v2 CPU quota (`quota period`, or `max period` for none); many where there is none."""
+    try:
+        quota, period = path.read_text().split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return sys.maxsize

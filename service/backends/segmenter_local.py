@@ -77,12 +77,14 @@ class LocalSegmenter:
             clock=self._clock,
         )
         self._batcher.start()
-        self._metrics.worker_up.set(1)
+        runner = self._runner
+        self._metrics.worker_up.set_function(lambda: int(self.is_healthy()))
+        self._metrics.device_memory_bytes.set_function(lambda: runner.memory_bytes)
 
     async def aclose(self) -> None:
         """Stop at once: chunks that still wait or run end as `draining`. To drain, stop admitting and wait first."""
-        self._metrics.worker_up.set(0)
         if self._batcher is not None:
+            self._metrics.worker_up.set_function(lambda: 0)
             await self._batcher.aclose()
         if not await self._device.stop(timeout_s=STOP_TIMEOUT_S):
             logger.error("device thread did not end in time")
@@ -123,9 +125,7 @@ class LocalSegmenter:
         """Whether the device answers; once False with a device that died, only a new process helps."""
         if self._runner is None:
             return True
-        is_healthy = self._runner.is_device_healthy and self._device.is_healthy()
-        self._metrics.worker_up.set(int(is_healthy))
-        return is_healthy
+        return self._runner.is_device_healthy and self._device.is_healthy()
 
     @property
     def queue_depth(self) -> int:

@@ -49,6 +49,7 @@ class BatchRunner:
         self._clock = clock
         self.info = predictor.info
         self.is_device_healthy = True
+        self.memory_bytes = 0
         self.plan = self._warm_up(sizes)
 
     def check_health(self) -> bool:
@@ -66,6 +67,7 @@ class BatchRunner:
         started_s = self._clock()
         live = [piece for piece in slices if not piece.pending.is_dropped]
         results = self._run_together(live) if live else []
+        self.memory_bytes = self._predictor.memory_bytes()
         return BatchOutcome(results, self._clock() - started_s)
 
     def _run_together(self, slices: list[SampleSlice]) -> list[SliceResult]:
@@ -146,6 +148,7 @@ class BatchRunner:
                 break
             costs_s[size] = cost_s
         plan = BatchPlan(costs_s)
+        self.memory_bytes = self._predictor.memory_bytes()
         logger.info(
             "warmed up", extra={"seconds_by_batch": {size: round(cost_s, 5) for size, cost_s in costs_s.items()}}
         )

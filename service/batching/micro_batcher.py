@@ -85,6 +85,7 @@ class MicroBatcher:
         self._loop: asyncio.Task[None] | None = None
         self._is_closing = False
         self._seconds_per_sample: float | None = None
+        metrics.queue_depth.set_function(lambda: self._queue.num_samples)
         metrics.queue_oldest_seconds.set_function(lambda: self._queue.oldest_age_s(now_s=clock()))
 
     def start(self) -> None:
@@ -145,7 +146,6 @@ class MicroBatcher:
         pending = PendingChunk(chunk, self._clock(), future)
         self._queue.add(pending, retry_after_s=max(1.0, self._queue.num_samples / self.samples_per_s))
         self._note_arrival()
-        self._show_depth()
         try:
             async with asyncio.timeout(chunk.deadline.timeout_s(self._clock)):
                 return await future
@@ -154,7 +154,6 @@ class MicroBatcher:
         finally:
             pending.is_dropped = True
             self._queue.drop(pending)
-            self._show_depth()
             self._wake.set()
 
     async def _run(self) -> None:
@@ -172,7 +171,6 @@ class MicroBatcher:
         now_s = self._clock()
         self._metrics.batch_wait_seconds.observe(self._queue.oldest_age_s(now_s=now_s))
         slices = self._queue.take(self._plan().next_size(self._queue.num_samples), now_s=now_s)
-        self._show_depth()
         self._num_on_device += 1
         task = asyncio.create_task(self._serve(slices), name="batch")
         self._serving[task] = slices
@@ -269,14 +267,10 @@ class MicroBatcher:
             if isinstance(result, ServiceError):
                 piece.pending.fail(result)
                 self._queue.drop(piece.pending)
-        self._show_depth()
 
     def _note_arrival(self) -> None:
         self._num_arrivals += 1
         self._wake.set()
-
-    def _show_depth(self) -> None:
-        self._metrics.queue_depth.set(self._queue.num_samples)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._serving.pop(task, None)
