@@ -21,6 +21,7 @@ class RequestContext:
     """Who asks, by when, and through which door. `is_interactive` is False for jobs, which yield to people waiting.
 
     `started_at_s` is when the request came, on the monotonic clock; None counts from where the work begins.
+    `owner` is the id of the caller's key (empty where none are asked); an `idempotency_key` is the caller's own.
     """
 
     request_id: str
@@ -28,6 +29,8 @@ class RequestContext:
     deadline: Deadline
     may_use_cache: bool = True
     started_at_s: float | None = None
+    owner: str = ""
+    idempotency_key: str | None = None
 
     @property
     def is_interactive(self) -> bool:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from service.core.journal import RequestRecord
 from service.domain.errors import ServiceError
@@ -21,6 +21,7 @@ from service.rest.shapes import encode, frame_shape, started_shape, summary_shap
 HEARTBEAT_S = 10.0
 """Contract section 3: a heartbeat line every 10 s of silence."""
 _MEMORY_BYTES = 1024**2
+_Event = TypeVar("_Event")
 
 
 async def answer_json(
@@ -125,9 +126,7 @@ def _note(summary: Summary, record: RequestRecord) -> None:
     record.timings_s = summary.timings_s
 
 
-async def with_heartbeats(
-    events: AsyncIterator[AnswerEvent], *, silence_s: float
-) -> AsyncGenerator[AnswerEvent | None, None]:
+async def with_heartbeats(events: AsyncIterator[_Event], *, silence_s: float) -> AsyncGenerator[_Event | None, None]:
     """The same events, and None whenever `silence_s` passed without one."""
     waiting = asyncio.ensure_future(_next_event(events))
     try:
@@ -146,5 +145,5 @@ async def with_heartbeats(
         await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def _next_event(events: AsyncIterator[AnswerEvent]) -> AnswerEvent | None:
+async def _next_event(events: AsyncIterator[_Event]) -> _Event | None:
     return await anext(events, None)

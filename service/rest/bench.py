@@ -17,8 +17,8 @@ from service.domain.errors import ServiceError
 from service.domain.request import RequestContext
 from service.rest.body import BodyReader
 from service.rest.errors import Problem, send_problem
+from service.rest.intake import ended_by_disconnect
 from service.rest.parts import RestParts
-from service.rest.segment import ended_by_disconnect
 
 _MAX_BODY_BYTES = 64 * 1024
 

@@ -14,7 +14,7 @@ from service.rest.request_head import JSON_TYPE, NDJSON_TYPE, RAW_TYPES
 from service.rest.schemas import DOCUMENTED
 
 _REF = "#/components/schemas/{model}"
-_JOB_CODES = ("job_not_found", "job_expired", "job_not_ready", "idempotency_mismatch", "idempotency_in_progress")
+_JOB_CODES = ("job_not_found", "job_expired", "job_not_ready")
 SEGMENT_CODES = tuple(
     code
     for code, spec in CODES.items()
@@ -85,6 +85,7 @@ def upload_parameters() -> list[dict[str, Any]]:
     headers = {
         "X-Request-ID": ("Up to 128 safe characters; echoed, made where absent.", {"type": "string"}),
         "X-Request-Timeout": ("The request's deadline, seconds.", {"type": "number", "exclusiveMinimum": 0}),
+        "Idempotency-Key": ("The same key and request again get the first answer.", {"type": "string"}),
         "Cache-Control": ("`no-cache` bypasses the result cache.", {"type": "string"}),
     }
     return options + [

@@ -38,18 +38,20 @@ class RequestHead:
     may_use_cache: bool
     options: tuple[tuple[str, str], ...]
     """Options of the query, in order, not yet checked."""
+    idempotency_key: str | None = None
 
 
 def parse_head(scope: Scope) -> RequestHead:
     """Check the head of a request; raises ServiceError naming what is wrong with it."""
     headers = Headers(scope=scope)
     return RequestHead(
-        answer_type=_answer_type(headers.getlist("accept")),
+        answer_type=answer_type(headers.getlist("accept")),
         boundary=_boundary(headers),
         length=_length(headers.get("content-length")),
         timeout_s=_timeout_s(headers.get("x-request-timeout")),
         may_use_cache=not _says(headers.getlist("cache-control"), "no-cache"),
         options=_query(scope["query_string"]),
+        idempotency_key=headers.get("idempotency-key"),
     )
 
 
@@ -128,7 +130,7 @@ def _query(query: bytes) -> tuple[tuple[str, str], ...]:
         raise ServiceError("bad_option", "The query string is malformed or has more than 64 fields.") from None
 
 
-def _answer_type(accepts: list[str]) -> Literal["json", "ndjson"]:
+def answer_type(accepts: list[str]) -> Literal["json", "ndjson"]:
     """By RFC 9110, 12.5.1: the higher quality wins, JSON where both are as welcome."""
     ranges = [_media_range(part) for value in accepts for part in value.split(",") if part.strip()]
     json_quality, ndjson_quality = _quality(ranges, JSON_TYPE), _quality(ranges, NDJSON_TYPE)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.core.interrupt import Interrupt
 from service.core.journal import RequestRecord
-from service.core.upload_rate import UploadRate
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions, parse_options
 from service.domain.request import RequestContext
 from service.media.upload import Upload
 from service.rest.answers import answer_json, answer_ndjson, end_with_error
-from service.rest.body import BodyReader, read_form, read_raw
 from service.rest.errors import Problem, send_problem
+from service.rest.intake import ended_by_disconnect, received_upload
 from service.rest.parts import RestParts
 from service.rest.request_head import (
-    FORM_OVERHEAD_BYTES,
     RequestHead,
     check_length,
     merge_options,
@@ -55,14 +50,15 @@ class SegmentAnswer(Response):
 
     async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
         parts = self._parts
-        parts.authenticate(Headers(scope=scope).get("authorization"))
+        owner = parts.authenticate(Headers(scope=scope).get("authorization"))
         head = parse_head(scope)
         check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
-        context = self._context(scope, head)
+        context = self._context(scope, head, owner)
         with parts.admission.admit(context):
-            await parts.answering.check(parse_options(merge_options(head.options)))
-            async with self._uploaded(head, receive, context, record) as (upload, options):
+            await parts.answering.check(self._parse_options(head.options))
+            async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
                 with ended_by_disconnect(receive):
+                    options = self._parse_options(fields.items())
                     await self._answer(upload, options, context, head, sender, record)
 
     async def _answer(
@@ -81,7 +77,7 @@ class SegmentAnswer(Response):
         policy = self._parts.policy
         await answer_json(events, sender, record, max_bytes=policy.max_answer_bytes, directory=policy.spool_directory)
 
-    def _context(self, scope: Scope, head: RequestHead) -> RequestContext:
+    def _context(self, scope: Scope, head: RequestHead, owner: str) -> RequestContext:
         timeout_s = head.timeout_s
         if timeout_s is None and head.answer_type == "json":
             timeout_s = self._parts.policy.request_timeout_s
@@ -91,49 +87,10 @@ class SegmentAnswer(Response):
             deadline=Deadline.after(timeout_s, clock=self._parts.clock),
             may_use_cache=head.may_use_cache,
             started_at_s=self._parts.clock(),
+            owner=owner,
+            idempotency_key=head.idempotency_key,
         )
 
-    @asynccontextmanager
-    async def _uploaded(
-        self, head: RequestHead, receive: Receive, context: RequestContext, record: RequestRecord
-    ) -> AsyncIterator[tuple[Upload, SegmentOptions]]:
-        """The complete upload and its options; the upload's bytes are gone when the block ends."""
-        policy, clock = self._parts.policy, self._parts.clock
-        upload = await self._parts.spool.open_upload(max_bytes=policy.max_upload_bytes)
-        try:
-            body = BodyReader(
-                receive,
-                rate=UploadRate(policy.upload_min_bytes_per_s, clock=clock),
-                deadline=context.deadline,
-                clock=clock,
-                max_bytes=policy.max_upload_bytes + FORM_OVERHEAD_BYTES,
-            )
-            try:
-                if head.boundary is None:
-                    fields = await read_raw(body, upload)
-                else:
-                    fields = await read_form(body, upload, boundary=head.boundary)
-            finally:
-                record.upload_bytes = upload.size
-                record.is_body_read = body.is_complete
-            upload.finish()
-            yield upload, parse_options(merge_options(head.options, fields))
-        finally:
-            upload.close()
-
-
-@contextmanager
-def ended_by_disconnect(receive: Receive) -> Iterator[None]:
-    """End the body with `client_gone` as soon as the client's connection is lost."""
-    with Interrupt() as stop:
-        watching = asyncio.ensure_future(_watch(receive, stop))
-        try:
-            yield
-        finally:
-            watching.cancel()
-
-
-async def _watch(receive: Receive, stop: Interrupt) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    stop.fire(ServiceError("client_gone", "The client went away."))
+    def _parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
+        """The options of query and form together."""
+        return parse_options(merge_options(*sources))

@@ -31,8 +31,7 @@ def test_every_code_of_a_route_is_documented_under_its_status():
     documented = " ".join(response["description"] for response in responses.values())
     missing = {code for code in CODES if f"`{code}`" not in documented}
     assert missing == {
-        "route_not_found", "method_not_allowed", "client_gone",
-        "job_not_found", "job_expired", "job_not_ready", "idempotency_mismatch", "idempotency_in_progress",
+        "route_not_found", "method_not_allowed", "client_gone", "job_not_found", "job_expired", "job_not_ready",
     }  # fmt: skip
 
 

@@ -1,0 +1,70 @@
+"""From a request's body to a complete upload and its fields; for every route that takes a clip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from starlette.types import Receive
+
+from service.core.interrupt import Interrupt
+from service.core.journal import RequestRecord
+from service.core.upload_rate import UploadRate
+from service.domain.errors import ServiceError
+from service.domain.request import RequestContext
+from service.media.upload import Upload
+from service.rest.body import BodyReader, read_form, read_raw
+from service.rest.parts import RestParts
+from service.rest.request_head import FORM_OVERHEAD_BYTES, RequestHead, merge_options
+
+
+@asynccontextmanager
+async def received_upload(
+    parts: RestParts, head: RequestHead, receive: Receive, *, context: RequestContext, record: RequestRecord
+) -> AsyncIterator[tuple[Upload, dict[str, str]]]:
+    """The complete upload and the fields of query and form; the upload's bytes are gone when the block ends.
+
+    Raises:
+        ServiceError: what is wrong with the body, `bad_option` for a field given twice, `client_gone`, `slow_upload`,
+            `deadline_exceeded`, `storage_full`.
+    """
+    policy, clock = parts.policy, parts.clock
+    upload = await parts.spool.open_upload(max_bytes=policy.max_upload_bytes)
+    try:
+        body = BodyReader(
+            receive,
+            rate=UploadRate(policy.upload_min_bytes_per_s, clock=clock),
+            deadline=context.deadline,
+            clock=clock,
+            max_bytes=policy.max_upload_bytes + FORM_OVERHEAD_BYTES,
+        )
+        try:
+            if head.boundary is None:
+                fields = await read_raw(body, upload)
+            else:
+                fields = await read_form(body, upload, boundary=head.boundary)
+        finally:
+            record.upload_bytes = upload.size
+            record.is_body_read = body.is_complete
+        upload.finish()
+        yield upload, merge_options(head.options, fields)
+    finally:
+        upload.close()
+
+
+@contextmanager
+def ended_by_disconnect(receive: Receive) -> Iterator[None]:
+    """End the body with `client_gone` as soon as the client's connection is lost."""
+    with Interrupt() as stop:
+        watching = asyncio.ensure_future(_watch(receive, stop))
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+
+async def _watch(receive: Receive, stop: Interrupt) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stop.fire(ServiceError("client_gone", "The client went away."))
