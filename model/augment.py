@@ -22,6 +22,8 @@ BLUR_SHARE = 0.25
 CHROMA_SHARE = 0.5  # 4:2:0 video keeps colour at half resolution
 COARSE_SHARE = 0.2  # small sources blown up
 GRAIN_SHARE = 0.25
+ZOOM_SHARE = 0.5
+LEAST_ZOOM = 0.6  # of the side: more would often cut the sounding object away
 # ITU-R BT.601 luma.
 LUMA = (0.299, 0.587, 0.114)
 
@@ -100,6 +102,41 @@ def flip(frames: Tensor, kind_map: Tensor, generator: torch.Generator) -> tuple[
     draws = torch.rand(2, generator=generator)
     axes = [axis for axis, draw in zip((2, 1), draws.tolist(), strict=True) if draw < 0.5]
     return (frames.flip(axes), kind_map.flip(axes)) if axes else (frames, kind_map)
+
+
+def flip_each(frames: Tensor, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror every second frame or so left-right, with its truth: (B, H, W, 3) and (B, H, W)."""
+    chosen = (torch.rand(len(frames), generator=generator) < 0.5).to(frames.device)
+    return (
+        torch.where(chosen[:, None, None, None], frames.flip(2), frames),
+        torch.where(chosen[:, None, None], truth.flip(2), truth),
+    )
+
+
+def zoom_each(frames: Tensor, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Enlarge a random part of every second frame or so to the whole frame, with its truth.
+
+    Args:
+        frames: (B, H, W, 3) uint8, bilinear.
+        truth: (B, H, W) int64, nearest.
+        generator: on the CPU.
+
+    Returns:
+        Both, of the same shapes and dtypes.
+    """
+    frames, truth = frames.clone(), truth.clone()
+    height, width = truth.shape[1:]
+    for row in _choose(len(frames), ZOOM_SHARE, generator).tolist():
+        side, top, left = torch.rand(3, generator=generator).tolist()
+        side = LEAST_ZOOM + (1 - LEAST_ZOOM) * side
+        tall, wide = round(side * height), round(side * width)
+        y, x = round(top * (height - tall)), round(left * (width - wide))
+        part = frames[row, y : y + tall, x : x + wide].permute(2, 0, 1)[None].float()  # (1, 3, tall, wide)
+        larger = F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False)
+        frames[row] = larger[0].permute(1, 2, 0).round().to(torch.uint8)
+        labels = truth[None, None, row, y : y + tall, x : x + wide].float()
+        truth[row] = F.interpolate(labels, size=(height, width), mode="nearest")[0, 0].long()
+    return frames, truth
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -1,29 +1,25 @@
-"""Commands of the model: train, evaluate, synthesize. Mounted into `avesformer`; torch is imported when one runs."""
+"""The model's commands, mounted into `avesformer`; torch is imported when one of them runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from model.training import Trainer, TrainingConfig
+from model.cli_data import app as data_app
+from model.cli_evaluation import evaluate
+from model.cli_export import export
+from model.cli_parts import one_line_failures, progress_bar
+from model.cli_training import train
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export AVESFormer; make synthetic clips.")
-_errors = Console(stderr=True, soft_wrap=True, highlight=False)
-
-
-class DataName(StrEnum):
-    """Data sets that `evaluate` knows."""
-
-    SYNTHETIC = "synthetic"
+app.command()(train)
+app.command()(evaluate)
+app.command()(export)
+app.add_typer(data_app, name="data")
 
 
 class Truth(StrEnum):
@@ -31,76 +27,6 @@ class Truth(StrEnum):
 
     SAMPLED = "sampled"
     FULL = "full"
-
-
-@app.command()
-def train(
-    recipe_name: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe (see --list).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of checkpoint and log; default runs/RECIPE.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing.")] = False,
-    show_list: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
-) -> None:
-    """Train a recipe; the checkpoint is OUT/model.safetensors, the curve OUT/log.jsonl."""
-    from model.recipes import RECIPES, recipe
-    from model.training import Trainer
-
-    if show_list:
-        for name, build in RECIPES.items():
-            typer.echo(f"{name}  {(build.__doc__ or '').splitlines()[0]}")
-        return
-    if recipe_name is None:
-        raise typer.BadParameter("name a recipe; --list shows them", param_hint="RECIPE")
-    try:
-        config = recipe(recipe_name, overrides=overrides or [])
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    with one_line_failures():
-        trainer = Trainer(config, out=out or Path("runs") / recipe_name)
-        if dry_run:
-            typer.echo(json.dumps(_plan(trainer), indent=2))
-            return
-        if resume:
-            trainer.resume()
-        elif (trainer.out / "resume.pt").exists():
-            raise ValueError(f"{trainer.out} already holds a run; add --resume, or choose another --out")
-        _run_with_bar(trainer, config)
-    typer.echo(f"wrote {trainer.out / 'model.safetensors'}")
-
-
-@app.command()
-def evaluate(
-    data: Annotated[DataName, typer.Option(help="Data set.")] = DataName.SYNTHETIC,
-    checkpoint: Annotated[Path | None, typer.Option(help="Default: the shipped checkpoint.")] = None,
-    num_clips: Annotated[int, typer.Option(min=2, help="Unseen synthetic clips.")] = 120,
-    device: Annotated[str, typer.Option()] = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
-) -> None:
-    """Measure a checkpoint. Plain figures and the field's own (field_*) are named apart and never mixed."""
-    from model.checkpoint import SHIPPED_CHECKPOINT, load_checkpoint
-    from model.evaluation import evaluate_synthetic
-    from model.inference import choose_device
-    from model.training import segmenter
-
-    with one_line_failures():
-        loaded = load_checkpoint(checkpoint or SHIPPED_CHECKPOINT)
-        if loaded.config.is_semantic:
-            raise ValueError("this evaluation is for binary checkpoints; this one is semantic")
-        place = choose_device(device)
-        with _bar("evaluating", unit="clips") as (bar, task):
-            figures: dict[str, Any] = evaluate_synthetic(
-                segmenter(loaded.build().to(place)),
-                num_clips=num_clips,
-                size_px=loaded.config.input_height,
-                device=place,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        answer = {"data": data.value, "checkpoint": loaded.digest, "world_version": loaded.world_version, **figures}
-        text = json.dumps(answer, indent=2)
-        if json_file is not None:
-            json_file.write_text(text + "\n")
-    typer.echo(text)
 
 
 @app.command()
@@ -121,7 +47,7 @@ def synthesize(
     from model.data.synthesize import synthesize as write_clips
     from model.data.world_audit import audit as audit_clips
 
-    with one_line_failures(), _bar("audit" if audit else "synthesize", unit="clips") as (bar, task):
+    with one_line_failures(), progress_bar("audit" if audit else "synthesize", unit="clips") as (bar, task):
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
@@ -155,71 +81,3 @@ def _parse_visible(text: str) -> tuple[int, int]:
     if not low.isdigit() or (dots and not high.isdigit()):
         raise ValueError(f"visible: got {text!r}, expected N or A..B such as 1..4")
     return int(low), int(high or low)
-
-
-@contextmanager
-def one_line_failures() -> Iterator[None]:
-    """Turn a failure that a user can cause into one line on stderr and exit code 1."""
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError) as error:
-        _errors.print(f"error: {str(error).splitlines()[0] if str(error) else type(error).__name__}", markup=False)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        _errors.print("stopped")
-        raise typer.Exit(1) from None
-
-
-@contextmanager
-def _bar(title: str, *, unit: str) -> Iterator[tuple[Progress, Any]]:
-    """A progress bar on stderr, silent where stderr is no terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=_errors, disable=not _errors.is_terminal) as bar:
-        yield bar, bar.add_task(title, total=None, note="")
-
-
-def _run_with_bar(trainer: Trainer, config: TrainingConfig) -> None:
-    with _bar(f"training {config.name}", unit="‰") as (bar, task):
-
-        def report(values: dict[str, Any]) -> None:
-            if "iou_sounding" in values:
-                bar.console.print(
-                    f"step {values['step']}: IoU {_figure(values['iou_sounding'])}, wrong sound "
-                    f"{_figure(values['wrong_sound_iou'])}, empty {_figure(values['empty_ok'])}"
-                )
-            elif "loss" in values:
-                note = f"loss {values['loss']:.3f}, {values['samples_per_s']:.0f} samples/s, {values['size_px']} px"
-                bar.update(task, completed=int(1000 * trainer.progress), total=1000, note=note)
-
-        trainer.run(report)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _plan(trainer: Trainer) -> dict[str, Any]:
-    """What a run would do: measured on a few real steps."""
-    from dataclasses import asdict
-
-    from model.avesformer import parameter_report
-
-    config = trainer.config
-    speeds = [trainer.step()["samples_per_s"] for _ in range(3)]
-    minutes = config.steps * config.batch_samples / speeds[-1] / 60
-    return {
-        "recipe": asdict(config),
-        "device": str(trainer.device),
-        "parameters": parameter_report(trainer.objective.model),
-        "steps": config.steps,
-        "samples_per_s_at_first_size": round(speeds[-1], 1),
-        "estimated_minutes": round(min(minutes, config.max_minutes or minutes), 1),
-    }

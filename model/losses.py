@@ -33,19 +33,20 @@ def shrink_masks(masks: Tensor, *, height: int, width: int) -> Tensor:
     return F.avg_pool2d(masks.float()[:, None], kernel)[:, 0]
 
 
-def binary_mask_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of 5 x cross-entropy + Dice.
+def binary_mask_loss(logits: Tensor, truth: Tensor, weights: Tensor, *, entropy_weight: float = BCE_WEIGHT) -> Tensor:
+    """Weighted mean of cross-entropy, `entropy_weight` times, and Dice.
 
     Args:
         logits: (B, h, w).
         truth: (B, h, w) in [0, 1].
         weights: (B,) at least 0; samples of weight 0 do not count.
+        entropy_weight: of the cross-entropy; that of Dice is 1.
 
     Returns:
         Scalar, 0 where all weights are 0.
     """
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))  # (B,)
-    loss = BCE_WEIGHT * entropy + dice_loss(logits.sigmoid(), truth)
+    loss = entropy_weight * entropy + dice_loss(logits.sigmoid(), truth)
     return weighted_mean(loss, weights)
 
 
@@ -57,20 +58,25 @@ def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
     return 1 - (2 * overlap + smooth) / (total + smooth)
 
 
-def semantic_mask_loss(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of cross-entropy + Dice on the foreground.
+def semantic_mask_loss(
+    logits: Tensor, classes: Tensor, weights: Tensor, *, entropy_weight: float = BCE_WEIGHT, dice_weight: float = 1.0
+) -> Tensor:
+    """Weighted mean of cross-entropy, `entropy_weight` times, and Dice on the foreground, `dice_weight` times.
 
     Args:
         logits: (B, K, h, w), class 0 the background.
         classes: (B, h, w) int64.
         weights: (B,).
+        entropy_weight: of the cross-entropy.
+        dice_weight: of Dice.
 
     Returns:
         Scalar.
     """
     entropy = F.cross_entropy(logits, classes, reduction="none").mean(dim=(1, 2))  # (B,)
     foreground = 1 - logits.softmax(dim=1)[:, 0]
-    return weighted_mean(BCE_WEIGHT * entropy + dice_loss(foreground, (classes > 0).to(logits)), weights)
+    dice = dice_loss(foreground, (classes > 0).to(logits))
+    return weighted_mean(entropy_weight * entropy + dice_weight * dice, weights)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -96,6 +96,54 @@ def order_free_f(curves: Tensor) -> float:
     return float(curves.mean(dim=0).max()) if len(curves) else 0.0
 
 
+class BinaryScore:
+    """Every binary figure of a data set, each under a name that says how it was computed.
+
+    Add one protocol batch (the frames of `PROTOCOL_CLIPS_PER_BATCH` clips) at a time.
+    """
+
+    def __init__(self) -> None:
+        self.batch_j: list[float] = []
+        self.frame_j: list[Tensor] = []
+        self.frame_iou: list[Tensor] = []
+        self.curves: list[Tensor] = []
+        # Pixels over the whole data set: hits, union, and the same of the background.
+        self.pixels = torch.zeros(4, dtype=torch.float64)
+
+    def add(self, probability: Tensor, truth: Tensor) -> None:
+        """Count a batch: probabilities (B, H, W) in [0, 1] and true masks (B, H, W) boolean."""
+        masks = probability > 0.5
+        j = field_j(masks, truth)
+        self.batch_j.append(float(j.mean()))
+        self.frame_j.append(j)
+        self.frame_iou.append(mask_iou(masks, truth))
+        self.curves.append(f_curve(probability, truth))
+        counts = [(masks & truth).sum(), (masks | truth).sum(), (~masks & ~truth).sum(), (~masks | ~truth).sum()]
+        self.pixels += torch.stack(counts).double()
+
+    def figures(self) -> dict[str, float]:
+        """The figures.
+
+        Returns:
+            `field_j_2_clips`, `field_f_2_clips`: as the field computes them, means over batches of 2 clips.
+            `order_free_j`: mean over frames. `order_free_f`: best point of the mean curve. `mean_iou`: plain IoU, where
+            a wrong mask on a silent frame scores 0. `dataset_iou`, `dataset_mean_iou`: of all pixels of the data set
+            together, the foreground's and the mean with the background's; another protocol, not comparable.
+        """
+        hits, union, background_hits, background_union = self.pixels.tolist()
+        dataset_iou = hits / union if union else 1.0
+        background_iou = background_hits / background_union if background_union else 1.0
+        return {
+            "field_j_2_clips": sum(self.batch_j) / max(len(self.batch_j), 1),
+            "field_f_2_clips": field_f(self.curves),
+            "order_free_j": float(torch.cat(self.frame_j).mean()),
+            "order_free_f": order_free_f(torch.cat(self.curves)),
+            "mean_iou": float(torch.cat(self.frame_iou).mean()),
+            "dataset_iou": dataset_iou,
+            "dataset_mean_iou": (dataset_iou + background_iou) / 2,
+        }
+
+
 class SemanticScore:
     """AVSS scores: per frame and class, averaged per class over the frames that show it, then over all classes.
 
@@ -108,32 +156,77 @@ class SemanticScore:
         self.iou_sum = torch.zeros(num_classes, dtype=torch.float64)
         self.f_sum = torch.zeros(num_classes, dtype=torch.float64)
         self.num_frames = torch.zeros(num_classes, dtype=torch.float64)
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.float64)  # (true, predicted)
 
     def add(self, classes: Tensor, truth: Tensor) -> None:
         """Count frames: predicted and true classes, both (B, H, W) int64."""
         for predicted, true in zip(classes, truth, strict=True):
             joint = torch.bincount((true * self.num_classes + predicted).flatten(), minlength=self.num_classes**2)
             joint = joint.view(self.num_classes, self.num_classes).double()  # (true, predicted)
-            hits, in_truth, in_answer = joint.diagonal(), joint.sum(dim=1), joint.sum(dim=0)
-            union = in_truth + in_answer - hits
-            precision, recall = hits / (in_answer + SEMANTIC_EPSILON), hits / (in_truth + SEMANTIC_EPSILON)
-            f_score = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
-            self.iou_sum += hits / (union + SEMANTIC_EPSILON)
-            self.f_sum += torch.nan_to_num(f_score, nan=0.0)
+            iou, f_score, union = _class_scores(joint)
+            self.iou_sum += iou
+            self.f_sum += f_score
             self.num_frames += (union > 0).double()
+            self.confusion += joint
 
     def per_class_iou(self) -> Tensor:
         """(K,) float64, NaN for classes never seen."""
         return self.iou_sum / self.num_frames
 
-    def field_miou(self) -> float:
-        """The field's value: mean over all K classes, absent ones as 0."""
-        return float(torch.nan_to_num(self.per_class_iou(), nan=0.0).mean())
+    def per_class_f(self) -> Tensor:
+        """(K,) float64, NaN for classes never seen."""
+        return self.f_sum / self.num_frames
+
+    def field_miou(self, *, num_padded: int = 0) -> float:
+        """The field's value: mean over all K classes, absent ones as 0.
+
+        Args:
+            num_padded: frames that AVSBench and AVSegFormer pad short clips with and score as perfect background, which
+                lifts class 0. COMBO scores real frames only: 0.
+        """
+        return self._all_class_mean(self.iou_sum, num_padded)
 
     def present_miou(self) -> float:
         """Mean over the classes that occur."""
         return float(self.per_class_iou()[self.num_frames > 0].mean())
 
-    def field_f(self) -> float:
-        """The field's F: mean over all K classes, absent ones as 0."""
-        return float(torch.nan_to_num(self.f_sum / self.num_frames, nan=0.0).mean())
+    def field_f(self, *, num_padded: int = 0) -> float:
+        """The field's F: mean over all K classes, absent ones as 0; `num_padded` as in `field_miou`."""
+        return self._all_class_mean(self.f_sum, num_padded)
+
+    def figures(self, *, num_padded: int) -> dict[str, float]:
+        """The figures.
+
+        Args:
+            num_padded: padded frames of the protocol, see `field_miou`.
+
+        Returns:
+            `field_miou`, `field_f` (per frame and class, real frames only, as COMBO), `field_miou_padded`,
+            `field_f_padded` (as AVSBench and AVSegFormer), `present_miou` (classes that occur), and of the data set's
+            confusion matrix, another protocol: `dataset_miou`, `dataset_f`, means over the classes that occur.
+        """
+        iou, f_score, union = _class_scores(self.confusion)
+        occurs = union > 0
+        return {
+            "field_miou": self.field_miou(),
+            "field_f": self.field_f(),
+            "field_miou_padded": self.field_miou(num_padded=num_padded),
+            "field_f_padded": self.field_f(num_padded=num_padded),
+            "present_miou": self.present_miou(),
+            "dataset_miou": float(iou[occurs].mean()),
+            "dataset_f": float(f_score[occurs].mean()),
+        }
+
+    def _all_class_mean(self, sums: Tensor, num_padded: int) -> float:
+        extra = torch.zeros_like(sums)
+        extra[0] = num_padded
+        return float(torch.nan_to_num((sums + extra) / (self.num_frames + extra), nan=0.0).mean())
+
+
+def _class_scores(joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """IoU, F and union (each (K,)) of a confusion matrix (true, predicted)."""
+    hits, in_truth, in_answer = joint.diagonal(), joint.sum(dim=1), joint.sum(dim=0)
+    union = in_truth + in_answer - hits
+    precision, recall = hits / (in_answer + SEMANTIC_EPSILON), hits / (in_truth + SEMANTIC_EPSILON)
+    f_score = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
+    return hits / (union + SEMANTIC_EPSILON), torch.nan_to_num(f_score, nan=0.0), union
