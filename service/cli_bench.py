@@ -71,7 +71,8 @@ def bench(
 def _measure(plan: BenchPlan, chosen: Iterable[str], on_step: OnStep) -> Figures:
     from service.bench.batcher_speed import measure_batcher
     from service.bench.clip_speed import measure_decoding, measure_run_lengths
-    from service.bench.service_speed import ServiceDidNotStartError, measure_service
+    from service.bench.processes import ServiceDidNotStartError
+    from service.bench.service_speed import measure_redis, measure_service
 
     figures: Figures = {}
     if "model" in chosen:
@@ -86,6 +87,7 @@ def _measure(plan: BenchPlan, chosen: Iterable[str], on_step: OnStep) -> Figures
         rates = [value for name, value in figures.items() if name.endswith(".frames_per_s")]
         try:
             figures |= measure_service(plan, on_step, frames_per_s=max(rates, default=None))
+            figures |= measure_redis(plan, on_step, local_p50_s=figures["service.c1.p50_s"])
         except ServiceDidNotStartError as error:
             raise RuntimeError(f"the service did not start: {error}") from error
     return figures

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.parse import urlsplit
+from pathlib import Path
 
 from service.bench.figures import BenchPlan, Figures, OnStep, latency_figures
 from service.bench.http_load import Load, drive
+from service.bench.live_speed import measure_live
+from service.bench.processes import RunningService, running_over_redis, running_service
 from service.domain.deadline import Deadline
 from service.domain.options import AppliedOptions
 from service.media.decoder import DecoderPool
@@ -27,14 +22,7 @@ from service.telemetry.metrics import Metrics
 CLIENTS = (1, 4, 16)
 ITEM_CLIENTS = (1, 8, 32)
 """The loads that other servers were measured with."""
-_READY = re.compile(r"avesformer is ready: (\S+)")
-_START_S = 180.0
-_STOP_S = 60.0
 _ITEM_BYTES = 12_288
-
-
-class ServiceDidNotStartError(Exception):
-    """The service ended before it was ready; the message is its last words."""
 
 
 def measure_service(plan: BenchPlan, on_step: OnStep, *, frames_per_s: float | None) -> Figures:
@@ -50,23 +38,14 @@ def measure_service(plan: BenchPlan, on_step: OnStep, *, frames_per_s: float | N
     decoded_per_s, num_samples = asyncio.run(_decode_alone(clip.read_bytes(), plan.settings, plan.seconds))
     figures: Figures = {"service.decode_alone.clips_per_s": decoded_per_s}
     on_step("service starting")
-    with running_service(plan) as url:
-        port = urlsplit(url).port or 80
+    with running_service(plan.settings) as service:
         for clients in CLIENTS:
             on_step(f"service, {clients} clients")
-            load = Load("127.0.0.1", port, "/v1/segment", clip.read_bytes(), "video/mp4", clients, plan.seconds)
-            result = asyncio.run(drive(load))
-            figures |= latency_figures(
-                f"service.c{clients}", result.latencies_s, elapsed_s=result.elapsed_s, unit="clips"
-            )
+            figures |= _drive_clips(f"service.c{clients}", clip, service, clients, plan.seconds)
         for clients in ITEM_CLIENTS:
             on_step(f"service's batcher over HTTP, {clients} clients")
-            body = bytes(_ITEM_BYTES)
-            load = Load("127.0.0.1", port, "/v1/bench/batch", body, "application/octet-stream", clients, plan.seconds)
-            result = asyncio.run(drive(load))
-            figures |= latency_figures(
-                f"batcher.http.c{clients}", result.latencies_s, elapsed_s=result.elapsed_s, unit="items"
-            )
+            figures |= _drive_items(f"batcher.http.c{clients}", service, clients, plan.seconds)
+        figures |= measure_live(plan, service, on_step)
     if frames_per_s is not None:
         limit = min(decoded_per_s, frames_per_s / num_samples)
         best = max(figures[f"service.c{clients}.clips_per_s"] for clients in CLIENTS)
@@ -74,38 +53,28 @@ def measure_service(plan: BenchPlan, on_step: OnStep, *, frames_per_s: float | N
     return figures
 
 
-@contextmanager
-def running_service(plan: BenchPlan) -> Iterator[str]:
-    """A service process on free ports; its URL. Ended with SIGTERM."""
-    command = [sys.executable, "-c", "from service.cli import main; main()", "serve", "--port", "0", "--grpc-port", "0"]
-    command += ["--device", plan.settings.device]
-    if plan.settings.checkpoint is not None:
-        command += ["--checkpoint", str(plan.settings.checkpoint)]
-    environment = os.environ | {"AVES_BENCH_ROUTES": "1", "AVES_LOG_LEVEL": "warning"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        yield _wait_until_ready(process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+def measure_redis(plan: BenchPlan, on_step: OnStep, *, local_p50_s: float) -> Figures:
+    """What a Redis and a worker process between front and model add to one request; nothing without a redis-server."""
+    on_step("front, Redis and worker")
+    clip = next(iter(plan.clips.values()))
+    with running_over_redis(plan.settings) as service:
+        if service is None:
+            return {}
+        figures = _drive_clips("redis.c1", clip, service, 1, plan.seconds)
+    return figures | {"redis.c1.overhead_s": figures["redis.c1.p50_s"] - local_p50_s}
 
 
-def _wait_until_ready(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    until_s = time.monotonic() + _START_S
-    said = ""
-    for line in process.stderr:
-        said = line.strip() or said
-        found = _READY.search(line)
-        if found is not None:
-            return found.group(1)
-        if time.monotonic() > until_s:
-            break
-    raise ServiceDidNotStartError(said or "the service did not start")
+def _drive_clips(name: str, clip: Path, service: RunningService, clients: int, seconds: float) -> Figures:
+    load = Load("127.0.0.1", service.http_port, "/v1/segment", clip.read_bytes(), "video/mp4", clients, seconds)
+    result = asyncio.run(drive(load))
+    return latency_figures(name, result.latencies_s, elapsed_s=result.elapsed_s, unit="clips")
+
+
+def _drive_items(name: str, service: RunningService, clients: int, seconds: float) -> Figures:
+    body = bytes(_ITEM_BYTES)
+    load = Load("127.0.0.1", service.http_port, "/v1/bench/batch", body, "application/octet-stream", clients, seconds)
+    result = asyncio.run(drive(load))
+    return latency_figures(name, result.latencies_s, elapsed_s=result.elapsed_s, unit="items")
 
 
 async def _decode_alone(data: bytes, settings: Settings, seconds: float) -> tuple[float, int]:

@@ -1,0 +1,123 @@
+"""The service as processes of their own, started and ended by the benchmark."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from service.settings import Settings
+
+_READY = re.compile(r"avesformer is ready: (?P<url>\S+) .*gRPC: (?P<grpc>[^;]+);")
+_START_S = 180.0
+_STOP_S = 60.0
+
+
+class ServiceDidNotStartError(Exception):
+    """A process ended or said nothing before it was ready; the message is its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """Where a service listens."""
+
+    http_port: int
+    grpc_target: str
+
+
+@contextmanager
+def running_service(settings: Settings, *arguments: str) -> Iterator[RunningService]:
+    """A service on free ports with the benchmark's routes; ended with SIGTERM."""
+    with _running(["serve", "--port", "0", "--grpc-port", "0", *_model_arguments(settings), *arguments]) as process:
+        found = _wait_until_ready(process)
+        yield RunningService(urlsplit(found["url"]).port or 80, found["grpc"])
+
+
+@contextmanager
+def running_over_redis(settings: Settings) -> Iterator[RunningService | None]:
+    """A front and a worker with a Redis of their own between them; None where there is no redis-server program."""
+    program = shutil.which("redis-server")
+    if program is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="avesformer-bench-"))
+        port = _free_port()
+        place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
+        server = subprocess.Popen([program, *place], stdout=subprocess.DEVNULL)
+        stack.callback(_end, server)
+        url = f"redis://127.0.0.1:{port}/0"
+        worker_port = str(_free_port())
+        stack.enter_context(_running(["worker", "--redis", url, "--port", worker_port, *_model_arguments(settings)]))
+        yield stack.enter_context(running_service(settings, "--redis", url))
+
+
+def _model_arguments(settings: Settings) -> list[str]:
+    chosen = [] if settings.checkpoint is None else ["--checkpoint", str(settings.checkpoint)]
+    return ["--device", settings.device, *chosen]
+
+
+@contextmanager
+def _running(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", "from service.cli import main; main()", *arguments]
+    environment = os.environ | {"AVES_BENCH_ROUTES": "1", "AVES_LOG_LEVEL": "warning"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[str]) -> dict[str, str]:
+    """The addresses in the line that the service prints when it is ready; what it says later is read and dropped."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
+    until_s = time.monotonic() + _START_S
+    said = "the service did not start in time"
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, until_s - time.monotonic()))
+        except queue.Empty:
+            raise ServiceDidNotStartError(said) from None
+        if line is None:
+            raise ServiceDidNotStartError(said)
+        found = _READY.search(line)
+        if found is not None:
+            return found.groupdict()
+        said = line.strip() or said
+
+
+def _read_lines(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stderr is not None:
+        process.stderr.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
