@@ -17,11 +17,13 @@ from service.backends.bench_accelerator import BenchAccelerator
 from service.backends.redis_link import RedisLink
 from service.backends.segmenter_local import LocalSegmenter
 from service.backends.segmenter_redis import RedisSegmenter, RedisSegmenterPolicy
+from service.bootstrap_jobs import Base, build_job_side
 from service.core.admission import Admission, AdmissionPolicy
 from service.core.api_keys import ApiKeys
+from service.core.job_runner import JobRunner
 from service.core.journal import Journal
 from service.core.live import LivePolicy, LiveStreams
-from service.core.pipeline import Pipeline
+from service.core.pipeline import Answering, Pipeline
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.media.decoder import DecoderPool
@@ -39,6 +41,7 @@ from service.policies import (
 )
 from service.rest.app import create_app
 from service.rest.bench import build_bench_router
+from service.rest.jobs_routes import JobParts, build_jobs_router
 from service.rest.parts import Probes, RestParts
 from service.rest.server import HttpServer
 from service.rpc.server import GrpcParts, GrpcServer, build_server
@@ -73,6 +76,7 @@ class Front:
 
     settings: Settings
     core: Core
+    jobs: JobRunner
     http: HttpServer
     grpc: GrpcServer
     warming: asyncio.Task[None]
@@ -87,8 +91,12 @@ class Front:
         return http_port, grpc_port
 
     async def drain(self, hurrying: asyncio.Event) -> None:
-        """Refuse new work and let running work end until the drain's limit or `hurrying`; the rest ends `draining`."""
+        """Refuse new work and let running work end until the drain's limit or `hurrying`; the rest ends `draining`.
+
+        Jobs are given back at once: another front, or this one's next life, begins them anew.
+        """
         admission = self.core.admission
+        await self.jobs.aclose()
         await self.grpc.start_draining()
         admission.start_draining()
         idle = asyncio.create_task(admission.wait_until_idle(self.settings.drain_s))
@@ -145,19 +153,22 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
         core = await stack.enter_async_context(build_core(settings, make_predictor=make_predictor))
         authenticate = ApiKeys(settings.api_keys_file).check
         probes = _probes(core)
-        parts = _rest_parts(settings, core, authenticate, probes)
-        routers = []
+        links = None if settings.redis_url is None else redis_links(settings, stack)
+        base = Base(core.pipeline, core.segmenter, core.spool, core.journal, core.metrics)
+        side = build_job_side(settings, base, links, stack)
+        parts = _rest_parts(settings, core, side.answering, authenticate, probes)
+        routers = [build_jobs_router(JobParts(parts, side.jobs, side.idempotency))]
         if settings.bench_routes:
             routers.append(build_bench_router(parts, await _start_accelerator(settings, core, stack)))
         app = create_app(parts, version=service_version(), routers=routers)
         http = HttpServer(app, server_policy(settings))
         stack.push_async_callback(http.stop)
-        grpc = build_server(_grpc_parts(settings, core, authenticate, probes), grpc_policy(settings))
+        grpc = build_server(_grpc_parts(settings, core, side.answering, authenticate, probes), grpc_policy(settings))
         stack.push_async_callback(grpc.aclose)
         listening = asyncio.Event()
-        warming = asyncio.create_task(_warm_up(core, listening), name="warm-up")
+        warming = asyncio.create_task(_warm_up(core, side.runner, listening), name="warm-up")
         stack.callback(warming.cancel)
-        yield Front(settings, core, http, grpc, warming, listening)
+        yield Front(settings, core, side.runner, http, grpc, warming, listening)
 
 
 async def _start_accelerator(settings: Settings, core: Core, stack: AsyncExitStack) -> BenchAccelerator:
@@ -180,11 +191,12 @@ async def _listening(starting: Awaitable[int], host: str, port: int, *, option: 
         raise ListenError(f"cannot listen on {host}:{port}{reason}; choose another port with {option}") from error
 
 
-async def _warm_up(core: Core, listening: asyncio.Event) -> None:
+async def _warm_up(core: Core, jobs: JobRunner, listening: asyncio.Event) -> None:
     await listening.wait()
     await core.segmenter.start()
     model = await core.segmenter.describe()
     core.metrics.build_info.labels(version=service_version(), variant=model.variant, checkpoint=model.checkpoint).set(1)
+    jobs.start()
 
 
 def _probes(core: Core) -> Probes:
@@ -219,10 +231,16 @@ def _probes(core: Core) -> Probes:
     )
 
 
-def _rest_parts(settings: Settings, core: Core, authenticate: Callable[[str | None], str], probes: Probes) -> RestParts:
+def _rest_parts(
+    settings: Settings,
+    core: Core,
+    answering: Answering,
+    authenticate: Callable[[str | None], str],
+    probes: Probes,
+) -> RestParts:
     return RestParts(
         policy=rest_policy(settings),
-        answering=core.pipeline,
+        answering=answering,
         admission=core.admission,
         journal=core.journal,
         spool=core.spool,
@@ -232,12 +250,18 @@ def _rest_parts(settings: Settings, core: Core, authenticate: Callable[[str | No
     )
 
 
-def _grpc_parts(settings: Settings, core: Core, authenticate: Callable[[str | None], str], probes: Probes) -> GrpcParts:
+def _grpc_parts(
+    settings: Settings,
+    core: Core,
+    answering: Answering,
+    authenticate: Callable[[str | None], str],
+    probes: Probes,
+) -> GrpcParts:
     policy = LivePolicy(max_pixels=settings.max_pixels)
     return GrpcParts(
         admission=core.admission,
         journal=core.journal,
-        pipeline=core.pipeline,
+        pipeline=answering,
         spool=core.spool,
         segmenter=core.segmenter,
         live=LiveStreams(segmenter=core.segmenter, pictures=core.decoders, policy=policy, clock=core.clock),

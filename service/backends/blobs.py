@@ -10,6 +10,7 @@ import asyncio
 import io
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import obstore
@@ -83,19 +84,22 @@ class Blobs:
         except _FAILURES as error:
             raise _down(error) from error
 
-    async def delete_all(self, prefix: str) -> None:
-        """Delete every blob under a prefix."""
+    async def delete_all(self, prefix: str, *, older_than_s: float = 0.0) -> None:
+        """Delete every blob under a prefix, or the old ones among them."""
         try:
-            await asyncio.to_thread(self._delete_all, prefix)
+            await asyncio.to_thread(self._delete_all, prefix, timedelta(seconds=older_than_s))
         except _FAILURES as error:
             raise _down(error) from error
 
     def _put_file(self, name: str, fd: int, num_bytes: int) -> None:
         obstore.put(self._store, name, io.BufferedReader(_PreadFile(fd, num_bytes), _PIECE_BYTES))
 
-    def _delete_all(self, prefix: str) -> None:
+    def _delete_all(self, prefix: str, age: timedelta) -> None:
+        before = datetime.now(UTC) - age
         for entries in obstore.list(self._store, prefix=prefix):
             for entry in entries:
+                if age and entry["last_modified"] > before:
+                    continue
                 try:
                     obstore.delete(self._store, entry["path"])
                 except FileNotFoundError:

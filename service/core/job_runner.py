@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from service.core.idempotency import ANSWERS
 from service.core.job_lines import encode_line
 from service.core.journal import Journal, RequestRecord
 from service.core.pipeline import Answering
@@ -41,6 +42,7 @@ class JobPolicy:
         poll_s: how often the queue is looked at when nothing wakes the runner.
         retry_for_s: failures that trying again can help are tried again while the job is younger than this.
         sweep_s: how often ended jobs are looked through.
+        keep_answers_s: remembered answers of idempotency keys are kept for this long.
     """
 
     lease_s: float
@@ -50,6 +52,7 @@ class JobPolicy:
     poll_s: float = 1.0
     retry_for_s: float = 3600.0
     sweep_s: float = 30.0
+    keep_answers_s: float = 86_400.0
 
 
 class _LostError(Exception):
@@ -252,6 +255,7 @@ class JobRunner:
             try:
                 for job_id in await self._parts.store.sweep():
                     await self._parts.blobs.delete_all(f"jobs/{job_id}")
+                await self._parts.blobs.delete_all(ANSWERS, older_than_s=self._policy.keep_answers_s)
             except ServiceError:
                 logger.info("jobs could not be swept")
             except Exception:

@@ -82,6 +82,7 @@ class Upload:
         self._hash = hashlib.sha256()
         self._is_complete = False
         self._is_closed = False
+        self._num_owners = 1
         self._error: ServiceError | None = None
         self._grown = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -146,9 +147,14 @@ class Upload:
             self._error = error
             self._notify()
 
+    def retain(self) -> None:
+        """One more owner: the bytes stay until each of them has closed the upload."""
+        self._num_owners += 1
+
     def close(self) -> None:
-        """Give up the bytes and their room in the spool (idempotent)."""
-        if self._is_closed:
+        """Give up the bytes and their room in the spool when the last owner does (idempotent from then on)."""
+        self._num_owners -= 1
+        if self._is_closed or self._num_owners > 0:
             return
         self._is_closed = True
         os.close(self._write_fd)

@@ -1,0 +1,49 @@
+"""Answers kept in this process: the least recently used leave first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from service.domain.deadline import Clock
+
+
+class MemoryCache:
+    """`ports.ResultCache` of one process.
+
+    Args:
+        max_bytes: of all answers together.
+        ttl_s: an answer is kept for at most this long.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, *, max_bytes: int, ttl_s: float, clock: Clock) -> None:
+        self._max_bytes = max_bytes
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._num_bytes = 0
+
+    async def get(self, key: str) -> bytes | None:
+        """The answer, if it is still there."""
+        if key not in self._entries:
+            return None
+        until_s, answer = self._entries[key]
+        if until_s <= self._clock():
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return answer
+
+    async def put(self, key: str, answer: bytes) -> None:
+        """Keep an answer; one that is over the bound by itself is not kept."""
+        if key in self._entries:
+            self._drop(key)
+        if len(answer) > self._max_bytes:
+            return
+        self._entries[key] = (self._clock() + self._ttl_s, answer)
+        self._num_bytes += len(answer)
+        while self._num_bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        self._num_bytes -= len(self._entries.pop(key)[1])

@@ -1,0 +1,271 @@
+"""POST /jobs and what can be asked of a job afterwards."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from service.core.idempotency import Idempotency, key_scope
+from service.core.job_lines import job_shape
+from service.core.jobs import JobEvent, JobRequest, Jobs
+from service.core.journal import RequestRecord
+from service.domain.errors import ServiceError
+from service.domain.job import Job
+from service.domain.options import SegmentOptions, parse_options
+from service.domain.request import RequestContext
+from service.media.upload import Upload
+from service.rest.answers import HEARTBEAT_S, answer_json, answer_ndjson, end_with_error, with_heartbeats
+from service.rest.errors import Problem, send_problem
+from service.rest.intake import ended_by_disconnect, received_upload
+from service.rest.openapi import SEGMENT_CODES, problem_responses, upload_parameters, upload_request_body
+from service.rest.parts import RestParts
+from service.rest.request_head import RequestHead, answer_type, check_length, merge_options, parse_head
+from service.rest.segment import SegmentAnswer
+from service.rest.sender import Sender
+from service.rest.shapes import encode, frame_shape
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_EVENT_ID = re.compile(r"[0-9]{1,9}")
+_WEBHOOK = "webhook"
+
+
+@dataclass(frozen=True, slots=True)
+class JobParts:
+    """What the job routes stand on, beside the parts of every route."""
+
+    rest: RestParts
+    jobs: Jobs
+    idempotency: Idempotency
+
+
+def build_jobs_router(parts: JobParts) -> APIRouter:
+    """The routes under /jobs."""
+    router = APIRouter(tags=["jobs"])
+
+    async def submit() -> Response:
+        """Hand a clip in and come back for its answer. 202 means that the job will end as done or failed."""
+        return JobSubmission(parts)
+
+    async def state(job_id: str, request: Request) -> Response:
+        """State (queued, running, done, failed, cancelled), progress from 0 to 1, times in seconds since 1970."""
+        with _recorded(parts, request) as owner:
+            job = await parts.jobs.get(_checked(job_id), owner=owner)
+            return JSONResponse(job_shape(job), headers={"Cache-Control": "no-store"})
+
+    async def result(job_id: str) -> Response:
+        """The answer of POST /segment; a failed job's own problem; 409 before the end."""
+        return JobResult(parts, job_id)
+
+    async def events(job_id: str) -> Response:
+        """Server-sent events `progress`, `frame`, `done`, `failed`; `Last-Event-ID` resumes."""
+        return JobEvents(parts, job_id)
+
+    async def erase(job_id: str, request: Request) -> Response:
+        """Cancel the job and erase everything that is kept of it."""
+        with _recorded(parts, request) as owner:
+            await parts.jobs.erase(_checked(job_id), owner=owner)
+            return Response(status_code=204)
+
+    asked = problem_responses("unauthenticated", "job_not_found", "job_expired", "backend_down")
+    pending = problem_responses(*SEGMENT_CODES, "job_not_found", "job_expired", "job_not_ready")
+    router.add_api_route(
+        "/jobs",
+        submit,
+        methods=["POST"],
+        status_code=202,
+        response_class=JSONResponse,
+        summary="Hand in a job",
+        responses=problem_responses(*SEGMENT_CODES),
+        openapi_extra=_submission_schema(),
+    )
+    add = router.add_api_route
+    add("/jobs/{job_id}", state, methods=["GET"], response_class=JSONResponse, responses=asked)
+    add("/jobs/{job_id}", erase, methods=["DELETE"], status_code=204, response_class=Response, responses=asked)
+    add("/jobs/{job_id}/result", result, methods=["GET"], response_class=JSONResponse, responses=pending)
+    add("/jobs/{job_id}/events", events, methods=["GET"], response_class=Response, responses=asked)
+    return router
+
+
+class JobSubmission(SegmentAnswer):
+    """Takes the upload as POST /segment does, and answers 202 when the job is kept."""
+
+    def __init__(self, parts: JobParts) -> None:
+        super().__init__(parts.rest)
+        self._jobs = parts.jobs
+        self._idempotency = parts.idempotency
+        self._webhook: str | None = None
+
+    async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
+        parts = self._parts
+        owner = parts.authenticate(Headers(scope=scope).get("authorization"))
+        head = parse_head(scope)
+        check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
+        context = self._context(scope, head, owner)
+        with parts.admission.admit(context):
+            await parts.answering.check(self._parse_options(head.options))
+            async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
+                body = await self._submit(upload, self._parse_options(fields.items()), context, head)
+        location = f"/v1/jobs/{json.loads(body)['job_id']}"
+        headers = {"Content-Type": "application/json", "Location": location, "Content-Length": str(len(body))}
+        await sender.start(headers, status=202)
+        await sender.write(body)
+        await sender.end()
+
+    async def _submit(
+        self, upload: Upload, options: SegmentOptions, context: RequestContext, head: RequestHead
+    ) -> bytes:
+        request = JobRequest(
+            request_id=context.request_id,
+            owner=context.owner,
+            options=options,
+            may_use_cache=head.may_use_cache,
+            webhook=self._webhook,
+        )
+        if context.idempotency_key is None:
+            return _accepted(await self._jobs.submit(upload, request))
+        scope = key_scope(context, route="jobs", options=options, extra=self._webhook or "")
+        async with self._idempotency.use(scope, upload.sha256) as use:
+            if use.first_reply is None:
+                use.reply = _accepted(await self._jobs.submit(upload, request))
+                return use.reply
+            return use.first_reply
+
+    def _parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
+        merged = merge_options(*sources)
+        self._webhook = merged.pop(_WEBHOOK, None)
+        return parse_options(merged)
+
+
+def _accepted(job: Job) -> bytes:
+    shape = job_shape(job)
+    if job.webhook_secret is not None:
+        shape["webhook_secret"] = job.webhook_secret
+    return encode(shape)
+
+
+class _JobStream(Response):
+    """A response that may take long: its errors before the start are problems, those after cut it."""
+
+    def __init__(self, parts: JobParts, job_id: str) -> None:
+        self._jobs = parts.jobs
+        self._parts = parts.rest
+        self._job_id = job_id
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request or send its problem."""
+        request_id: str = scope["state"]["request_id"]
+        sender = Sender(scope, send, stall_s=self._parts.policy.stall_s)
+        try:
+            with self._parts.journal.record(request_id=request_id, transport="rest") as record:
+                headers = Headers(scope=scope)
+                owner = self._parts.authenticate(headers.get("authorization"))
+                with ended_by_disconnect(receive):
+                    await self._stream(_checked(self._job_id), owner, headers, sender, record)
+        except ServiceError as error:
+            problem = Problem(error, request_id)
+            if sender.has_started or error.code == "client_gone":
+                await end_with_error(problem, sender)
+            else:
+                await send_problem(problem, send=send, must_close=False)
+
+    async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
+        raise NotImplementedError
+
+
+class JobResult(_JobStream):
+    """GET /jobs/{id}/result."""
+
+    async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
+        wanted = answer_type(headers.getlist("accept"))
+        job = await self._jobs.get(job_id, owner=owner)
+        etag = f'"{job.job_id}-{job.attempt}-{wanted}"'
+        if job.state == "done" and etag in (part.strip() for part in headers.get("if-none-match", "").split(",")):
+            await sender.start({"ETag": etag}, status=304)
+            await sender.end()
+            return
+        tagged = _TaggedSender(sender, etag)
+        policy = self._parts.policy
+        events = self._jobs.answer(job)
+        if wanted == "ndjson":
+            await answer_ndjson(events, tagged, record)
+            return
+        await answer_json(events, tagged, record, max_bytes=policy.max_answer_bytes, directory=policy.spool_directory)
+
+
+class JobEvents(_JobStream):
+    """GET /jobs/{id}/events."""
+
+    async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
+        last = headers.get("last-event-id", "0")
+        if not _EVENT_ID.fullmatch(last):
+            raise ServiceError("bad_option", "Last-Event-ID: give the id of an event of this job.")
+        await self._jobs.get(job_id, owner=owner)
+        await sender.start(
+            {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        events = self._jobs.follow(job_id, owner=owner, after=int(last))
+        async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
+            async for event in rest:
+                await sender.write(b": waiting\n\n" if event is None else _event_lines(event))
+        await sender.end()
+
+
+class _TaggedSender(Sender):
+    """The same sender, with an ETag among the headers."""
+
+    def __init__(self, sender: Sender, etag: str) -> None:
+        self._sender = sender
+        self._etag = etag
+
+    async def start(self, headers: dict[str, str], *, status: int = 200) -> None:
+        await self._sender.start({**headers, "ETag": self._etag}, status=status)
+
+    async def write(self, data: bytes) -> None:
+        await self._sender.write(data)
+
+    async def end(self) -> None:
+        await self._sender.end()
+
+
+@contextmanager
+def _recorded(parts: JobParts, request: Request) -> Iterator[str]:
+    """A short request on record; its caller's id."""
+    with parts.rest.journal.record(request_id=request.scope["state"]["request_id"], transport="rest"):
+        yield parts.rest.authenticate(request.headers.get("authorization"))
+
+
+def _event_lines(event: JobEvent) -> bytes:
+    shape = job_shape(event.job) if event.frame is None else frame_shape(event.frame)
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.kind.encode(), encode(shape))
+
+
+def _checked(job_id: str) -> str:
+    if not _JOB_ID.fullmatch(job_id):
+        raise ServiceError("job_not_found", "There is no such job.")
+    return job_id
+
+
+def _submission_schema() -> dict[str, Any]:
+    webhook = {
+        "name": _WEBHOOK,
+        "in": "query",
+        "required": False,
+        "description": "Where the job's end is told by POST, signed with `webhook_secret` of this answer.",
+        "schema": {"type": "string", "format": "uri"},
+    }
+    return {
+        "requestBody": upload_request_body(),
+        "parameters": [*upload_parameters(), webhook],
+        "security": [{}, {"bearer": []}],
+    }
