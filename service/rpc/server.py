@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from service.core.admission import Admission
 from service.core.journal import Journal
 from service.core.live import LiveStreams
-from service.core.pipeline import Pipeline
+from service.core.pipeline import Answering
 from service.domain.deadline import Clock
 from service.media.upload import Spool
 from service.ports import Segmenter
@@ -78,7 +78,7 @@ class GrpcParts:
 
     admission: Admission
     journal: Journal
-    pipeline: Pipeline
+    pipeline: Answering
     spool: Spool
     segmenter: Segmenter
     live: LiveStreams

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from service.core.admission import Admission
 from service.core.live import LiveStreams
-from service.core.pipeline import Pipeline
+from service.core.pipeline import Answering
 from service.core.upload_rate import UploadRate
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
@@ -43,7 +43,7 @@ class ServicerParts:
 
     calls: Calls
     admission: Admission
-    pipeline: Pipeline
+    pipeline: Answering
     spool: Spool
     segmenter: Segmenter
     live: LiveStreams

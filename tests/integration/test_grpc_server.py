@@ -7,7 +7,6 @@ import random
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,21 +19,18 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.clips import make_clip
-from support.front import RunningFront, running_front
+from support.front import beside, running_front
 
 from service.backends.predictor_fake import FakePredictor, FakeTiming
 from service.bootstrap import ListenError
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
-from service.core.live import LivePolicy, LiveStreams
 from service.domain.errors import ServiceError
 from service.domain.live import LiveFrame, LiveInput
 from service.domain.options import SegmentOptions
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
-from service.rpc.server import GrpcParts, GrpcPolicy, build_server
-from service.rpc.servicer import ServicerPolicy
 
 HANG_S = 60.0
 ONCE = ClientPolicy(attempts=1)
@@ -156,33 +152,6 @@ class NoisyPredictor(FakePredictor):
         return rng.choice(np.float32([-8, 8]), (len(frames), 1, 64, 64))
 
 
-@asynccontextmanager
-async def impatient_server(front: RunningFront, *, stall_s: float) -> AsyncIterator[str]:
-    """A second gRPC server on the same core that cuts stalled clients sooner; its target."""
-    core = front.front.core
-    live = LiveStreams(
-        segmenter=core.segmenter, pictures=core.decoders, policy=LivePolicy(max_pixels=10**6), clock=core.clock
-    )
-    parts = GrpcParts(
-        admission=core.admission,
-        journal=core.journal,
-        pipeline=core.pipeline,
-        spool=core.spool,
-        segmenter=core.segmenter,
-        live=live,
-        authenticate=lambda authorization: None,
-        clock=core.clock,
-        is_ready=lambda: True,
-    )
-    servicer = ServicerPolicy(max_upload_bytes=10**8, upload_min_bytes_per_s=0, stall_s=stall_s)
-    server = build_server(parts, GrpcPolicy(host="127.0.0.1", port=0, servicer=servicer))
-    port = await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.aclose()
-
-
 async def upload(data: bytes, options: pb.SegmentOptions) -> AsyncIterator[pb.SegmentRequest]:
     yield pb.SegmentRequest(options=options)
     for at in range(0, len(data), 50_000):
@@ -193,9 +162,9 @@ async def test_a_client_that_does_not_read_fills_no_memory_and_is_cut() -> None:
     """Some MB of masks: what the client leaves unread stays bounded, and after the stall it is cut."""
     long = make_clip(num_frames=200, width=640, height=480, gop=250)
     noisy = running_front(make_predictor=lambda: NoisyPredictor(input_height=256, input_width=256))
-    async with noisy as front, impatient_server(front, stall_s=2.0) as target:
+    async with noisy as front, beside(front, stall_s=2.0) as impatient:
         memory_bytes = psutil.Process().memory_info
-        async with aio.insecure_channel(target) as channel, asyncio.timeout(HANG_S):
+        async with aio.insecure_channel(impatient.grpc_target) as channel, asyncio.timeout(HANG_S):
             before = memory_bytes().rss
             call = SegmentationStub(channel).Segment(upload(long, pb.SegmentOptions(native_fps=True)))
             await call.read()
@@ -218,9 +187,9 @@ async def test_a_live_client_that_does_not_read_is_cut_too() -> None:
             await asyncio.sleep(0.005)
 
     noisy = running_front(make_predictor=lambda: NoisyPredictor(input_height=256, input_width=256))
-    async with noisy as front, impatient_server(front, stall_s=2.0) as target:
+    async with noisy as front, beside(front, stall_s=2.0) as impatient:
         memory_bytes = psutil.Process().memory_info
-        async with aio.insecure_channel(target) as channel, asyncio.timeout(2 * HANG_S):
+        async with aio.insecure_channel(impatient.grpc_target) as channel, asyncio.timeout(2 * HANG_S):
             before = memory_bytes().rss
             call = SegmentationStub(channel).SegmentLive(camera())
             await call.read()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from service.backends.predictor_fake import FakePredictor
 from service.bootstrap import Front, build_front
+from service.core.live import LivePolicy, LiveStreams
+from service.core.pipeline import Answering
 from service.ports import Predictor
+from service.rest.app import create_app
+from service.rest.parts import Probes, RestParts, RestPolicy
+from service.rest.server import HttpServer, ServerPolicy
+from service.rpc.server import GrpcParts, GrpcPolicy, build_server
+from service.rpc.servicer import ServicerPolicy
 from service.settings import Settings
 
 
@@ -40,3 +48,44 @@ async def running_front(
         if is_warm:
             await front.warming
         yield RunningFront(front, http_port, grpc_port)
+
+
+@asynccontextmanager
+async def beside(
+    running: RunningFront, *, answering: Answering | None = None, stall_s: float = 30.0
+) -> AsyncIterator[RunningFront]:
+    """Both servers once more on the same core, with another pipeline or another patience with stalled readers."""
+    core = running.front.core
+    chosen = answering or core.pipeline
+    probes = Probes(unready=lambda: None, is_alive=lambda: True, describe_version=_version, metrics=core.metrics)
+    policy = RestPolicy(
+        max_upload_bytes=10**8,
+        max_answer_bytes=10**8,
+        request_timeout_s=120.0,
+        upload_min_bytes_per_s=0,
+        stall_s=stall_s,
+    )
+    shared: dict[str, Any] = {
+        "admission": core.admission,
+        "journal": core.journal,
+        "spool": core.spool,
+        "clock": core.clock,
+        "authenticate": lambda authorization: "",
+    }
+    app = create_app(RestParts(policy=policy, answering=chosen, probes=probes, **shared), version="test")
+    http = HttpServer(app, ServerPolicy("127.0.0.1", 0))
+    live = LiveStreams(
+        segmenter=core.segmenter, pictures=core.decoders, policy=LivePolicy(max_pixels=10**7), clock=core.clock
+    )
+    grpc_parts = GrpcParts(pipeline=chosen, segmenter=core.segmenter, live=live, is_ready=lambda: True, **shared)
+    servicer = ServicerPolicy(max_upload_bytes=10**8, upload_min_bytes_per_s=0, stall_s=stall_s)
+    grpc = build_server(grpc_parts, GrpcPolicy("127.0.0.1", 0, servicer))
+    try:
+        yield RunningFront(running.front, await http.start(), await grpc.start())
+    finally:
+        await grpc.aclose()
+        await http.stop()
+
+
+async def _version() -> Mapping[str, object]:
+    return {"service": "test"}
