@@ -13,7 +13,7 @@ TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format proto bench hearing clean
+.PHONY: help serve test test-slow lint format proto bench hearing soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ test: $(VENV)/.installed-dev ## run the whole test suite
 
 test-slow: $(VENV)/.installed-dev ## the long tests: minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu" --timeout 3600 $(PYTEST_ARGS)
+
+soak: $(VENV)/.installed-dev ## memory of the service over a ten-minute 720p clip, every frame
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow --timeout 3600 tests/load/test_memory.py
 
 lint: $(VENV)/.installed-dev ## ruff, mypy --strict, layers
 	$(BIN)/ruff check .

@@ -1,0 +1,37 @@
+"""What holds for every test: no settings from the caller's environment, and tests whose tool is missing left out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+TOOLS = {"redis": ("redis-server", "apt-get install redis-server")}
+"""Marker: the program that its tests start, and how to get it."""
+_LEFT_OUT = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests see the defaults, whatever the shell has set."""
+    for name in [name for name in os.environ if name.startswith("AVES_")]:
+        del os.environ[name]
+    config.stash[_LEFT_OUT] = {}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a program that this machine lacks."""
+    missing = {marker for marker, (program, _) in TOOLS.items() if shutil.which(program) is None}
+    for marker in missing:
+        left_out = [item for item in items if item.get_closest_marker(marker)]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
+            config.stash[_LEFT_OUT][marker] = len(left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line for each program that was missing."""
+    for marker, num in config.stash[_LEFT_OUT].items():
+        program, remedy = TOOLS[marker]
+        terminalreporter.write_line(f"{num} tests left out: they need {program} ({remedy})", yellow=True)
