@@ -66,3 +66,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 
 hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 60")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/hearing.py $(HEARING_ARGS)
+
+soak: $(VENV)/.installed-dev ## mixed good, bad and cancelled requests: memory flat? (SOAK_ARGS="--requests 2000")
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/soak.py $(SOAK_ARGS)

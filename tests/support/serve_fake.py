@@ -1,14 +1,35 @@
-"""`python -m support.serve_fake`: the real service process with the fake predictor in the model's place."""
+"""`python -m support.serve_fake`: the real service process with the fake predictor in the model's place.
+
+FAKE_BATCH_S makes a batch take time; FAKE_LEAK_BYTES keeps that many bytes of every call, so that a check of memory
+can be checked itself.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.backends.predictor_fake import FakePredictor, FakeTiming
 from service.cli_serve import run_front
 from service.settings import Settings
 
+LEAK_BYTES = int(os.environ.get("FAKE_LEAK_BYTES", "0"))
+
+
+class LeakingPredictor(FakePredictor):
+    """Forgets nothing."""
+
+    kept: list[bytes] = []  # noqa: RUF012  # one list for the process is the point
+
+    def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.kept.append(os.urandom(LEAK_BYTES))
+        return super().predict(frames, windows)
+
+
 if __name__ == "__main__":
     timing = FakeTiming(batch_s=float(os.environ.get("FAKE_BATCH_S", "0")))
-    sys.exit(run_front(Settings(), make_predictor=lambda: FakePredictor(timing=timing)))
+    predictor = LeakingPredictor if LEAK_BYTES else FakePredictor
+    sys.exit(run_front(Settings(), make_predictor=lambda: predictor(timing=timing)))
