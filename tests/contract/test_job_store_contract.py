@@ -1,0 +1,162 @@
+"""One suite for every JobStore: in memory, over a folder, over a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.queue_parts import REDIS_PARAM
+from support.redis_server import RedisServer
+
+from service.backends.jobs_folder import FolderJobStore
+from service.backends.jobs_redis import RedisJobStore
+from service.backends.redis_link import RedisLink
+from service.domain.job import Job
+from service.domain.options import SegmentOptions
+from service.ports import JobStore
+
+TTL_S = 0.2
+LEASE_S = 0.2
+HANG_S = 30
+
+
+@pytest.fixture(params=["memory", "folder", REDIS_PARAM])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[JobStore]:
+    if request.param != "redis":
+        folder = tmp_path / "jobs" if request.param == "folder" else None
+        yield FolderJobStore(folder, ttl_s=TTL_S, wall_clock=time.time)
+        return
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    link = RedisLink(server.url, clock=time.monotonic)
+    yield RedisJobStore(link, ttl_s=TTL_S, lease_s=LEASE_S)
+    await link.aclose()
+    server.stop()
+
+
+def a_job(number: int = 1) -> Job:
+    return Job(
+        job_id=f"{number:032x}",
+        owner="owner",
+        request_id=f"request {number}",
+        options=SegmentOptions(fps=2.0, labels=("a", "b"), end_s=3.0),
+        created_at_s=time.time(),
+        webhook="https://example.com/",
+        webhook_secret="s",
+    )
+
+
+async def test_a_job_comes_back_whole(store: JobStore) -> None:
+    job = a_job()
+    await store.add(job)
+    assert await store.get(job.job_id) == job
+    assert await store.get("0" * 32) is None
+    assert await store.num_waiting() == 1
+
+
+async def test_the_oldest_is_claimed_first_and_once(store: JobStore) -> None:
+    for number in range(3):
+        await store.add(a_job(number))
+    claimed = [await store.claim(f"holder {number}") for number in range(4)]
+    assert [job and job.request_id for job in claimed] == ["request 0", "request 1", "request 2", None]
+    assert await store.num_waiting() == 0
+
+
+async def test_only_the_holder_writes(store: JobStore) -> None:
+    await store.add(a_job())
+    job = await store.claim("me")
+    assert job is not None
+    running = replace(job, state="running", progress=0.5, part_starts=(0, 4), num_lines=9)
+    assert not await store.save(running, holder="other")
+    assert await store.save(running, holder="me")
+    assert await store.get(job.job_id) == running
+
+
+async def test_what_is_given_back_is_claimed_next(store: JobStore) -> None:
+    for number in range(2):
+        await store.add(a_job(number))
+    job = await store.claim("me")
+    assert job is not None
+    await store.give_back(replace(job, attempt=1), holder="me")
+    again = await store.claim("other")
+    assert again == replace(job, attempt=1)
+    assert not await store.save(job, holder="me")
+
+
+async def test_an_erased_job_is_nobodys(store: JobStore) -> None:
+    for number in range(2):
+        await store.add(a_job(number))
+    job = await store.claim("me")
+    assert job is not None
+    await store.erase(job.job_id)
+    await store.erase(a_job(1).job_id)
+    assert await store.get(job.job_id) is None
+    assert not await store.save(job, holder="me")
+    assert await store.claim("me") is None
+    assert not await store.was_known(job.job_id)
+
+
+async def test_ended_jobs_are_kept_for_their_time(store: JobStore) -> None:
+    await store.add(a_job())
+    job = await store.claim("me")
+    assert job is not None
+    done = replace(job, state="done", ended_at_s=time.time())
+    await store.settle(done, holder="me")
+    assert await store.sweep() == []
+    assert await store.get(job.job_id) == done
+    assert await store.claim("other") is None
+    async with asyncio.timeout(HANG_S):
+        while not (over := await store.sweep()):
+            await asyncio.sleep(0.02)
+    assert over == [job.job_id]
+    assert await store.get(job.job_id) is None
+    assert await store.was_known(job.job_id)
+
+
+@pytest.mark.redis
+async def test_a_dead_holders_job_is_claimed_by_another(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    link = RedisLink(server.url, clock=time.monotonic)
+    try:
+        store = RedisJobStore(link, ttl_s=60, lease_s=LEASE_S)
+        await store.add(a_job())
+        job = await store.claim("dead")
+        assert job is not None
+        assert await store.claim("other") is None
+        async with asyncio.timeout(HANG_S):
+            while (again := await store.claim("other")) is None:
+                await asyncio.sleep(0.02)
+        assert again == job
+        assert not await store.save(job, holder="dead")
+    finally:
+        await link.aclose()
+        server.stop()
+
+
+async def test_a_folder_outlives_its_process(tmp_path: Path) -> None:
+    first = FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time)
+    for number in range(4):
+        await first.add(replace(a_job(number), created_at_s=float(number)))
+    running = await first.claim("me")
+    ended = await first.claim("me")
+    assert running is not None
+    assert ended is not None
+    await first.save(replace(running, state="running"), holder="me")
+    await first.settle(replace(ended, state="done", ended_at_s=time.time()), holder="me")
+    await first.erase(a_job(3).job_id)
+    (tmp_path / "broken.json").write_bytes(b"{")
+    second = FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time)
+    found = await second.get(ended.job_id)
+    assert found is not None
+    assert found.state == "done"
+    claimed = [await second.claim("me") for _ in range(3)]
+    assert [job and (job.request_id, job.state) for job in claimed] == [
+        ("request 0", "running"),
+        ("request 2", "queued"),
+        None,
+    ]

@@ -1,0 +1,156 @@
+"""One suite each for key stores, result caches and blobs: in this process and over a real Redis or folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.queue_parts import REDIS_PARAM
+from support.redis_server import RedisServer
+
+from service.backends.blobs import Blobs
+from service.backends.cache_memory import MemoryCache
+from service.backends.cache_redis import RedisCache
+from service.backends.keys_memory import MemoryKeyStore
+from service.backends.keys_redis import RedisKeyStore
+from service.backends.redis_link import RedisLink
+from service.domain.errors import ServiceError
+from service.ports import BlobStore, KeyRecord, KeyStore, ResultCache
+
+HANG_S = 30
+
+
+@pytest.fixture
+async def link(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisLink]:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    made = RedisLink(server.url, clock=time.monotonic)
+    yield made
+    await made.aclose()
+    server.stop()
+
+
+@pytest.fixture(params=["memory", REDIS_PARAM])
+def keys(request: pytest.FixtureRequest) -> KeyStore:
+    if request.param == "memory":
+        return MemoryKeyStore(clock=time.monotonic)
+    return RedisKeyStore(request.getfixturevalue("link"))
+
+
+@pytest.fixture(params=["memory", REDIS_PARAM])
+def cache(request: pytest.FixtureRequest) -> ResultCache:
+    if request.param == "memory":
+        return MemoryCache(max_bytes=1000, ttl_s=0.3, clock=time.monotonic)
+    return RedisCache(request.getfixturevalue("link"), max_bytes=1000, ttl_s=0.3)
+
+
+@pytest.fixture(params=["folder", "memory"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    return Blobs(tmp_path / "blobs" if request.param == "folder" else "memory://")
+
+
+async def test_a_key_is_taken_once(keys: KeyStore) -> None:
+    assert await keys.begin("scope", "print", lease_s=60) is None
+    assert await keys.begin("scope", "other", lease_s=60) == KeyRecord("print", None)
+    assert await keys.begin("another", "other", lease_s=60) is None
+
+
+async def test_a_reply_is_remembered_for_its_time(keys: KeyStore) -> None:
+    await keys.begin("scope", "print", lease_s=60)
+    await keys.finish("scope", KeyRecord("print", b"\x00reply"), ttl_s=0.2)
+    assert await keys.begin("scope", "print", lease_s=60) == KeyRecord("print", b"\x00reply")
+    async with asyncio.timeout(HANG_S):
+        while await keys.begin("scope", "new", lease_s=60) is not None:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_forgotten_or_abandoned_key_is_free(keys: KeyStore) -> None:
+    await keys.begin("scope", "print", lease_s=60)
+    await keys.forget("scope")
+    assert await keys.begin("scope", "new", lease_s=0.1) is None
+    await keys.renew("scope", lease_s=0.2)
+    async with asyncio.timeout(HANG_S):
+        while await keys.begin("scope", "newer", lease_s=60) is not None:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_cache_gives_back_what_it_got(cache: ResultCache) -> None:
+    assert await cache.get("a") is None
+    await cache.put("a", b"\x00one")
+    await cache.put("b", b"two")
+    await cache.put("b", b"three")
+    assert (await cache.get("a"), await cache.get("b")) == (b"\x00one", b"three")
+
+
+async def test_a_cache_forgets_in_time(cache: ResultCache) -> None:
+    await cache.put("a", b"one")
+    async with asyncio.timeout(HANG_S):
+        while await cache.get("a") is not None:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_cache_is_bounded_and_drops_the_least_used(cache: ResultCache) -> None:
+    await cache.put("a", b"x" * 400)
+    await asyncio.sleep(0.005)
+    await cache.put("b", b"x" * 400)
+    await asyncio.sleep(0.005)
+    await cache.get("a")
+    await asyncio.sleep(0.005)
+    await cache.put("c", b"x" * 400)
+    assert await cache.get("b") is None
+    assert await cache.get("a") is not None
+    assert await cache.get("c") is not None
+    await cache.put("d", b"x" * 1001)
+    assert await cache.get("d") is None
+    assert await cache.get("c") is not None
+
+
+@pytest.mark.redis
+async def test_a_redis_cache_without_redis_has_no_hits() -> None:
+    link = RedisLink("redis://127.0.0.1:1/0", clock=time.monotonic)
+    cache = RedisCache(link, max_bytes=1000, ttl_s=1)
+    await cache.put("a", b"one")
+    assert await cache.get("a") is None
+    await link.aclose()
+
+
+async def test_blobs_come_back(blobs: BlobStore) -> None:
+    await blobs.put("jobs/1/part", b"\x00data")
+    await blobs.put("jobs/1/part", b"newer")
+    assert await blobs.get("jobs/1/part") == b"newer"
+    assert await blobs.get("jobs/1/none") is None
+
+
+async def test_large_files_come_back_in_pieces(blobs: BlobStore, tmp_path: Path) -> None:
+    content = os.urandom(9 * 1024**2 + 17)
+    path = tmp_path / "file"
+    path.write_bytes(content + b"after the end")
+    fd = os.open(path, os.O_RDONLY)
+    await blobs.put_file("jobs/2/upload", fd, num_bytes=len(content))
+    os.close(fd)
+    pieces = [piece async for piece in blobs.read("jobs/2/upload")]
+    assert len(pieces) > 1
+    assert b"".join(pieces) == content
+    await blobs.put("jobs/2/empty", b"")
+    assert b"".join([piece async for piece in blobs.read("jobs/2/empty")]) == b""
+    with pytest.raises(ServiceError):
+        _ = [piece async for piece in blobs.read("jobs/2/none")]
+
+
+async def test_a_prefix_is_deleted_whole_and_alone(blobs: BlobStore) -> None:
+    for name in ("jobs/1/a", "jobs/1/2/b", "jobs/10/c"):
+        await blobs.put(name, b"x")
+    await blobs.delete_all("jobs/1", older_than_s=3600)
+    assert await blobs.get("jobs/1/a") == b"x"
+    await blobs.delete_all("jobs/1")
+    assert [await blobs.get(name) for name in ("jobs/1/a", "jobs/1/2/b", "jobs/10/c")] == [None, None, b"x"]
+    await blobs.delete_all("jobs/none")
+
+
+def test_unknown_stores_are_refused() -> None:
+    with pytest.raises(ValueError, match="no blob store"):
+        Blobs("gopher://somewhere/else")
