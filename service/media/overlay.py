@@ -16,13 +16,14 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 from service.media.overlay_paint import OverlayPainter, PaintPolicy, Picture
-from service.media.picture import quarter_turns
+from service.media.picture import presumed_colorspace, quarter_turns
 
 _COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")
 """Codecs that an mp4 file takes as they are; other sound is encoded as AAC."""
@@ -32,6 +33,9 @@ _ENVELOPE_BIN = 80
 _QUIET_PEAK = 0.05
 """The strip is scaled to the clip's loudest moment, but not so far that noise in a silent clip fills it."""
 
+_BT709 = 1
+_LIMITED_RANGE = 1
+"""FFmpeg's AVCOL_SPC_BT709 (primaries and transfer have the same number) and AVCOL_RANGE_MPEG."""
 AnyPacket: TypeAlias = "av.Packet[Any]"
 OnProgress = Callable[[float], None]
 """Is told the share that is done, 0 to 1."""
@@ -105,6 +109,7 @@ class _Overlay:
         self._video: VideoStream | None = None
         self._painter: OverlayPainter | None = None
         self._last_pts: int | None = None
+        self._to_rgb, self._to_yuv = VideoReformatter(), VideoReformatter()
 
     def write(self, on_progress: OnProgress) -> None:
         sounds = self._clip.streams.audio
@@ -133,13 +138,20 @@ class _Overlay:
         if frame.pts is None or (self._last_pts is not None and frame.pts <= self._last_pts):
             return
         self._last_pts = frame.pts
-        picture = np.rot90(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False), quarter_turns(frame))
-        painted = self._even(self._paint(picture, time_s=float(frame.pts * self._base)))
+        upright = np.rot90(self._rgb(frame), quarter_turns(frame))
+        painted = self._even(self._paint(upright, time_s=float(frame.pts * self._base)))
         if self._video is None:
             self._video = self._add_video(painted, frame)
-        shown = VideoFrame.from_ndarray(painted, format="rgb24")
+        shown = self._to_yuv.reformat(
+            VideoFrame.from_ndarray(painted, format="rgb24"), format="yuv420p", dst_colorspace=Colorspace.ITU709
+        )
         shown.pts, shown.time_base = frame.pts, self._base
         self._mux(self._video.encode(shown))
+
+    def _rgb(self, frame: VideoFrame) -> Picture:
+        """The frame as RGB, with the colours that a player would show."""
+        shown = self._to_rgb.reformat(frame, format="rgb24", src_colorspace=presumed_colorspace(frame))
+        return shown.to_ndarray().astype(np.uint8, copy=False)
 
     def _paint(self, picture: Picture, *, time_s: float) -> Picture:
         if self._painter is None:
@@ -159,6 +171,8 @@ class _Overlay:
         stream = self._target.add_stream("libx264", rate=Fraction(rate).limit_denominator(60_000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = self._base
+        stream.codec_context.colorspace, stream.codec_context.color_range = _BT709, _LIMITED_RANGE
+        stream.codec_context.color_primaries, stream.codec_context.color_trc = _BT709, _BT709
         stream.options = {"crf": str(self._policy.crf), "preset": self._policy.preset}
         ratio = self._source.sample_aspect_ratio
         if ratio:

@@ -182,7 +182,6 @@ class FrameMaker:
         """The frame upright and squashed, uint8 RGB (height, width, 3), by swscale's bilinear filter."""
         turns = quarter_turns(frame)
         width, height = (self._height, self._width) if turns % 2 else (self._width, self._height)
-        is_untagged_hd = int(frame.colorspace) == _UNSPECIFIED_COLORSPACE and frame.height >= _UNTAGGED_HD_HEIGHT
         small = self._reformatter.reformat(
             frame,
             width,
@@ -190,10 +189,16 @@ class FrameMaker:
             "rgb24",
             interpolation="BILINEAR",
             threads=1,
-            src_colorspace=Colorspace.ITU709 if is_untagged_hd else None,
+            src_colorspace=presumed_colorspace(frame),
         )
         rgb = small.to_ndarray().astype(np.uint8, copy=False)
         return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def presumed_colorspace(frame: VideoFrame) -> Colorspace | None:
+    """BT.709 for untagged HD, which FFmpeg would read as BT.601; None leaves the choice to the frame's own tag."""
+    is_untagged = int(frame.colorspace) == _UNSPECIFIED_COLORSPACE
+    return Colorspace.ITU709 if is_untagged and frame.height >= _UNTAGGED_HD_HEIGHT else None
 
 
 def quarter_turns(frame: VideoFrame) -> int:

@@ -159,11 +159,48 @@ def rotate(clip: bytes) -> bytes:
     return clip[:at] + packed + clip[at + 36 :]
 
 
-def test_sample_aspect_ratio_is_kept(write, tmp_path):
-    clip = make_clip(num_frames=5, codec_options={"aspect": "2:1"})
-    with av.open(str(write(clip, []))) as overlay:
-        found = overlay.streams.video[0].sample_aspect_ratio
-    (tmp_path / "source.mp4").write_bytes(clip)
-    with av.open(str(tmp_path / "source.mp4")) as source:
-        wanted = source.streams.video[0].sample_aspect_ratio
-    assert (found or Fraction(1)) == (wanted or Fraction(1))
+@pytest.mark.parametrize(("height", "tags"), [(48, {}), (48, {"colorspace": "bt709"}), (720, {})])
+def test_colours_are_those_that_a_player_shows(write, tmp_path, height, tags):
+    """A strongly coloured clip, tagged or not; the overlay says what it is and decodes to the same colours."""
+    path = tmp_path / "colours.mp4"
+    write_coloured(path, height=height, options=tags)
+    overlay = write(path.read_bytes(), [], policy=PLAIN)
+    assert_same_colours(overlay, path, is_bt709=bool(tags) or height >= 720)
+
+
+def assert_same_colours(overlay: Path, source: Path, *, is_bt709: bool) -> None:
+    with av.open(str(source)) as clip:
+        frame = next(clip.decode(video=0))
+        wanted = frame.reformat(format="rgb24", src_colorspace="ITU709" if is_bt709 else "ITU601").to_ndarray()
+    with av.open(str(overlay)) as clip:
+        frame = next(clip.decode(video=0))
+        assert int(frame.colorspace) == 1
+        found = frame.to_ndarray(format="rgb24")
+    assert np.abs(found.astype(int) - wanted).max() <= 6
+
+
+def write_coloured(
+    path: Path, *, height: int, options: dict[str, str] | None = None, aspect: Fraction | None = None
+) -> None:
+    """Three frames of one strong colour, 64 pixels wide, without sound."""
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", rate=25, options={"crf": "5"} | (options or {}))
+        stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        planes = np.full((height * 3 // 2, 64), 90, np.uint8)
+        planes[height : height + height // 4], planes[height + height // 4 :] = 60, 210
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_sample_aspect_ratio_is_kept(write, tmp_path, is_turned):
+    path = tmp_path / "wide.mp4"
+    write_coloured(path, height=48, aspect=Fraction(4, 3))
+    clip = path.read_bytes()
+    with av.open(str(write(rotate(clip) if is_turned else clip, []))) as overlay:
+        assert overlay.streams.video[0].sample_aspect_ratio == (Fraction(3, 4) if is_turned else Fraction(4, 3))
