@@ -27,9 +27,6 @@ test: $(VENV)/.installed-dev ## run the whole test suite
 test-slow: $(VENV)/.installed-dev ## the long tests: minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not gpu" --timeout 3600 $(PYTEST_ARGS)
 
-soak: $(VENV)/.installed-dev ## memory of the service over a ten-minute 720p clip, every frame
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow --timeout 3600 tests/load/test_memory.py
-
 lint: $(VENV)/.installed-dev ## ruff, mypy --strict, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,5 +64,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 60")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/hearing.py $(HEARING_ARGS)
 
-soak: $(VENV)/.installed-dev ## mixed good, bad and cancelled requests: memory flat? (SOAK_ARGS="--requests 2000")
+soak: $(VENV)/.installed-dev ## is memory flat? a ten-minute 720p clip, then mixed requests (SOAK_ARGS="--requests 2000")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow --timeout 3600 tests/load/test_memory.py
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/soak.py $(SOAK_ARGS)
