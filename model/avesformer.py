@@ -111,7 +111,7 @@ class AVESFormer(nn.Module):
         Raises:
             ValueError: pictures and embeddings differ in number, or the embedding in width.
         """
-        expected = (len(visual.focused), self.config.audio.embedding_dim)
+        expected = (visual.focused.shape[0], self.config.audio.embedding_dim)
         if tuple(embedding.shape) != expected:
             raise ValueError(f"embedding: got {tuple(embedding.shape)}, expected {expected}")
         prompts = self.prompt_query(embedding)

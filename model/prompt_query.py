@@ -54,7 +54,7 @@ class PromptQueryGenerator(nn.Module):
         audio = self.norm(self.project(embedding))[:, None]  # (B, 1, D)
         if self.prompts is None:
             return cast(Tensor, audio)
-        prompts = self.prompts.expand(len(audio), -1, -1)  # (B, N, D)
+        prompts = self.prompts.expand(audio.shape[0], -1, -1)  # (B, N, D)
         if self.mode == "add":
             return cast(Tensor, prompts + audio)
         queries = torch.cat((audio, prompts), dim=1)  # (B, N + 1, D)
