@@ -90,6 +90,9 @@ def with_exchanged_gates(clip: Clip) -> Clip:
     return replace(clip, scene=scene, waveform=mix.waveform.numpy(), truth=truth)
 
 
+VARIANTS = ("own sound", "exchanged gates", "another clip's sound", "muted", "-12 dB", "+12 dB", "8 kHz")
+
+
 def variants(clip: Clip, other: Clip) -> Iterator[tuple[str, Clip, Mp4Policy]]:
     """What is posted for a clip: a name, the clip whose truth is asked, and how it is encoded."""
     plain = Mp4Policy()
@@ -103,10 +106,10 @@ def variants(clip: Clip, other: Clip) -> Iterator[tuple[str, Clip, Mp4Policy]]:
     yield "8 kHz", clip, Mp4Policy(audio_rate_hz=8000, audio_bits_per_s=24_000)
 
 
-def compare(number: int, clip: Clip, answered: Sequence[FrameMasks]) -> Iterator[Sample]:
+def compare(number: int, truth: dict[str, Any], answered: Sequence[FrameMasks]) -> Iterator[Sample]:
     """The outcome of each sample of an answer."""
-    size = (clip.options.height, clip.options.width)
-    for frame, true_frame in zip(answered, clip.truth["frames"], strict=True):
+    size = (truth["clip"]["height"], truth["clip"]["width"])
+    for frame, true_frame in zip(answered, truth["frames"], strict=True):
         said = np.zeros(size, bool)
         for mask in frame.masks:
             rle = {"size": list(mask.segmentation.size), "counts": mask.segmentation.counts.encode()}
@@ -161,21 +164,35 @@ def interval(values: Sequence[tuple[int, float]], *, seed: int = 0) -> dict[str,
     }
 
 
-def run(url: str, *, num_clips: int, seed: int) -> dict[str, dict[str, float]]:
-    """Post every variant of every clip; returns the figures by name."""
-    outcomes: dict[str, list[Sample]] = {}
-    with tempfile.TemporaryDirectory() as folder, open_client(url) as client, Progress() as bar:
-        task = bar.add_task("clips", total=num_clips)
-        path = Path(folder) / "clip.mp4"
-        ahead = make_clip(seed, SIZES[0])
-        for number in range(num_clips):
-            clip, ahead = ahead, make_clip(seed + number + 1, SIZES[(number + 1) % len(SIZES)])
-            for name, asked, policy in variants(clip, ahead):
+def prepare(folder: Path, *, num_clips: int, seed: int) -> None:
+    """Write every variant of every clip with its truth; what is already there stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ahead: Clip | None = None
+    with Progress() as bar:
+        for number in bar.track(range(num_clips), description="writing clips"):
+            if (folder / f"{number:05d}.done").exists():
+                ahead = None
+                continue
+            clip = ahead or make_clip(seed + number, SIZES[number % len(SIZES)])
+            ahead = make_clip(seed + number + 1, SIZES[(number + 1) % len(SIZES)])
+            for variant, (_, asked, policy) in enumerate(variants(clip, ahead)):
+                path = folder / f"{number:05d}.{variant}.mp4"
                 rate = to_frame_rate(asked.options.fps)
                 write_mp4(path, frames=asked.frames, frame_rate=rate, waveform=asked.waveform, policy=policy)
+                path.with_suffix(".json").write_text(json.dumps(asked.truth), encoding="utf-8")
+            (folder / f"{number:05d}.done").touch()
+
+
+def run(url: str, folder: Path, *, num_clips: int) -> dict[str, dict[str, float]]:
+    """Post every variant of every clip; returns the figures by name."""
+    outcomes: dict[str, list[Sample]] = {}
+    with open_client(url) as client, Progress() as bar:
+        for number in bar.track(range(num_clips), description="asking the service"):
+            for variant, name in enumerate(VARIANTS):
+                path = folder / f"{number:05d}.{variant}.mp4"
+                truth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
                 answer = client.segment(path, SegmentOptions())
-                outcomes.setdefault(name, []).extend(compare(number, asked, answer.frames))
-            bar.advance(task)
+                outcomes.setdefault(name, []).extend(compare(number, truth, answer.frames))
     return {figure: interval(values) for name, samples in outcomes.items() for figure, values in figures(name, samples)}
 
 
@@ -186,15 +203,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first clip; below 2**31")
     parser.add_argument("--url", help="of a running service; without it one is started")
     parser.add_argument("--checkpoint", type=Path, help="for the service that is started; default: the shipped one")
+    parser.add_argument("--keep", type=Path, help="folder for the clips, made once and used again")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with ExitStack() as stack:
+        folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        prepare(folder, num_clips=given.clips, seed=given.seed)
         url = given.url
         if url is None:
             settings = {"checkpoint": given.checkpoint.resolve()} if given.checkpoint else {}
             url = stack.enter_context(ServiceProcess(module="support.serve_shipped", **settings)).url
-        found = run(url, num_clips=given.clips, seed=given.seed)
+        found = run(url, folder, num_clips=given.clips)
     for name, figure in found.items():
         line = f"{name:<58} {figure['mean']:.3f}  [{figure['low']:.3f}, {figure['high']:.3f}]  n={figure['num']}"
         print(line)  # noqa: T201  # the table is what the script is for
