@@ -255,7 +255,8 @@ def _choose(tracks: list[Track], code: str, sort: str, policy: MediaPolicy) -> T
 
 
 def _unsupported(track: Track, sort: str) -> ServiceError:
-    tag = "".join(char if char.isalnum() or char in "-._ " else "?" for char in (track.tags or ["none"])[0])
+    tag = (track.tags or ["none"])[0]
+    tag = "".join(char if char.isascii() and (char.isalnum() or char in "-._ ") else "?" for char in tag)
     known = "H.264, HEVC, AV1, VP8, VP9, MPEG-4 and H.263"
     if track.is_sound:
         known = "AAC, MP3, Opus, FLAC, ALAC, AC-3, E-AC-3, AMR and PCM"

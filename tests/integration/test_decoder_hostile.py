@@ -102,7 +102,7 @@ async def test_mutated_files_end_documented(
     pool: DecoderPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await fuzz(pool, tmp_path, num_each=75, seed=1)
-    assert [record.message for record in caplog.records if "died" in record.message] == []
+    assert [record.message for record in caplog.records] == []  # no child died, no exception was unforeseen
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ async def test_many_mutated_files_end_documented(
     pool: DecoderPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await fuzz(pool, tmp_path, num_each=2500, seed=2)
-    assert [record.message for record in caplog.records if "died" in record.message] == []
+    assert [record.message for record in caplog.records] == []  # no child died, no exception was unforeseen
 
 
 async def test_limits_of_the_policy_are_met(tmp_path: Path) -> None:

@@ -304,6 +304,7 @@ def _overlap(data: bytes, num: int) -> bytes:
     return replace_box(data, "stsc", struct.pack(">IIIII", 0, 1, 1, 1, 1))
 
 
+@cache
 def hostile_corpus() -> list[BadFile]:
     """Every bad file."""
     makers = (
