@@ -14,7 +14,8 @@ import cv2
 from service.batching.batch_plan import BatchPlan
 from service.batching.batch_runner import BatchOutcome, BatchRunner
 from service.batching.device_thread import DeviceThread
-from service.batching.micro_batcher import EncodeInput, EncodeOutput, MicroBatcher
+from service.batching.encode_groups import EncodeInput
+from service.batching.micro_batcher import EncodeOutput, MicroBatcher
 from service.batching.policy import BatchPolicy
 from service.batching.sample_queue import SampleSlice
 from service.domain.chunk import Chunk, SegmentedChunk

@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.batching.batch_plan import BatchPlan
-from service.batching.batch_runner import BatchOutcome, SliceResult
+from service.batching.batch_runner import BatchOutcome
+from service.batching.encode_groups import EncodeInput, encode_groups, num_samples
 from service.batching.policy import BatchPolicy
 from service.batching.sample_queue import PendingChunk, SampleQueue, SampleSlice
 from service.domain.chunk import Chunk, SegmentedChunk
@@ -23,8 +21,6 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-ENCODE_GROUP_SAMPLES = 8
-"""Samples that one encoder thread takes at once: enough to pay for the hand-over, few enough to share the work."""
 SETTLE_PASSES = 3
 """Loop passes without a new arrival before a batch leaves early: what is already in a socket's buffer takes about three
 passes (read, start the handler, reach the batcher), so requests that come together leave together."""
@@ -32,7 +28,6 @@ RATE_SMOOTHING = 0.2
 """Weight of the newest batch in the moving average of the drain rate."""
 
 RunBatch = Callable[[Sequence[SampleSlice]], Awaitable[BatchOutcome]]
-EncodeInput = Sequence[tuple[SampleSlice, NDArray[np.float32]]]
 EncodeOutput = list[tuple[tuple[FrameMasks, ...] | ServiceError, float]]
 EncodeGroup = Callable[[EncodeInput], Awaitable[EncodeOutput]]
 
@@ -219,8 +214,8 @@ class MicroBatcher:
         try:
             try:
                 outcome = await self._run_batch(slices)
-                groups = list(_encode_groups(outcome.results))
-                self._num_encoding += sum(map(_num_samples, groups))
+                groups = list(encode_groups(outcome.results))
+                self._num_encoding += sum(map(num_samples, groups))
             finally:
                 self._num_on_device -= 1
                 self._wake.set()
@@ -237,7 +232,7 @@ class MicroBatcher:
         try:
             encoded = await self._encode(group)
         finally:
-            self._num_encoding -= _num_samples(group)
+            self._num_encoding -= num_samples(group)
             self._wake.set()
         for (piece, _), (frames, encode_s) in zip(group, encoded, strict=True):
             self._metrics.stage_duration_seconds.labels("encode").observe(encode_s)
@@ -274,31 +269,6 @@ class MicroBatcher:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._serving.pop(task, None)
-
-
-def _encode_groups(results: Sequence[SliceResult]) -> Iterator[EncodeInput]:
-    """The slices that have logits and a caller, cut and joined into groups of a few samples."""
-    group: list[tuple[SampleSlice, NDArray[np.float32]]] = []
-    room = ENCODE_GROUP_SAMPLES
-    for piece, logits in results:
-        if isinstance(logits, ServiceError) or piece.pending.is_dropped:
-            continue
-        at = 0
-        while at < len(piece):
-            num = min(room, len(piece) - at)
-            part = SampleSlice(piece.pending, piece.start + at, piece.start + at + num)
-            group.append((part, logits[at : at + num]))
-            at += num
-            room -= num
-            if not room:
-                yield group
-                group, room = [], ENCODE_GROUP_SAMPLES
-    if group:
-        yield group
-
-
-def _num_samples(group: EncodeInput) -> int:
-    return sum(len(piece) for piece, _ in group)
 
 
 def _too_late() -> ServiceError:

@@ -1,0 +1,42 @@
+"""How predicted slices are shared out to the encoder threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching.batch_runner import SliceResult
+from service.batching.sample_queue import SampleSlice
+from service.domain.errors import ServiceError
+
+ENCODE_GROUP_SAMPLES = 8
+"""Samples that one encoder thread takes at once: enough to pay for the hand-over, few enough to share the work."""
+EncodeInput = Sequence[tuple[SampleSlice, NDArray[np.float32]]]
+
+
+def encode_groups(results: Sequence[SliceResult]) -> Iterator[EncodeInput]:
+    """The slices that have logits and a caller, cut and joined into groups of a few samples."""
+    group: list[tuple[SampleSlice, NDArray[np.float32]]] = []
+    room = ENCODE_GROUP_SAMPLES
+    for piece, logits in results:
+        if isinstance(logits, ServiceError) or piece.pending.is_dropped:
+            continue
+        at = 0
+        while at < len(piece):
+            num = min(room, len(piece) - at)
+            part = SampleSlice(piece.pending, piece.start + at, piece.start + at + num)
+            group.append((part, logits[at : at + num]))
+            at += num
+            room -= num
+            if not room:
+                yield group
+                group, room = [], ENCODE_GROUP_SAMPLES
+    if group:
+        yield group
+
+
+def num_samples(group: EncodeInput) -> int:
+    """Samples of a group."""
+    return sum(len(piece) for piece, _ in group)
