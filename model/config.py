@@ -150,6 +150,9 @@ class ModelConfig:
         _check("norm", self.norm, get_args(NormKind))
         _check("fuse_stride", self.fuse_stride, (8, 16))
         _check("head.stride", self.head.stride, (1, 2, 4))
+        for name, count in self._counts().items():
+            if count < 1:
+                raise ValueError(f"{name}: got {count}, expected at least 1")
         if not self.labels:
             raise ValueError("labels: got none, expected at least one")
         if self.is_semantic and self.labels[0] != BACKGROUND:
@@ -158,6 +161,15 @@ class ModelConfig:
             raise ValueError(f"width: got {self.width}, expected a multiple of 4 x {self.decoder.num_heads} heads")
         if self.audio.kind == "vggish" and self.audio.embedding_dim != VGGISH_DIM:
             raise ValueError(f"audio.embedding_dim: got {self.audio.embedding_dim}, expected {VGGISH_DIM} for vggish")
+
+    def _counts(self) -> dict[str, int]:
+        return {
+            "width": self.width,
+            "head.width": self.head.width,
+            "prompt.num_prompts": self.prompt.num_prompts,
+            "decoder.num_heads": self.decoder.num_heads,
+            "decoder.ffn_width": self.decoder.ffn_width,
+        }
 
     @property
     def is_semantic(self) -> bool:

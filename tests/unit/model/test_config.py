@@ -47,3 +47,42 @@ def test_bad_values_are_refused() -> None:
 def test_more_than_one_label_makes_it_semantic() -> None:
     assert not variant("tiny").is_semantic
     assert variant("tiny", labels=("background", "dog")).is_semantic
+
+
+def test_knobs_turn_single_fields() -> None:
+    knobs = {
+        "prompt.mode": "add",
+        "prompt.num_prompts": "16",
+        "decoder.conv_kind": "depthwise",
+        "audio.is_frozen": "false",
+        "norm": "batch",
+        "input_height": "384",
+    }
+    config = variant("r50", knobs=knobs)
+    assert (config.prompt.mode, config.prompt.num_prompts) == ("add", 16)
+    assert (config.decoder.conv_kind, config.norm, config.input_height) == ("depthwise", "batch", 384)
+    assert config.audio.is_frozen is False
+    assert config.decoder.num_transformer_blocks == variant("r50").decoder.num_transformer_blocks
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("prompt.novelty", "1", r"knob: got 'prompt\.novelty'"),
+        ("novelty", "1", "knob: got 'novelty'"),
+        ("no.such.part", "1", "knob: got"),
+        ("variant", "mine", "knob: got 'variant'"),
+        ("backbone", "1", "knob: got 'backbone'"),
+        ("prompt.mode", "loud", r"prompt\.mode: got 'loud', expected one of 'none'"),
+        ("prompt.num_prompts", "-3", r"prompt\.num_prompts: got '-3', expected a whole number"),
+        ("prompt.num_prompts", "0", r"prompt\.num_prompts: got 0, expected at least 1"),
+        ("decoder.num_heads", "0", r"decoder\.num_heads: got 0"),
+        ("audio.is_frozen", "1", r"audio\.is_frozen: got '1', expected one of 'true', 'false'"),
+        ("head.kind", "odd", r"head\.kind: got 'odd'"),
+        ("norm", "layer", "norm: got 'layer'"),
+        ("audio.embedding_dim", "64", "expected 128 for vggish"),
+    ],
+)
+def test_bad_knobs_say_why(key: str, value: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        variant("r50", knobs={key: value})
