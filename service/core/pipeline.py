@@ -158,7 +158,8 @@ class Pipeline:
         request = DecodeRequest(options=applied, frame_height=model.input_height, frame_width=model.input_width)
         since_s = self._clock()
         async with self._decoders.open(upload, request, deadline=flow.context.deadline) as reader:
-            flow.timings.decode_s += self._clock() - since_s
+            flow.timings.queue_s += reader.waited_s
+            flow.timings.decode_s += self._clock() - since_s - reader.waited_s
             flow.spool.put(ClipStarted(flow.context.request_id, model, _rounded_clip(reader.clip), applied))
             masks = mask_policy(applied, clip=reader.clip, model=model)
             with self._segmenter.expect(flow.context.request_id):

@@ -34,15 +34,18 @@ class Slot:
         self._deadline = deadline
         self._clock = clock
         self._is_taken = False
+        self.waited_s = 0.0
 
     async def take(self) -> None:
         """Wait for a place, first come, first served; raises `deadline_exceeded`."""
+        since_s = self._clock()
         try:
             async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
                 await self._slots.acquire()
         except TimeoutError:
             raise _late() from None
         self._is_taken = True
+        self.waited_s += self._clock() - since_s
 
     def leave(self) -> None:
         """Give the place back (idempotent)."""
@@ -80,6 +83,11 @@ class ClipReader:
         self._to_skip = 0
         self._is_at_end = False
         self.failure: ServiceError | None = None
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent waiting for a place among the decoders."""
+        return self._slot.waited_s
 
     @property
     def clip(self) -> ClipInfo:

@@ -48,23 +48,21 @@ async def test_masks_decode_at_the_size_of_the_clip():
             assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
 
 
-@pytest.mark.parametrize(
-    ("make", "status", "code"),
-    [
-        (lambda: make_clip(sound=None), 422, "no_audio"),
-        (lambda: make_clip()[:3000], 422, "truncated"),
-        (lambda: make_clip(movflags="faststart")[:-2000], 422, "truncated"),
-        (lambda: b"", 400, "empty_file"),
-        (lambda: b"#EXTM3U\nhttp://127.0.0.1/x\n", 415, "not_mp4"),
-        (lambda: os.urandom(5000), 415, "not_mp4"),
-    ],
-    ids=["no sound", "cut", "cut at the end", "empty", "playlist", "noise"],
-)
-async def test_files_that_cannot_be_used_have_their_documented_answer(make, status, code):
+async def test_files_that_cannot_be_used_have_their_documented_answer():
+    good = make_clip()
+    files = {
+        "no sound": (make_clip(sound=None), 422, "no_audio"),
+        "cut": (good[:3000], 422, "truncated"),
+        "cut at the end": (make_clip(movflags="faststart")[:-2000], 422, "truncated"),
+        "empty": (b"", 400, "empty_file"),
+        "playlist": (b"#EXTM3U\nhttp://127.0.0.1/x\n", 415, "not_mp4"),
+        "noise": (os.urandom(5000), 415, "not_mp4"),
+    }
     async with running_front() as running, client_of(running) as client:
-        response = await client.post("/segment", content=make(), headers=RAW)
-        assert (response.status_code, response.json()["code"]) == (status, code), response.text
-        again = await client.post("/segment", content=make_clip(), headers=RAW)
+        for name, (content, status, code) in files.items():
+            response = await client.post("/segment", content=content, headers=RAW)
+            assert (response.status_code, response.json()["code"]) == (status, code), (name, response.text)
+        again = await client.post("/segment", content=good, headers=RAW)
         assert again.status_code == 200
 
 
@@ -96,20 +94,23 @@ async def test_32_one_sample_requests_at_once_share_batches_and_answer_as_if_alo
     def slow() -> FakePredictor:
         return FakePredictor(timing=FakeTiming(batch_s=0.2))
 
-    async with running_front(make_predictor=slow, max_batch=16, decode_processes=8) as running, client_of(running) as client:
+    async with (
+        running_front(make_predictor=slow, max_batch=16, decode_processes=8) as running,
+        client_of(running) as client,
+    ):
 
         async def frames(clip: bytes) -> list[dict[str, object]]:
-            response = await client.post("/segment", content=clip, headers=RAW)
+            response = await client.post("/segment", content=clip, headers={**RAW, "Cache-Control": "no-cache"})
             assert response.status_code == 200, response.text
             found: list[dict[str, object]] = response.json()["frames"]
             return found
 
-        alone = [await frames(clip) for clip in clips]
+        alone = [await frames(clip) for clip in clips[:8]]
         before = [counted(running, f"batch_requests_{part}") for part in ("sum", "count")]
         together = await asyncio.gather(*(frames(clip) for clip in clips))
         after = [counted(running, f"batch_requests_{part}") for part in ("sum", "count")]
-    assert [len(answer) for answer in alone] == [1] * 32
-    assert together == alone
+    assert [len(answer) for answer in together] == [1] * 32
+    assert together[:8] == alone
     assert (after[0] - before[0]) / (after[1] - before[1]) > 1.5
 
 

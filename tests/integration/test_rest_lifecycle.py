@@ -193,7 +193,7 @@ async def slow_client(front: RestFront, body: bytes) -> AsyncIterator[asyncio.St
 
 
 async def test_a_slow_reader_holds_no_decoder_and_gets_everything(tmp_path):
-    script = Script(num_samples=4000, block=8)
+    script = Script(num_samples=2500, block=8)
     async with rest_front(tmp_path) as front, slow_client(front, script.encode()) as reader:
         await until(lambda: front.decoders.num_opened == 1 and front.decoders.num_open == 0, what="decoding has ended")
         assert front.admission.in_flight == 1, "most of the answer is still to be read"
@@ -202,12 +202,12 @@ async def test_a_slow_reader_holds_no_decoder_and_gets_everything(tmp_path):
             while not pieces or b"0\r\n\r\n" not in pieces[-1]:
                 pieces.append(await reader.read(65536))
         raw = b"".join(pieces)
-        assert raw.count(b'"type":"frame"') == 4000
-        assert b'"num_samples":4000' in raw
+        assert raw.count(b'"type":"frame"') == 2500
+        assert b'"num_samples":2500' in raw
 
 
 async def test_a_reader_that_stands_still_is_cut(tmp_path):
-    script = Script(num_samples=4000, block=8)
+    script = Script(num_samples=2500, block=8)
     async with rest_front(tmp_path, FrontSpec(stall_s=0.3)) as front, slow_client(front, script.encode()):
         await until(lambda: front.admission.in_flight == 1, what="it is inside")
         await until(lambda: front.admission.in_flight == 0, what="it was cut")

@@ -48,6 +48,8 @@ class Script:
 
 
 class ScriptedReader:
+    waited_s = 0.0
+
     def __init__(self, script: Script, request: DecodeRequest) -> None:
         self._script = script
         self._size_px = request.frame_height
