@@ -27,7 +27,6 @@ from model.run_state import RESUME_NAME, load_run, save_run
 from model.schedule import parameter_groups, rate_share
 from model.training_config import Position, TrainingConfig, TrainingError
 
-
 CHECKPOINT_NAME = "model.safetensors"
 BEST_NAME = "best.safetensors"
 STREAM_GLOBAL = 2  # of torch's own generator, which dropped paths draw from

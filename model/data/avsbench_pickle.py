@@ -40,27 +40,26 @@ def read_pickled_log_mel(path: Path) -> Tensor:
     """
     try:
         if path.stat().st_size > MAX_PICKLE_BYTES:
-            raise PickleError(f"{path}: larger than {MAX_PICKLE_BYTES} bytes, no log-mel is")
-        value = _Reader(io.BytesIO(path.read_bytes())).load()
+            raise PickleError(f"larger than {MAX_PICKLE_BYTES} bytes, no log-mel is")
+        return _checked(_Reader(io.BytesIO(path.read_bytes())).load())
     except PickleError as error:
         raise PickleError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle can raise whatever its opcodes lead to
         raise PickleError(f"{path}: not a pickled log-mel ({type(error).__name__})") from error
-    return _check(path, value)
 
 
-def _check(path: Path, value: object) -> Tensor:
+def _checked(value: object) -> Tensor:
     if isinstance(value, _Array):
         value = value.tensor()
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise PickleError(f"{path}: got {type(value).__name__}, expected a floating-point tensor")
+        raise PickleError(f"got {type(value).__name__}, expected a floating-point tensor")
     examples = value.detach().to("cpu", torch.float32)
     if examples.ndim == 3:
         examples = examples[:, None]
     if tuple(examples.shape[1:]) != (1, NUM_LOG_MEL_FRAMES, NUM_MEL_BINS) or not 0 < len(examples) <= MAX_EXAMPLES:
-        raise PickleError(f"{path}: got shape {tuple(value.shape)}, expected (N, 1, {NUM_LOG_MEL_FRAMES}, 64)")
+        raise PickleError(f"got shape {tuple(value.shape)}, expected (N, 1, {NUM_LOG_MEL_FRAMES}, 64)")
     if not bool(torch.isfinite(examples).all()):
-        raise PickleError(f"{path}: holds values that are not finite")
+        raise PickleError("holds values that are not finite")
     return examples.contiguous()
 
 
@@ -105,7 +104,11 @@ class _Array:
 
     def tensor(self) -> Tensor:
         """The values, float32."""
-        if len(self.state) != 5 or not isinstance(self.state[2], _DType) or not isinstance(self.state[4], bytes):
+        if (
+            len(self.state) != 5
+            or not isinstance(self.state[2], _DType)
+            or not isinstance(self.state[4], bytes | bytearray)
+        ):
             raise PickleError("its array is incomplete")
         _, shape, kind, is_fortran, raw = self.state
         values = np.frombuffer(raw, dtype=kind.text()).reshape(shape, order="F" if is_fortran else "C")
@@ -142,13 +145,20 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> Te
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise PickleError("its shape is not one of whole numbers")
+    flat = torch.empty(0, dtype=storage.dtype).set_(storage)
     num_values = math.prod(size)
     last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
-    if num_values > MAX_VALUES or (num_values and last >= len(storage)):
+    if num_values > MAX_VALUES or (num_values and last >= flat.numel()):
         raise PickleError(f"its shape {tuple(size)} does not fit its data")
-    flat = torch.empty(0, dtype=storage.dtype).set_(storage.untyped())  # type: ignore[no-untyped-call]
     copied: Tensor = flat.as_strided(tuple(size), tuple(stride), offset).clone()
     return copied
+
+
+def _from_buffer(raw: object, kind: object, shape: object, order: object) -> _Array:
+    """numpy's _frombuffer, with which protocol 5 rebuilds an array."""
+    array = _Array()
+    array.state = (1, shape, kind, order == "F", raw)
+    return array
 
 
 def _encode(text: object, codec: object) -> bytes:
@@ -165,6 +175,8 @@ _ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("torch.storage", "_load_from_bytes"): _storage,
     ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
     ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     ("numpy", "ndarray"): lambda *_: None,  # named by every pickled array, never called
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,
