@@ -41,8 +41,11 @@ class RunningFront:
 async def running_front(
     *, make_predictor: Callable[[], Predictor] = FakePredictor, is_warm: bool = True, **settings: object
 ) -> AsyncIterator[RunningFront]:
-    """Start a front; `settings` are fields of Settings. With `is_warm` it is ready when this returns."""
-    chosen = {"port": 0, "grpc_port": 0, "decode_processes": 2, "max_batch": 8, **settings}
+    """Start a front that keeps no answers; `settings` are fields of Settings.
+
+    With `is_warm` it is ready when this returns.
+    """
+    chosen = {"port": 0, "grpc_port": 0, "decode_processes": 2, "max_batch": 8, "cache_bytes": 0, **settings}
     async with build_front(Settings(**chosen), make_predictor=make_predictor) as front:  # type: ignore[arg-type]
         http_port, grpc_port = await front.listen()
         if is_warm:
