@@ -22,7 +22,7 @@ NDJSON = {**RAW, "Accept": "application/x-ndjson"}
 
 async def until(is_so, *, what: str) -> None:
     async with asyncio.timeout(HANG_GUARD_S):
-        while not is_so():  # noqa: ASYNC110 - looks from outside at what has no event
+        while not is_so():
             await asyncio.sleep(0.01)
     assert is_so(), what
 
