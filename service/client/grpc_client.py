@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from service.client.grpc_messages import (
 )
 from service.client.policy import ClientPolicy
 from service.client.retry import gather, retried
+from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveInput, LiveOptions
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
@@ -93,17 +95,38 @@ class GrpcClient:
         """Begin a try; the file is opened here, so that one that is missing fails here (OSError)."""
         if isinstance(source, Path):
             source.open("rb").close()
-        entry: Future[_Call] = Future()
-        requests = _after_entry(segment_requests(source, asked), entry)
+        requests = _Requests(segment_requests(source, asked))
         told = metadata(self._policy, request_id=request_id)
-        call = self._stub.Segment(requests, timeout=self._policy.timeout_s, metadata=told)
-        entry.set_result(call)
-        return RunningCall(call, self._target, lambda message: answer_event(message, options=asked), is_end=_is_summary)
+        call = self._stub.Segment(requests.sent(), timeout=self._policy.timeout_s, metadata=told)
+        requests.call.set_result(call)
+        convert = functools.partial(answer_event, options=asked)
+        return RunningCall(requests, self._target, convert, is_end=_is_summary)
 
     def start_live(self, inputs: Iterable[LiveInput], options: LiveOptions) -> RunningCall[LiveEvent]:
         """Begin a live stream."""
-        call = self._stub.SegmentLive(_live_requests(inputs, options), metadata=metadata(self._policy, request_id=None))
-        return RunningCall(call, self._target, live_event)
+        requests = _Requests(_live_requests(inputs, options))
+        call = self._stub.SegmentLive(requests.sent(), metadata=metadata(self._policy, request_id=None))
+        requests.call.set_result(call)
+        return RunningCall(requests, self._target, live_event)
+
+
+class _Requests:
+    """The messages of one call on their way out, read by gRPC in a thread of its own."""
+
+    def __init__(self, requests: Iterator[Any]) -> None:
+        self._requests = requests
+        self.call: Future[_Call] = Future()
+        self.failure: Exception | None = None
+
+    def sent(self) -> Iterator[Any]:
+        """Options, then, once the server has let the call in, the rest: a refused call sends none of it."""
+        try:
+            yield next(self._requests)
+            self.call.result().initial_metadata()
+            yield from self._requests
+        except Exception as failure:  # root of gRPC's thread: the reader of the call is told
+            self.failure = failure
+            self.call.result().cancel()
 
 
 class RunningCall(Generic[_E]):
@@ -111,13 +134,14 @@ class RunningCall(Generic[_E]):
 
     def __init__(
         self,
-        call: _Call,
+        requests: _Requests,
         target: str,
         convert: Callable[[Any], _E | None],
         *,
         is_end: Callable[[_E | None], bool] = lambda event: True,
     ) -> None:
-        self._call = call
+        self._requests = requests
+        self._call = requests.call.result()
         self._target = target
         self._convert = convert
         self._is_end = is_end
@@ -127,7 +151,12 @@ class RunningCall(Generic[_E]):
         self._call.cancel()
 
     def events(self) -> Iterator[_E]:
-        """What comes, converted; leaving the iterator ends the call. Raises ServiceError."""
+        """What comes, converted; leaving the iterator ends the call.
+
+        Raises:
+            ServiceError: what the server told.
+            Exception: what the caller's own source of data raised.
+        """
         event = None
         try:
             with _translated(self._target):
@@ -135,6 +164,10 @@ class RunningCall(Generic[_E]):
                     event = self._convert(message)
                     if event is not None:
                         yield event
+        except ServiceError:
+            if self._requests.failure is not None:
+                raise self._requests.failure from None
+            raise
         finally:
             self._call.cancel()
         if not self._is_end(event):
@@ -143,13 +176,6 @@ class RunningCall(Generic[_E]):
 
 def _is_summary(event: AnswerEvent | None) -> bool:
     return isinstance(event, Summary)
-
-
-def _after_entry(requests: Iterator[pb.SegmentRequest], entry: Future[_Call]) -> Iterator[pb.SegmentRequest]:
-    """Options, then, once the server has let the call in, the chunks: a refused call sends none of them."""
-    yield next(requests)
-    entry.result().initial_metadata()
-    yield from requests
 
 
 def _live_requests(inputs: Iterable[LiveInput], options: LiveOptions) -> Iterator[pb.LiveRequest]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from fractions import Fraction
 
 import av
@@ -211,6 +211,27 @@ async def test_the_blocking_client_streams_too(front: RunningFront) -> None:
 
     events = await asyncio.wait_for(asyncio.to_thread(run), HANG_S)
     assert [type(event).__name__ for event in events] == ["ModelInfo", "LiveMasks"]
+
+
+async def test_what_the_callers_own_inputs_raise_comes_back(front: RunningFront) -> None:
+    def broken() -> Iterator[LiveInput]:
+        yield raw_frame(0.5, bright_picture())
+        raise RuntimeError("camera unplugged")
+
+    async def broken_too() -> AsyncIterator[LiveInput]:
+        for item in broken():
+            yield item
+
+    def run() -> None:
+        with GrpcClient(front.grpc_target, ONCE) as client:
+            list(client.live(broken()))
+
+    with pytest.raises(RuntimeError, match="unplugged"):
+        await asyncio.wait_for(asyncio.to_thread(run), HANG_S)
+    async with AsyncGrpcClient(front.grpc_target, ONCE) as client:
+        with pytest.raises(RuntimeError, match="unplugged"):
+            async for _ in client.live(broken_too()):
+                pass
 
 
 def live_inputs_of(clip: bytes) -> list[LiveInput]:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -93,8 +94,11 @@ async def test_clip_then_frames_then_summary(front: RunningFront, clip: bytes) -
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 4096, 3 * 1024**2])
 async def test_chunks_of_any_size(front: RunningFront, chunk_bytes: int) -> None:
+    """Up to 300 of them, then the rest at once: the least upload rate holds for them too."""
     small = make_clip(num_frames=8)
-    chunks = [pb.SegmentRequest(chunk=small[at : at + chunk_bytes]) for at in range(0, len(small), chunk_bytes)]
+    edge = min(len(small), 300 * chunk_bytes)
+    pieces = [small[at : min(at + chunk_bytes, edge)] for at in range(0, edge, chunk_bytes)]
+    chunks = [pb.SegmentRequest(chunk=piece) for piece in [*pieces, small[edge:]]]
     async with aio.insecure_channel(front.grpc_target) as channel:
         call = await send(channel, [pb.SegmentRequest(options=pb.SegmentOptions(native_fps=True)), *chunks])
         answers = [message async for message in call]
@@ -270,3 +274,18 @@ async def test_what_still_runs_at_the_end_of_a_drain_ends_as_draining(clip: byte
             await asyncio.wait_for(running, HANG_S)
     assert ended.value.code == "draining"
     assert ended.value.spec.is_retryable
+
+
+async def test_what_the_callers_own_data_raises_comes_back(front: RunningFront, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        async with AsyncGrpcClient(front.grpc_target, ONCE) as client:
+            await client.segment(tmp_path / "none.mp4")
+
+
+async def test_a_file_is_read_from_disk(front: RunningFront, clip: bytes, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(clip)
+    seen: list[str] = []
+    async with AsyncGrpcClient(front.grpc_target, ONCE) as client:
+        answer = await client.segment(tmp_path / "clip.mp4", on_event=lambda event: seen.append(type(event).__name__))
+    assert seen == ["ClipStarted", *["FrameMasks"] * 4, "Summary"]
+    assert len(answer.frames) == 4

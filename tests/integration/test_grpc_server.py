@@ -164,12 +164,16 @@ async def upload(data: bytes, options: pb.SegmentOptions) -> AsyncIterator[pb.Se
 async def test_a_client_that_does_not_read_is_held_back_and_cut() -> None:
     """14 MB of masks: writing waits for the client once the windows are full, and after the stall it is cut."""
     noisy = running_front(make_predictor=lambda: NoisyPredictor(input_height=512, input_width=512))
-    async with noisy as front, beside(front, stall_s=2.0) as impatient:
-        async with aio.insecure_channel(impatient.grpc_target) as channel, asyncio.timeout(HANG_S):
-            call = SegmentationStub(channel).Segment(upload(make_clip(num_frames=400), LARGE_MASKS))
-            await call.read()
-            await front.front.core.admission.wait_until_idle(None)
-            call.cancel()
+    async with (
+        noisy as front,
+        beside(front, stall_s=2.0) as impatient,
+        aio.insecure_channel(impatient.grpc_target) as channel,
+        asyncio.timeout(HANG_S),
+    ):
+        call = SegmentationStub(channel).Segment(upload(make_clip(num_frames=400), LARGE_MASKS))
+        await call.read()
+        await front.front.core.admission.wait_until_idle(None)
+        call.cancel()
     registry = front.front.core.metrics.registry
     cut = {"transport": "grpc", "code": "client_gone"}
     assert registry.get_sample_value("avesformer_requests_total", cut) == 1
@@ -186,12 +190,16 @@ async def test_a_live_client_that_does_not_read_is_cut_too() -> None:
             await asyncio.sleep(0.005)
 
     noisy = running_front(make_predictor=lambda: NoisyPredictor(input_height=512, input_width=512))
-    async with noisy as front, beside(front, stall_s=2.0) as impatient:
-        async with aio.insecure_channel(impatient.grpc_target) as channel, asyncio.timeout(2 * HANG_S):
-            call = SegmentationStub(channel).SegmentLive(camera())
-            await call.read()
-            await front.front.core.admission.wait_until_idle(None)
-            call.cancel()
+    async with (
+        noisy as front,
+        beside(front, stall_s=2.0) as impatient,
+        aio.insecure_channel(impatient.grpc_target) as channel,
+        asyncio.timeout(2 * HANG_S),
+    ):
+        call = SegmentationStub(channel).SegmentLive(camera())
+        await call.read()
+        await front.front.core.admission.wait_until_idle(None)
+        call.cancel()
     registry = front.front.core.metrics.registry
     cut = {"transport": "live", "code": "client_gone"}
     assert registry.get_sample_value("avesformer_requests_total", cut) == 1

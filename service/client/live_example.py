@@ -1,0 +1,145 @@
+"""Live overlay: what a camera sees, or a file played in real time, with the sounding pixels marked.
+
+    python -m service.client.live_example clip.mp4 --url grpc://127.0.0.1:50051 --output overlay.mp4
+    python -m service.client.live_example /dev/video0 --camera v4l2 --microphone default --seconds 30
+
+Shows how a client of SegmentLive is built: inputs come from threads, answers find their pictures by timestamp, and a
+lost connection or a draining server is a new stream on the same capture. Beside the client it needs av and opencv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.client.connect import open_client
+from service.client.grpc_client import GrpcClient
+from service.client.policy import ClientPolicy
+from service.domain.errors import ServiceError
+from service.domain.live import LiveEvent, LiveFrameError, LiveMasks, LiveOptions
+from service.domain.result import ModelInfo
+from service.media.live_capture import Capture, CapturePolicy
+from service.media.live_overlay import LiveOverlayWriter
+
+_logger = logging.getLogger("live_example")
+
+
+@dataclass(frozen=True, slots=True)
+class LivePlan:
+    """What to do: where from, where to, for how long."""
+
+    capture: CapturePolicy
+    url: str
+    output: Path
+    seconds: float = float("inf")
+    options: LiveOptions = field(default_factory=LiveOptions)
+    client: ClientPolicy = field(default_factory=lambda: ClientPolicy(attempts=20))
+
+
+@dataclass(slots=True)
+class LiveReport:
+    """What came of it."""
+
+    num_frames: int = 0
+    num_errors: int = 0
+    num_dropped: int = 0
+    num_connections: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+
+
+class LiveOverlay:
+    """One capture, as many streams as it takes."""
+
+    def __init__(self, plan: LivePlan) -> None:
+        self._plan = plan
+        self._writer: LiveOverlayWriter | None = None
+        self._ends_at_s = time.monotonic() + plan.seconds
+        self.report = LiveReport()
+
+    def run(self) -> LiveReport:
+        """Capture, segment, draw until the source or the time is over. Raises ServiceError where a retry is vain."""
+        attempt = 1
+        with ExitStack() as stack:
+            capture = stack.enter_context(Capture(self._plan.capture))
+            while not capture.is_over and time.monotonic() < self._ends_at_s:
+                answered = self.report.num_frames
+                try:
+                    self._stream(capture, stack)
+                except ServiceError as error:
+                    attempt = 1 if self.report.num_frames > answered else attempt + 1
+                    delay_s = self._plan.client.retry_delay_s(error, attempt=attempt)
+                    if delay_s is None:
+                        raise
+                    _logger.warning("%s; connecting again in %.1f s", error.detail, delay_s)
+                    time.sleep(delay_s)
+            capture.check()
+        return self.report
+
+    def _stream(self, capture: Capture, stack: ExitStack) -> None:
+        """One connection, until the source, the time or the connection ends."""
+        is_connected = threading.Event()
+        is_connected.set()
+        client = open_client(self._plan.url, self._plan.client)
+        if not isinstance(client, GrpcClient):
+            raise ServiceError("bad_option", "Live streams need a grpc:// or grpcs:// address.")
+        dropped_before = self.report.num_dropped
+        with client:
+            try:
+                for event in client.live(capture.inputs(is_connected), self._plan.options):
+                    self._take(event, capture, stack, dropped_before)
+                    if time.monotonic() > self._ends_at_s:
+                        return
+            finally:
+                is_connected.clear()
+
+    def _take(self, event: LiveEvent, capture: Capture, stack: ExitStack, dropped_before: int) -> None:
+        if isinstance(event, ModelInfo):
+            self.report.num_connections += 1
+            if self._writer is None:
+                self._writer = stack.enter_context(LiveOverlayWriter(self._plan.output, labels=event.labels))
+        elif isinstance(event, LiveFrameError):
+            self.report.num_errors += 1
+            _logger.warning("frame at %.3f s: %s", event.timestamp_s, event.detail)
+        elif isinstance(event, LiveMasks):
+            self.report.num_frames += 1
+            self.report.num_dropped = dropped_before + event.num_dropped_frames
+            self.report.latencies_s.append(event.latency_s)
+            picture = capture.picture(event.masks.timestamp_s)
+            if picture is not None and self._writer is not None:
+                self._writer.write(picture, event.masks)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="live_example", description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("source", help="a video file, or a camera such as /dev/video0")
+    parser.add_argument("--url", default="grpc://127.0.0.1:50051")
+    parser.add_argument("--output", type=Path, default=Path("overlay.mp4"))
+    parser.add_argument("--camera", metavar="FORMAT", help="the source is a camera of this FFmpeg format, such as v4l2")
+    parser.add_argument("--microphone", metavar="NAME", help="record this microphone with the camera, such as default")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--api-key")
+    told = parser.parse_args()
+    logging.basicConfig(level="INFO", format="%(message)s")
+    capture = CapturePolicy(told.source, camera_format=told.camera, microphone=told.microphone)
+    client = ClientPolicy(api_key=told.api_key, attempts=20)
+    try:
+        report = LiveOverlay(LivePlan(capture, told.url, told.output, told.seconds, client=client)).run()
+    except ServiceError as error:
+        _logger.error("%s", error.detail)
+        return 1
+    middle_s = sorted(report.latencies_s)[len(report.latencies_s) // 2] if report.latencies_s else 0.0
+    _logger.info(
+        "%d frames, %d dropped, %d errors, median latency %.3f s: %s",
+        *(report.num_frames, report.num_dropped, report.num_errors, middle_s, told.output),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

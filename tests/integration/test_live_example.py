@@ -1,0 +1,75 @@
+"""The live example: a file in real time to an overlay, across a restart of the server."""
+
+import asyncio
+from pathlib import Path
+
+import av
+import pytest
+from support.clips import make_clip
+from support.front import running_front
+
+from service.client.live_example import LiveOverlay, LivePlan
+from service.client.policy import ClientPolicy
+from service.domain.errors import ServiceError
+from service.domain.live import LiveOptions
+from service.media.live_capture import CapturePolicy
+
+HANG_S = 90.0
+
+
+def plan_for(directory: Path, port: int, *, num_frames: int, speed: float) -> LivePlan:
+    clip = directory / "clip.mp4"
+    clip.write_bytes(make_clip(num_frames=num_frames, width=320, height=240, flash_frames=frozenset({20, 40})))
+    return LivePlan(
+        capture=CapturePolicy(str(clip), speed=speed, max_side_px=160),
+        url=f"grpc://127.0.0.1:{port}",
+        output=directory / "overlay.mp4",
+        options=LiveOptions(max_waiting_frames=64),
+        client=ClientPolicy(attempts=50, first_backoff_s=0.1, max_backoff_s=0.5),
+    )
+
+
+def frames_of(path: Path) -> list[tuple[int, int]]:
+    with av.open(str(path)) as container:
+        return [(frame.width, frame.height) for frame in container.decode(video=0)]
+
+
+async def test_a_file_becomes_an_overlay(tmp_path: Path) -> None:
+    async with running_front() as front:
+        plan = plan_for(tmp_path, front.grpc_port, num_frames=75, speed=1.0)
+        report = await asyncio.wait_for(asyncio.to_thread(LiveOverlay(plan).run), HANG_S)
+    assert report.num_frames + report.num_dropped == 75
+    assert (report.num_errors, report.num_connections) == (0, 1)
+    shown = frames_of(plan.output)
+    assert len(shown) == report.num_frames
+    assert set(shown) == {(160, 120)}
+
+
+async def test_a_server_that_restarts_is_a_new_stream_on_the_same_capture(tmp_path: Path) -> None:
+    async with running_front() as front:
+        port = front.grpc_port
+        overlay = LiveOverlay(plan_for(tmp_path, port, num_frames=250, speed=1.0))
+        running = asyncio.create_task(asyncio.to_thread(overlay.run))
+        async with asyncio.timeout(HANG_S):
+            while overlay.report.num_frames < 10:
+                await asyncio.sleep(0.05)
+        await front.front.drain(asyncio.Event())
+    before = overlay.report.num_frames
+    async with running_front(grpc_port=port):
+        report = await asyncio.wait_for(running, HANG_S)
+    assert report.num_connections >= 2
+    assert report.num_frames > before
+    assert len(frames_of(tmp_path / "overlay.mp4")) == report.num_frames
+
+
+async def test_what_trying_again_cannot_solve_ends_it(tmp_path: Path) -> None:
+    async with running_front() as front:
+        plan = plan_for(tmp_path, front.grpc_port, num_frames=25, speed=1.0)
+        wrong = LivePlan(plan.capture, plan.url, plan.output, options=LiveOptions(labels=("violin",)))
+        with pytest.raises(ServiceError) as refused:
+            await asyncio.wait_for(asyncio.to_thread(LiveOverlay(wrong).run), HANG_S)
+        missing = LivePlan(CapturePolicy(str(tmp_path / "none.mp4")), plan.url, plan.output)
+        with pytest.raises(ServiceError) as unread:
+            await asyncio.wait_for(asyncio.to_thread(LiveOverlay(missing).run), HANG_S)
+    assert refused.value.code == "bad_option"
+    assert unread.value.code == "broken"
