@@ -22,6 +22,7 @@ _MAX_DRIFT_S = 0.005
 """A frame that begins this far from where the last one ended is placed anew. Ticks of 1 ms stay under it; 5 ms is half
 a log-mel hop, so no feature moves by more."""
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 768_000
+_PIECE_S = 0.1
 _MAX_PLANES = 8
 """PyAV 18.1 finds a frame's planes by looking for a null pointer, and FFmpeg ends the list with one only up to 8
 planes: frames with more must not be touched (found by fuzzing: it reads past the end)."""
@@ -146,11 +147,13 @@ def _mono(frame: AudioFrame) -> NDArray[np.float32]:
     data = frame.to_ndarray()
     data = data if frame.format.is_planar else data.reshape(-1, channels).T
     kind = frame.format.name.removesuffix("p")
-    values: NDArray[np.float64] = data.astype(np.float64)
-    if kind == "u8":
-        values = values - 128.0
-    mean = values.mean(axis=0) / _SCALE.get(kind, 1.0)
-    mono: NDArray[np.float32] = np.clip(np.nan_to_num(mean), -1.0, 1.0).astype(np.float32)
+    if kind != "flt":
+        data = data.astype(np.float64)
+        data = (data - 128.0 if kind == "u8" else data) / _SCALE.get(kind, 1.0)
+    mean = data[0] if channels == 1 else data.mean(axis=0)
+    if not np.isfinite(mean).all():
+        mean = np.nan_to_num(mean)
+    mono: NDArray[np.float32] = np.clip(mean, -1.0, 1.0).astype(np.float32, copy=False)
     return mono
 
 
@@ -177,6 +180,8 @@ class _Run:
         self._start_s = start_s
         self._rate_hz = rate_hz
         self._num_in = 0
+        self._held: list[NDArray[np.float32]] = []
+        self._num_held = 0
         self._position = round(start_s * SAMPLE_RATE_HZ)
         self._resampler = AudioResampler("flt", "mono", SAMPLE_RATE_HZ) if rate_hz != SAMPLE_RATE_HZ else None
 
@@ -190,8 +195,25 @@ class _Run:
         return rate_hz == self._rate_hz and (time_s is None or abs(time_s - self.end_s) <= _MAX_DRIFT_S)
 
     def push(self, samples: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.int16]]]:
-        """Add a piece; what the resampler has ready."""
+        """Add a piece; what is ready. Pieces are resampled some at a time: the call costs more than the work."""
         self._num_in += len(samples)
+        self._held.append(samples)
+        self._num_held += len(samples)
+        if self._num_held >= _PIECE_S * self._rate_hz:
+            yield from self._convert()
+
+    def flush(self) -> Iterator[tuple[int, NDArray[np.int16]]]:
+        """All that was held back, here and in the resampler."""
+        yield from self._convert()
+        if self._resampler is not None:
+            for out in self._resampler.resample(None):
+                yield self._take(out.to_ndarray()[0])
+
+    def _convert(self) -> Iterator[tuple[int, NDArray[np.int16]]]:
+        if not self._held:
+            return
+        samples = np.concatenate(self._held)
+        self._held, self._num_held = [], 0
         if self._resampler is None:
             yield self._take(samples)
             return
@@ -199,12 +221,6 @@ class _Run:
         frame.sample_rate = self._rate_hz
         for out in self._resampler.resample(frame):
             yield self._take(out.to_ndarray()[0])
-
-    def flush(self) -> Iterator[tuple[int, NDArray[np.int16]]]:
-        """What the resampler held back."""
-        if self._resampler is not None:
-            for out in self._resampler.resample(None):
-                yield self._take(out.to_ndarray()[0])
 
     def _take(self, samples: NDArray[np.float32]) -> tuple[int, NDArray[np.int16]]:
         start = self._position
