@@ -122,4 +122,15 @@ def describe_api(app: FastAPI, *, version: str) -> dict[str, Any]:
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "Where keys are set."}
     }
+    _without_framework_errors(document)
     return document
+
+
+def _without_framework_errors(document: dict[str, Any]) -> None:
+    """Take out the 422 body that FastAPI documents by itself for path parameters; no route ever sends it."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    for operation in (found for path in document["paths"].values() for found in path.values()):
+        content = operation["responses"].get("422", {}).get("content", {})
+        if "HTTPValidationError" in str(content.get(JSON_TYPE, "")):
+            del operation["responses"]["422"]

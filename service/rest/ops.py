@@ -40,8 +40,10 @@ def build_ops_router(probes: Probes) -> APIRouter:
     for path, endpoint in (("/livez", livez), ("/readyz", readyz)):
         router.add_api_route(path, endpoint, methods=["GET"], responses=unavailable, response_class=JSONResponse)
         router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
-    router.add_api_route("/metrics", metrics, methods=["GET"], response_class=Response)
-    router.add_api_route("/version", version, methods=["GET"], response_class=JSONResponse)
+    router.add_api_route("/metrics", metrics, methods=["GET"], responses=problem_responses(), response_class=Response)
+    router.add_api_route(
+        "/version", version, methods=["GET"], responses=problem_responses(), response_class=JSONResponse
+    )
     return router
 
 

@@ -44,7 +44,7 @@ async def test_answers_fit_their_schemas_and_have_nothing_else(tmp_path):
     headers = {"Content-Type": "video/mp4"}
     async with rest_front(tmp_path) as front:
         whole = await front.client.post("/segment", content=Script(num_samples=6).encode(), headers=headers)
-        broken = Script(num_samples=60, error="broken", error_after=40).encode()
+        broken = Script(num_samples=300, error="broken", error_after=200).encode()
         lines = await front.client.post(
             "/segment", content=broken, headers={**headers, "Accept": "application/x-ndjson"}
         )

@@ -70,7 +70,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_the_upload(tmp_pa
 
 
 async def test_error_lines_hold_the_same_problem(tmp_path):
-    script = Script(num_samples=80, error="too_costly", error_after=60).encode()
+    script = Script(num_samples=300, error="too_costly", error_after=200).encode()
     async with rest_front(tmp_path) as front:
         headers = {**RAW, "Accept": "application/x-ndjson", "X-Request-ID": "late"}
         response = await front.client.post("/segment", content=script, headers=headers)

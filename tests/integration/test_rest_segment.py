@@ -189,7 +189,7 @@ async def test_a_clip_that_fails_at_once_keeps_its_status_on_both_media_types(tm
 
 
 async def test_failure_after_the_first_frame_is_an_error_line(tmp_path):
-    script = Script(num_samples=100, error="broken", error_after=60).encode()
+    script = Script(num_samples=300, error="broken", error_after=200).encode()
     async with rest_front(tmp_path) as front:
         response = await front.client.post("/segment", content=script, headers=NDJSON)
         whole = await front.client.post("/segment", content=script, headers=RAW)
