@@ -27,7 +27,7 @@ from service.rest.shapes import encode, frame_shape, started_shape, summary_shap
 
 if TYPE_CHECKING:
     from service.bootstrap import Core
-    from service.client.grpc_client import AsyncGrpcClient
+    from service.client.grpc_async import AsyncGrpcClient
     from service.client.rest import AsyncRestClient
     from service.media.upload import Spool
 
