@@ -238,7 +238,9 @@ async def test_what_is_left_after_the_drain_ends_as_draining(tmp_path, headers):
         await until(lambda: front.decoders.num_open == 1, what="it runs")
         uploading = asyncio.create_task(exchange(front.port, request_head(100_000) + b"x" * 1000))
         await until(lambda: front.admission.in_flight == 2, what="both are inside")
-        await asyncio.sleep(0.2)
+        if headers is NDJSON:
+            await until(lambda: front.counted("samples_total") >= 4, what="the first masks are there")
+        await asyncio.sleep(0.3)
         front.admission.start_draining()
         front.admission.stop_running()
         assert await front.admission.wait_until_idle(HANG_GUARD_S)
