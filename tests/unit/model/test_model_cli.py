@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from model.avesformer import AVESFormer
 from model.checkpoint import save_checkpoint
 from model.cli import app
+from model.config import variant
 
 SMALL_RUN = ("steps=2", "batch_samples=4", "clips_per_group=2", "samples_per_clip=2", "sizes=0:32", "evaluate_clips=2")
 
@@ -33,7 +34,8 @@ def test_importing_the_commands_imports_no_torch() -> None:
 def test_list_names_the_recipes() -> None:
     code, out, _ = run("train", "--list")
     assert code == 0
-    assert out.startswith("tiny-synthetic")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert names == ["tiny-synthetic", "tiny-semantic", "s4-r50", "ms3-r50", "avss-r50"]
 
 
 @pytest.mark.parametrize(
@@ -96,15 +98,30 @@ def test_failures_are_one_line_without_traceback(tmp_path: Path, tiny: AVESForme
     assert "nothing to resume" in error
 
 
-def test_a_semantic_checkpoint_is_not_evaluated_as_binary(tmp_path: Path) -> None:
-    from model.config import variant
-
+def test_a_semantic_checkpoint_of_other_labels_is_refused(tmp_path: Path) -> None:
     config = variant("tiny", labels=("background", "dog"))
     path = tmp_path / "semantic.safetensors"
     save_checkpoint(path, config=config, state=AVESFormer(config).state_dict(), world_version=None, training={})
     code, _, error = run("evaluate", "--checkpoint", str(path))
     assert code == 1
-    assert "semantic" in error
+    assert "labels are not the kinds" in error
+
+
+def test_a_semantic_run_starts_from_a_binary_one_and_is_evaluated(tmp_path: Path, tiny: AVESFormer) -> None:
+    binary = tmp_path / "binary.safetensors"
+    save_checkpoint(binary, config=tiny.config, state=tiny.state_dict(), world_version=None, training={})
+    sets = [part for entry in (*SMALL_RUN, f"init={binary}") for part in ("--set", entry)]
+    code, _, error = run("train", "tiny-semantic", "--out", str(tmp_path / "run"), *sets)
+    assert code == 0, error
+    assert error.startswith("step 2: IoU")
+    assert "mIoU of present kinds" in error
+    checkpoint = tmp_path / "run" / "model.safetensors"
+    assert b"binary.safetensors" in checkpoint.read_bytes()[:20_000]
+    assert str(tmp_path).encode() not in checkpoint.read_bytes()[:20_000]
+    code, out, error = run("evaluate", "--checkpoint", str(checkpoint), "--num-clips", "2")
+    assert code == 0, error
+    figures = json.loads(out)
+    assert {"miou_present_kinds", "label_accuracy", "iou_by_kind", "wrong_sound_iou"} <= set(figures)
 
 
 def test_synthesize_writes_clips_and_audits(tmp_path: Path) -> None:
