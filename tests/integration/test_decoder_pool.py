@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -312,3 +314,33 @@ async def test_variable_rate_through_a_child(pool: DecoderPool, tmp_path: Path) 
     async with uploaded(make_clip(spec), tmp_path) as upload:
         decoded = await decode_through(pool, upload, make_request(fps=None))
     assert decoded.timestamps_s.tolist() == [0, 0.007812, 0.390625, 0.398438, 1.5625]
+
+
+_HELD_OPEN = """
+import asyncio, sys
+from pathlib import Path
+from support.clips import make_clip
+from support.pools import make_request, running_pool, soon, uploaded
+async def main():
+    async with running_pool() as pool, uploaded(make_clip(num_frames=120), Path(sys.argv[1])) as upload:
+        async with pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()) as reader:
+            print(reader.pid, flush=True)
+            await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_decoders_end_with_a_service_that_is_killed(tmp_path: Path) -> None:
+    service = subprocess.Popen(
+        [sys.executable, "-c", _HELD_OPEN, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": ".:tests", "PATH": "/usr/bin:/bin"},
+    )
+    with service:
+        assert service.stdout is not None
+        child = psutil.Process(int(service.stdout.readline()))
+        family = [child, child.parent()]
+        service.kill()
+    _, alive = psutil.wait_procs(family, timeout=HANG_S)
+    assert not alive
+    assert os.listdir(tmp_path) == []
