@@ -53,8 +53,8 @@ class TrainingConfig:
         backbone_rate: learning rate of the visual backbone over that of the rest.
         backbone_frozen_epochs: AVSBench: the backbone stands still for so long.
         init: checkpoint to start from; weights of other shapes are drawn anew.
-        backbone_weights: public weights of the visual backbone, a file or `hub:NAME`.
-        audio_weights: public VGGish weights, a file.
+        backbone_weights: public weights of the visual backbone, a file or hub id.
+        audio_weights: public weights of VGGish, likewise.
         has_tensorboard: write TensorBoard logs beside log.jsonl.
         knobs: (`part.field`, value) of the model configuration.
     """
