@@ -20,8 +20,8 @@ LOCKS = ROOT / "deploy" / "locks"
 # The images', see the Dockerfile.
 PLATFORM = ("--python-version", "3.11.14", "--python-platform", "x86_64-manylinux_2_28")
 HEADER = "# Made by deploy/locks/update.py from pyproject.toml; do not edit.\n"
-# Left out of the images: it draws training curves and brings a web server along.
-TRAINING_ONLY = ("tensorboard",)
+# Left out of the images: training curves (and the web server that they bring along), and the pictures of AVSBench.
+TRAINING_ONLY = ("pillow", "tensorboard")
 TORCH_STACK = re.compile(r"(torch|triton|cuda-|nvidia-)")
 NAME = re.compile(r"[a-z0-9-]+")
 

@@ -20,7 +20,7 @@ from support.deploy_files import DEPLOY, ROOT, load_script
 from support.redis_server import free_port
 
 LOCKS = DEPLOY / "locks"
-TRAINING_ONLY = {"tensorboard"}
+TRAINING_ONLY = {"pillow", "tensorboard"}
 
 
 def stages() -> dict:
