@@ -80,7 +80,7 @@ def evaluate_avsbench(
     Returns:
         `avsbench_windows` and `service_windows` (the latter None unless every clip has a wav file): figures of
         `BinaryScore` or `SemanticScore`; `hearing`: `own_iou` and `wrong_sound_iou` (plain IoU on frames where
-        something sounds, with the own sound and with another clip's, of another category where there is one),
+        something sounds, with the own sound and with another clip's, for S4 of another category),
         `off_screen_ok` (S4: share of frames left empty under the sound of another category), `silence_ok`, `noise_ok`;
         `per_class`; counts.
 
@@ -212,11 +212,16 @@ def _batches(clips: Sequence[ClipFiles], model: AVESFormer, *, size_px: int, has
 
 
 def _other_sound(clips: Sequence[ClipFiles], place: int, clip: Clip) -> tuple[Tensor, bool]:
-    """Another clip's sound, of another category where there is one; and whether there is."""
-    following = (clips[(place + step) % len(clips)] for step in range(1, len(clips)))
+    """The sound of a clip half a split away (neighbours may be cut from one video), and whether its category differs.
+
+    For S4 it is the next clip from there on that has another category, if there is one.
+    """
+    start = place + max(1, len(clips) // 2)
+    following = [clips[(start + step) % len(clips)] for step in range(len(clips))]
     differing = next((files for files in following if files.category != clip.files.category), None)
-    sound = read_sound(differing or clips[(place + 1) % len(clips)])
-    return sound[torch.arange(len(clip.frames)) % len(sound)], differing is not None
+    is_other = clip.files.subset is Subset.S4 and differing is not None
+    sound = read_sound(differing if differing is not None and is_other else following[0])
+    return sound[torch.arange(len(clip.frames)) % len(sound)], is_other
 
 
 def _num_padded(clip: Clip) -> int:

@@ -33,12 +33,12 @@ class OverlayPage:
     Args:
         labels: of the model; one for a binary one.
         num_clips: clips that will be shown to it.
-        num_kept: clips on the page.
+        num_kept: clips on the page, at most.
     """
 
     def __init__(self, labels: tuple[str, ...], *, num_clips: int, num_kept: int = 12) -> None:
         self.labels = labels
-        self._step = max(1, num_clips // num_kept)
+        self._step = max(1, -(-num_clips // num_kept))
         self._seen = 0
         self._sections: list[str] = []
 

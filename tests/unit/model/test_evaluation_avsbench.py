@@ -97,8 +97,8 @@ def test_the_page_holds_its_pictures_and_escapes_names(tree: Path, tmp_path: Pat
     assert "avss &lt;test&gt;" in text
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', text)
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
-    # num_clips // num_kept is 1: every clip, 5 + 5 + 10 frames, four rows each.
-    assert len(sources) == 4 * 20
+    # Every second clip: the first and the third, 5 + 10 frames, four rows each.
+    assert len(sources) == 4 * 15
     assert "IoU 0.9" in text or "IoU 1.0" in text
 
 
