@@ -53,12 +53,12 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25"
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) $(TORCH_INDEX_$(TORCH)) "$(TORCH_SPEC)"
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) -e '.[model]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(INSTALL_FLAGS) $(TORCH_INDEX_$(TORCH)) "$(TORCH_SPEC)"
+	$(BIN)/python -m pip install --disable-pip-version-check $(INSTALL_FLAGS) -e '.[model]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_QUIET) -e '.[model,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(INSTALL_FLAGS) -e '.[model,dev]'
 	@touch $@
 
 hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 60")
