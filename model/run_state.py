@@ -14,7 +14,6 @@ from model.pieces import PiecesError, load_pieces, save_pieces
 from model.training_config import Position, TrainingConfig, TrainingError
 
 RESUME_NAME = "resume"
-OLD_RESUME_NAME = "resume.pt"
 
 
 class Run(Protocol):
@@ -67,17 +66,14 @@ def load_run(out: Path, run: Run) -> Position:
     Raises:
         TrainingError: nothing there, damaged, or another model.
     """
-    folder, old = out / RESUME_NAME, out / OLD_RESUME_NAME
-    if folder.exists():
-        try:
-            tensors, values = load_pieces(folder)
-        except PiecesError as error:
-            raise TrainingError(str(error)) from error
-        return _take(run, _part(tensors, "objective."), _part(tensors, "average."), _optimizer(tensors, values), values)
-    if old.exists():
-        state = torch.load(old, map_location="cpu", weights_only=True)
-        return _take(run, state["objective"], state["average"], state["optimizer"], state)
-    raise TrainingError(f"nothing to resume: {folder} does not exist")
+    folder = out / RESUME_NAME
+    if not folder.exists():
+        raise TrainingError(f"nothing to resume: {folder} does not exist")
+    try:
+        tensors, values = load_pieces(folder)
+    except PiecesError as error:
+        raise TrainingError(str(error)) from error
+    return _take(run, _part(tensors, "objective."), _part(tensors, "average."), _optimizer(tensors, values), values)
 
 
 def _take(

@@ -193,7 +193,7 @@ class Trainer:
 
     def has_run(self) -> bool:
         """Whether `out` already holds a run."""
-        return (self.out / RESUME_NAME).exists() or (self.out / f"{RESUME_NAME}.pt").exists()
+        return (self.out / RESUME_NAME).exists()
 
     def close(self) -> None:
         """Stop reading ahead and end the log."""

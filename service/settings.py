@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     webhook_hosts: str = Field("", description="Private hosts that webhooks may reach, comma separated")
     drain_s: float = Field(30.0, ge=0, le=3600, description="Longest drain after SIGTERM, seconds")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector (gRPC); empty: no traces")
+    otlp_endpoint: str | None = Field(
+        None, description="Reserved for an OpenTelemetry collector; no traces are sent yet"
+    )
     bench_routes: bool = Field(False, description="Serve POST /bench/batch on an emulated accelerator")
     bench_batch_ms: float = Field(20.0, ge=0, description="Emulated accelerator: milliseconds a batch")
     bench_item_ms: float = Field(1.0, ge=0, description="Emulated accelerator: milliseconds an item")
