@@ -16,7 +16,7 @@ MIB = 1024**2
 
 
 class MemoryLog(threading.Thread):
-    """Samples the memory that a process family holds alone (USS), four times a second."""
+    """Samples the memory that a process family holds alone (USS), twenty times a second."""
 
     def __init__(self, service: ServiceProcess) -> None:
         super().__init__(daemon=True)
@@ -25,7 +25,7 @@ class MemoryLog(threading.Thread):
         self._stop_event = threading.Event()
 
     def run(self) -> None:
-        while not self._stop_event.wait(0.25):
+        while not self._stop_event.wait(0.05):
             self.rows.append((time.monotonic(), self.now()))
 
     def now(self) -> int:
