@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def _accepted(job: Job) -> bytes:
     return encode(shape)
 
 
-class _JobStream(Response):
+class _JobStream(Response, ABC):
     """A response that may take long: its errors before the start are problems, those after cut it."""
 
     def __init__(self, parts: JobParts, job_id: str) -> None:
@@ -179,8 +180,9 @@ class _JobStream(Response):
             else:
                 await send_problem(problem, send=send, must_close=False)
 
+    @abstractmethod
     async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
-        raise NotImplementedError
+        """Send what was asked for of the job; raises ServiceError."""
 
 
 class JobResult(_JobStream):
