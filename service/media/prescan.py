@@ -139,8 +139,6 @@ class Scanner:
 
     def _require_whole(self, kind: str, end: int) -> None:
         if kind == "moov" and end - self._at > self._policy.max_index_bytes:
-            if end > self._source.size_bytes and self._source.is_complete:
-                raise _cut_off()
             raise broken(f"it takes {end - self._at} bytes, over the limit of {self._policy.max_index_bytes}")
         if kind not in _TOP_KINDS and not self._source.is_complete and end - self._at > self._policy.max_index_bytes:
             self._source.complete()
