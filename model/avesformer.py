@@ -77,7 +77,7 @@ class AVESFormer(nn.Module):
         """Segment.
 
         Args:
-            frames: (B, 3, H, W) normalised float, H and W multiples of 32.
+            frames: (B, 3, H, W) normalised float, H and W multiples of 16.
             log_mel: (B, 1, 96, 64) float.
 
         Returns:

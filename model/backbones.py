@@ -37,10 +37,10 @@ class VisualBackbone(nn.Module):
         """Extract the pyramid.
 
         Args:
-            frames: (B, 3, H, W) normalised, H and W multiples of 32.
+            frames: (B, 3, H, W) normalised, H and W multiples of 16.
 
         Returns:
-            Four maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32.
+            Four maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up.
         """
         return tuple(self.network(frames).feature_maps)
 
@@ -95,8 +95,11 @@ class Neck(nn.Module):
 
 
 def check_frame_size(frames: Tensor) -> None:
-    """Raise ValueError unless frames are (B, 3, H, W) with H and W multiples of 32."""
-    stride = PYRAMID_STRIDES[-1]
+    """Raise ValueError unless frames are (B, 3, H, W) with H and W multiples of 16.
+
+    The fused grid (stride 8 or 16) must divide the frame; the coarsest map, of stride 32, may be rounded up.
+    """
+    stride = PYRAMID_STRIDES[-2]
     if frames.ndim != 4 or frames.shape[1] != 3 or any(size % stride or size == 0 for size in frames.shape[2:]):
         raise ValueError(f"frames: got {tuple(frames.shape)}, expected (B, 3, H, W), H and W multiples of {stride}")
     if not torch.is_floating_point(frames):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from model.cli_ablation import ablate
 from model.cli_data import app as data_app
 from model.cli_evaluation import evaluate
 from model.cli_export import export
@@ -19,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export AVESFor
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
+app.command()(ablate)
 app.add_typer(data_app, name="data")
 
 

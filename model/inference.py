@@ -98,7 +98,7 @@ class Predictor:
         """Mask logits of B samples. Equal batch shapes give equal bytes on one device.
 
         Args:
-            frames: (B, H, W, 3) uint8 RGB, B >= 1, H and W multiples of 32 (best: the info's size).
+            frames: (B, H, W, 3) uint8 RGB, B >= 1, H and W multiples of 16 (best: the info's size).
             windows: (B, 15600) float32 in [-1, 1] at 16 kHz, ending at each frame's time.
 
         Returns:

@@ -138,6 +138,6 @@ def _parse_sizes(text: str) -> tuple[tuple[float, int], ...]:
         sizes = tuple((float(start), int(size)) for start, size in pairs)
     except ValueError:
         raise ValueError(f"sizes: got {text!r}, expected start:pixels,… such as 0:96,0.35:128") from None
-    if sizes[0][0] != 0.0 or any(size % 32 for _, size in sizes):
-        raise ValueError(f"sizes: got {text!r}, expected the first start at 0 and multiples of 32 pixels")
+    if sizes[0][0] != 0.0 or any(size % 16 for _, size in sizes):
+        raise ValueError(f"sizes: got {text!r}, expected the first start at 0 and multiples of 16 pixels")
     return sizes

@@ -21,6 +21,7 @@ from model.course import Course, seeded
 from model.course_avsbench import AvsbenchCourse
 from model.course_synthetic import SyntheticCourse
 from model.initial_weights import load_initial_weights
+from model.objective import PreparedBatch
 from model.processes import Processes
 from model.run_log import RunLog
 from model.run_state import RESUME_NAME, load_run, save_run
@@ -116,8 +117,11 @@ class Trainer:
         self.save(figures=self.evaluate(report))
         self.close()
 
-    def step(self) -> dict[str, Any]:
+    def step(self, given: PreparedBatch | None = None) -> dict[str, Any]:
         """One optimizer step.
+
+        Args:
+            given: synthetic data: a batch to take in place of the course's own for this step.
 
         Returns:
             Losses (means over the processes), learning rate, step and samples per second.
@@ -131,7 +135,7 @@ class Trainer:
         torch.manual_seed(seeded(self.config.seed, step, stream=STREAM_GLOBAL, rank=self.processes.rank).initial_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("rate", 1.0)
-        batch = self.course.batch(step, size_px=size_px)
+        batch = given or self.course.batch(step, size_px=size_px)
         self._set_training_mode()
         with self._autocast():
             losses = self.objective(batch)
@@ -280,10 +284,17 @@ class Trainer:
                 else:
                     self.average[name].copy_(value)
 
+    def averaged_model(self) -> AVESFormer:
+        """A network of its own with the averaged weights, in eval mode."""
+        return self._model_of(self.average)
+
     def _measure(self, state: dict[str, Tensor]) -> dict[str, Any]:
+        return self.course.evaluate(self._model_of(state), size_px=self.size_px())
+
+    def _model_of(self, state: dict[str, Tensor]) -> AVESFormer:
         model = AVESFormer(self.model.config).to(self.device)
         model.load_state_dict(state)
-        return self.course.evaluate(model.eval(), size_px=self.size_px())
+        return model.eval()
 
 
 def _course(config: TrainingConfig, *, device: torch.device, processes: Processes) -> Course:

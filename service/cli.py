@@ -29,6 +29,7 @@ _FORWARDED: dict[str, tuple[str, str]] = {
     "evaluate": ("model.cli:app", "Evaluate a checkpoint."),
     "data": ("model.cli:app", "Verify or convert data sets."),
     "export": ("model.cli:app", "Export a checkpoint to ONNX or torch."),
+    "ablate": ("model.cli:app", "Train `tiny` with one part changed at a time."),
 }
 """Commands that live elsewhere: where, and their line in the help."""
 
