@@ -21,6 +21,7 @@ _logger = logging.getLogger(__name__)
 
 _START_S = 60.0
 _RESTART_PAUSE_S = 0.2
+_MAX_RESTART_PAUSE_S = 5.0
 _RETRY_S = 0.005
 _MAX_SPAWN_TRIES = 3
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -142,13 +143,17 @@ class ZygoteLink:
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _THREADS
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.media.zygote", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "service.media.zygote", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env=environment,
+                    pass_fds=(theirs.fileno(),),
+                )
+            except OSError:
+                ours.close()
+                raise
         ours.setblocking(False)
         self._control = ours
         asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable)
@@ -199,8 +204,17 @@ class ZygoteLink:
             self._restart = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
-        await asyncio.sleep(_RESTART_PAUSE_S)
-        self._launch()
+        """Launch until it works: a machine out of memory or descriptors now would else never decode again."""
+        pause_s = _RESTART_PAUSE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                self._launch()
+            except OSError as error:
+                _logger.error("decoder zygote could not be started", extra={"reason": error.strerror})
+                pause_s = min(2 * pause_s, _MAX_RESTART_PAUSE_S)
+            else:
+                return
 
     def _drop(self) -> None:
         self._ready.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -235,6 +236,24 @@ async def test_the_zygote_is_replaced(pool: DecoderPool, tmp_path: Path) -> None
             assert num == 100
         assert pool.is_healthy()
         assert (await decode_through(pool, upload)).clip.num_samples == 4
+
+
+async def test_a_zygote_that_cannot_be_started_now_is_tried_again(
+    pool: DecoderPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (zygote,) = PROCESS.children()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # no descriptor more for anyone
+        os.kill(zygote.pid, signal.SIGKILL)
+        async with asyncio.timeout(HANG_S):
+            while "could not be started" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert not pool.is_healthy()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert await code_of(pool, make_clip(), tmp_path) == "ok"
+    assert pool.is_healthy()
 
 
 async def test_cancellations_leave_nothing(pool: DecoderPool, tmp_path: Path) -> None:
