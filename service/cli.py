@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -126,9 +127,17 @@ def _import(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = getattr(import_module(module_name), attribute)
     except ModuleNotFoundError as error:
-        complain(f"`avesformer {name}` needs the package {error.name!r}; install it with: pip install '.[model]'")
+        _complain_of_missing(error, f"avesformer {name}")
         raise typer.Exit(1) from None
     return found
+
+
+def _complain_of_missing(error: ModuleNotFoundError, command: str) -> None:
+    """The client alone is installed without the rest; raises `error` again where the missing module is our own."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("service", "model"):
+        raise error
+    complain(f"`{command}` needs the package {package!r}; install it with: pip install '.[model]'")
 
 
 for _name, (_target, _summary) in _FORWARDED.items():
@@ -137,4 +146,8 @@ for _name, (_target, _summary) in _FORWARDED.items():
 
 def main() -> None:
     """Entry point of the `avesformer` script."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        _complain_of_missing(error, " ".join(["avesformer", *sys.argv[1:2]]))
+        raise SystemExit(1) from None

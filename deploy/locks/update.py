@@ -2,7 +2,7 @@
 
     pip install uv==0.13.9 && python deploy/locks/update.py
 
-`front.txt` is the project without extras, `model.txt` what the worker needs on top of it, `torch-cuda.txt` PyTorch
+`front.txt` is the extra `front`, `model.txt` what the worker needs on top of it, `torch-cuda.txt` PyTorch
 with its CUDA libraries (the CPU build comes from PyTorch's own index, see the Dockerfile) and `build.txt` what
 building our wheel needs. They name no index, so a mirror set in the environment works.
 """
@@ -24,6 +24,7 @@ HEADER = "# Made by deploy/locks/update.py from pyproject.toml; do not edit.\n"
 TRAINING_ONLY = ("pillow", "tensorboard")
 TORCH_STACK = re.compile(r"(torch|triton|cuda-|nvidia-)")
 NAME = re.compile(r"[a-z0-9-]+")
+OWN_EXTRA = re.compile(r"avesformer-service\[([a-z]+)\]")
 
 
 def resolve(requirements: str) -> dict[str, str]:
@@ -35,11 +36,17 @@ def resolve(requirements: str) -> dict[str, str]:
     return {NAME.match(block)[0]: block for block in blocks}
 
 
-def requirements_of(extra: str | None) -> list[str]:
-    """The project's own requirements, those of one extra added."""
+def requirements_of(extra: str) -> list[str]:
+    """The project's own requirements and those of one extra, with the extras that it names itself."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"][extra] if extra else []
-    return [*project["dependencies"], *(name for name in extras if not name.startswith(TRAINING_ONLY))]
+    found: list[str] = [*project["dependencies"]]
+    for requirement in project["optional-dependencies"][extra]:
+        own = OWN_EXTRA.fullmatch(requirement)
+        if own:
+            found += requirements_of(own[1])
+        elif not requirement.startswith(TRAINING_ONLY):
+            found.append(requirement)
+    return found
 
 
 def write(name: str, blocks: dict[str, str]) -> None:
@@ -51,7 +58,7 @@ def write(name: str, blocks: dict[str, str]) -> None:
 def main() -> None:
     """The worker is resolved whole and the front takes its versions, so both images agree on what they share."""
     worker = resolve("\n".join(requirements_of("model")))
-    front_names = resolve("\n".join(requirements_of(None)))
+    front_names = resolve("\n".join(requirements_of("front")))
     front = {name: worker[name] for name in front_names}
     rest = {name: block for name, block in worker.items() if name not in front}
     write("front.txt", front)
