@@ -97,6 +97,10 @@ CODES: dict[str, ErrorSpec] = {
 }
 
 
+_DEFAULT_WAIT_S = {Kind.OVERLOADED: 2.0, Kind.UNAVAILABLE: 5.0}
+"""Where an error of these kinds brings no measured value: section 3 of the contract wants Retry-After on both."""
+
+
 class ServiceError(Exception):
     """A documented failure: a code of `CODES` and a detail that is safe to show to the caller."""
 
@@ -111,6 +115,14 @@ class ServiceError(Exception):
     def kind(self) -> Kind:
         """The kind that transports map to a status."""
         return self.spec.kind
+
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds after which to come back: what was measured, else what the kind says; None where that is no remedy.
+
+        Transports tell it; `retry_after_s` is only what the error itself brought.
+        """
+        return _DEFAULT_WAIT_S.get(self.kind) if self.retry_after_s is None else self.retry_after_s
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by arguments, so that the error survives a process pool of the standard library."""

@@ -32,8 +32,6 @@ _STATUS_OF_KIND: dict[Kind, int] = {
     Kind.STORAGE_FULL: 507,
 }
 _STATUS_OF_CODE = {"not_acceptable": 406}
-_DEFAULT_RETRY_S = {Kind.OVERLOADED: 2.0, Kind.UNAVAILABLE: 5.0}
-"""Where an error of these kinds brings no measured value: contract section 3 wants Retry-After on both."""
 
 
 def status_of(code: str) -> int:
@@ -56,8 +54,7 @@ class Problem:
     @property
     def retry_after_s(self) -> int | None:
         """Whole seconds for Retry-After, rounded up; None where coming back later is not the remedy."""
-        given = self.error.retry_after_s
-        wait_s = _DEFAULT_RETRY_S.get(self.error.kind) if given is None else given
+        wait_s = self.error.wait_s
         return None if wait_s is None else max(1, math.ceil(wait_s))
 
     def body(self) -> dict[str, object]:

@@ -38,18 +38,10 @@ _STATUS_BY_KIND: Final = {
 _STATUS_BY_CODE: Final = {"idempotency_mismatch": grpc.StatusCode.ALREADY_EXISTS}
 """The one conflict that trying again does not solve."""
 
-_DEFAULT_RETRY_S: Final = {Kind.OVERLOADED: 2.0, Kind.UNAVAILABLE: 5.0}
-"""Where an error of these kinds brings no measured value; the same as over HTTP."""
-
 
 def status_code(error: ServiceError) -> grpc.StatusCode:
     """The gRPC status of a documented failure."""
     return _STATUS_BY_CODE.get(error.code, _STATUS_BY_KIND[error.kind])
-
-
-def retry_after_s(error: ServiceError) -> float | None:
-    """When trying again may help: what the error says, else what its kind says, else nothing."""
-    return _DEFAULT_RETRY_S.get(error.kind) if error.retry_after_s is None else error.retry_after_s
 
 
 def trailers(error: ServiceError, *, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
@@ -60,7 +52,7 @@ def trailers(error: ServiceError, *, request_id: str) -> tuple[tuple[str, str | 
         metadata={"code": error.code, "title": error.spec.title, "request_id": request_id},
     )
     details = [_packed(info)]
-    wait_s = retry_after_s(error)
+    wait_s = error.wait_s
     if wait_s is not None:
         whole_ms = math.ceil(wait_s * 1000)
         delay = duration_pb2.Duration(seconds=whole_ms // 1000, nanos=whole_ms % 1000 * 1_000_000)
