@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import Any
 
 import pytest
 
-TOOLS = {"redis": ("redis-server", "apt-get install redis-server")}
+TOOLS = {"redis": (os.environ.get("REDIS_SERVER", "redis-server"), "apt-get install redis-server")}
 """Marker: the program that its tests start, and how to get it."""
 _LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
@@ -28,6 +29,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
             config.stash[_LEFT_OUT][marker] = len(left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a process of `pytest -n`: tell the one that reports."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = session.config.stash[_LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear what a process of `pytest -n` left out; each of them collects everything, so one's numbers are all."""
+    node.config.stash[_LEFT_OUT].update(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

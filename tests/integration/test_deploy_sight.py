@@ -24,7 +24,7 @@ from support.deploy_files import (
     alert_rules,
     dashboard_expressions,
 )
-from support.redis_server import free_port
+from support.ports import free_port
 
 from service.telemetry.metrics import STAGES, Metrics
 

@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from support.clips import make_clip
-from support.redis_server import RedisServer, free_port
+from support.ports import free_port
+from support.redis_server import RedisServer
 from support.service_process import ServiceProcess
 from support.worker_process import WorkerProcess
 

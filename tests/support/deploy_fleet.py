@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from support.deploy_files import DEPLOY, compose, filled
-from support.redis_server import BINARY, free_port
+from support.ports import free_port
+from support.redis_server import BINARY
 
 _GUARD_S = 400.0
 _NO_TORCH = """\

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import httpx
-from support.redis_server import free_port
+from support.ports import free_port
 
 _START_S = 60.0
 TESTS = Path(__file__).parent.parent

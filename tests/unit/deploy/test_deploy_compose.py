@@ -13,7 +13,8 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from support.deploy_files import DEPLOY, ROOT, compose, filled, load_script
-from support.redis_server import BINARY, free_port
+from support.ports import free_port
+from support.redis_server import BINARY
 
 from service.settings import Settings
 

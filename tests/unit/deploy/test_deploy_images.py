@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from support.deploy_files import DEPLOY, ROOT, load_script
-from support.redis_server import free_port
+from support.ports import free_port
 
 LOCKS = DEPLOY / "locks"
 TRAINING_ONLY = {"pillow", "tensorboard"}
