@@ -125,10 +125,21 @@ def test_help_imports_neither_torch_nor_av_nor_fastapi():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
-@pytest.mark.parametrize("name", ["segment", "synthesize", "train", "evaluate"])
-def test_forwarded_commands_answer_help(name):
+COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("arguments", [[name] for name in COMMANDS] + [["data", "verify"], ["data", "convert"]])
+def test_every_command_answers_help(arguments):
+    result = CliRunner().invoke(app, [*arguments, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage: " in result.stdout
+    assert " ".join(arguments) in result.stdout
+    assert "Traceback" not in result.output
+
+
+def test_the_script_lists_every_command():
     result = subprocess.run(
-        [sys.executable, "-c", "from service.cli import main; main()", name, "--help"],
+        [sys.executable, "-c", "from service.cli import main; main()", "--help"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -136,5 +147,7 @@ def test_forwarded_commands_answer_help(name):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert "Usage" in result.stdout
-    assert name in result.stdout
+    listed = re.findall(r"^  ([a-z-]+)  ", result.stdout, flags=re.MULTILINE)
+    assert set(COMMANDS) <= set(listed)
+    assert {"serve", "worker", "segment", "synthesize", "train", "evaluate"} <= set(listed)
+    assert {"data", "export", "bench", "check-config"} <= set(listed)
