@@ -15,11 +15,11 @@ from service.backends.cache_memory import MemoryCache
 from service.backends.cache_redis import RedisCache
 from service.backends.jobs_folder import FolderJobStore
 from service.backends.jobs_redis import RedisJobStore
-from service.backends.keys_memory import MemoryKeyStore
+from service.backends.keys_folder import FolderKeyStore
 from service.backends.keys_redis import RedisKeyStore
 from service.backends.redis_link import RedisLink
 from service.backends.webhooks import WebhookPolicy, Webhooks
-from service.core.idempotency import Idempotency, IdempotentAnswering
+from service.core.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
 from service.core.job_runner import JobParts, JobPolicy, JobRunner
 from service.core.jobs import Jobs
 from service.core.journal import Journal
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _MAX_WAITING_JOBS = 1000
 _MAX_ENTRY_SHARE = 8
 """No single answer takes more than this part of the cache."""
+_ORPHANS_KEPT_S = 30 * 86_400.0
+"""Longer than any job waits or runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,20 @@ def build_job_side(
     jobs = Jobs(store, blobs, max_waiting=_MAX_WAITING_JOBS, check_webhook=webhooks.check, wall_clock=time.time)
     runner = JobRunner(
         JobParts(store, blobs, cached, base.spool, base.journal, webhooks.tell),
-        JobPolicy(lease_s=settings.lease_s, keep_answers_s=settings.idempotency_ttl_s),
+        JobPolicy(
+            lease_s=settings.lease_s,
+            keep_answers_s=settings.idempotency_ttl_s,
+            keep_blobs_s=settings.job_ttl_s + _ORPHANS_KEPT_S,
+        ),
         max_upload_bytes=settings.max_upload_bytes,
         clock=time.monotonic,
         wall_clock=time.time,
     )
     jobs.on_added, jobs.on_erased = runner.wake, runner.drop
     stack.push_async_callback(runner.aclose)
-    return JobSide(IdempotentAnswering(cached, idempotency, blobs), jobs, idempotency, runner)
+    remember = RememberPolicy(max_bytes=settings.spool_bytes, directory=settings.spool_dir)
+    answering = IdempotentAnswering(cached, idempotency, blobs, remember, clock=time.monotonic)
+    return JobSide(answering, jobs, idempotency, runner)
 
 
 def _stores(
@@ -99,7 +107,7 @@ def _stores(
     if links is None:
         return (
             FolderJobStore(folder / "jobs", ttl_s=settings.job_ttl_s, wall_clock=time.time),
-            MemoryKeyStore(clock=time.monotonic),
+            FolderKeyStore(folder / "idempotency.jsonl", wall_clock=time.time),
             MemoryCache(max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, clock=time.monotonic),
         )
     jobs, data = links

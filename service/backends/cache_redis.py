@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from service.backends.redis_link import PREFIX, RedisLink
@@ -12,6 +13,8 @@ logger = logging.getLogger(__name__)
 _TAG = PREFIX + "{cache}:"
 _ORDER, _SIZES, _TOTAL = _TAG + "order", _TAG + "sizes", _TAG + "total"
 _ENTRY = _TAG + "entry:"
+_PATIENCE_S = 1.0
+"""What a look or a put may cost; a Redis that takes longer is no cache to a request that waits."""
 
 # KEYS entry, order, sizes, total; ARGV id, bytes, ttl ms, most bytes, entry prefix.
 _PUT = """
@@ -65,8 +68,9 @@ class RedisCache:
     async def get(self, key: str) -> bytes | None:
         """The answer, if it is still there."""
         try:
-            found: bytes | None = await self._link.script(_GET, [_ENTRY + key, _ORDER], [key])
-        except ServiceError:
+            async with asyncio.timeout(_PATIENCE_S):
+                found: bytes | None = await self._link.script(_GET, [_ENTRY + key, _ORDER], [key])
+        except (ServiceError, TimeoutError):
             return None
         return found
 
@@ -76,6 +80,7 @@ class RedisCache:
             return
         try:
             keys = [_ENTRY + key, _ORDER, _SIZES, _TOTAL]
-            await self._link.script(_PUT, keys, [key, answer, self._ttl_ms, self._max_bytes, _ENTRY])
-        except ServiceError:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._link.script(_PUT, keys, [key, answer, self._ttl_ms, self._max_bytes, _ENTRY])
+        except (ServiceError, TimeoutError):
             logger.info("an answer is not kept")

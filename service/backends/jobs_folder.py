@@ -16,9 +16,12 @@ from service.domain.job import Job
 
 logger = logging.getLogger(__name__)
 
+_OPEN, _SETTLED = ".json", ".settled.json"
+"""A job's file, until its end was told and after."""
+
 
 class FolderJobStore:
-    """`ports.JobStore` of one process.
+    """`ports.JobStore` of one process. Writes of one job come one after the other: they are its holder's.
 
     Args:
         folder: of one file a job; None keeps them in memory only.
@@ -85,8 +88,11 @@ class FolderJobStore:
 
     async def settle(self, job: Job, *, holder: str) -> None:
         """Keep it for its time."""
-        if await self.save(job, holder=holder):
-            del self._holders[job.job_id]
+        if self._holders.get(job.job_id) != holder:
+            return
+        self._jobs[job.job_id] = job
+        await self._write(job, is_settled=True)
+        if self._holders.pop(job.job_id, None) is not None:
             self._settled.add(job.job_id)
 
     async def erase(self, job_id: str) -> None:
@@ -110,45 +116,57 @@ class FolderJobStore:
         self._settled.discard(job_id)
         if job_id in self._queue:
             self._queue.remove(job_id)
-        if self._folder is not None:
-            self._path(self._folder, job_id).unlink(missing_ok=True)
+        self._unlink(job_id)
 
     def _load(self, folder: Path) -> None:
-        """Jobs of the former process: those that had not ended are queued again, oldest first."""
-        for path in folder.glob("*.json"):
+        """Jobs of the former process: those that were not settled are queued again, oldest first."""
+        for path in sorted(folder.glob("*.json")):  # of two files of a job the settled one comes last
             try:
                 job = decode_job(path.read_bytes())
             except ServiceError:
                 logger.error("a job file is unreadable and left alone", extra={"file": path.name})
                 continue
             self._jobs[job.job_id] = job
-        for job in sorted(self._jobs.values(), key=lambda job: job.created_at_s):
-            if job.has_ended:
+            if path.name.endswith(_SETTLED):
                 self._settled.add(job.job_id)
-            else:
-                self._queue.append(job.job_id)
+        waiting = [job for job in self._jobs.values() if job.job_id not in self._settled]
+        self._queue.extend(job.job_id for job in sorted(waiting, key=lambda job: job.created_at_s))
 
-    async def _write(self, job: Job) -> None:
+    async def _write(self, job: Job, *, is_settled: bool = False) -> None:
+        """To the end even when cancelled; a job that was erased meanwhile stays erased."""
+        if self._folder is None:
+            return
+        is_new = job.job_id not in self._jobs
+        names = [job.job_id + suffix for suffix in (_OPEN, _SETTLED)]
+        path, other = (self._folder / name for name in (reversed(names) if is_settled else names))
+        writing = asyncio.get_running_loop().run_in_executor(None, _write_durably, path, encode_job(job), other)
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise
+        except OSError as error:
+            raise ServiceError("storage_full", "The job cannot be kept; try again later.") from error
+        finally:
+            if not is_new and job.job_id not in self._jobs:
+                self._unlink(job.job_id)
+
+    def _unlink(self, job_id: str) -> None:
         if self._folder is not None:
-            try:
-                await asyncio.to_thread(_write_durably, self._path(self._folder, job.job_id), encode_job(job))
-            except OSError as error:
-                raise ServiceError("storage_full", "The job cannot be kept; try again later.") from error
-
-    @staticmethod
-    def _path(folder: Path, job_id: str) -> Path:
-        return folder / f"{job_id}.json"
+            for suffix in (_OPEN, _SETTLED):
+                (self._folder / (job_id + suffix)).unlink(missing_ok=True)
 
 
 def _ended_s(job: Job) -> float:
     return job.created_at_s if job.ended_at_s is None else job.ended_at_s
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    """Either the old or the new content survives a crash."""
+def _write_durably(path: Path, data: bytes, other: Path) -> None:
+    """Either the old or the new content survives a crash; `other` goes once `path` is there."""
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+    other.unlink(missing_ok=True)

@@ -55,10 +55,9 @@ return 1
 """
 )
 
-# KEYS record, queue; ARGV id, record.
+# KEYS record, queue; ARGV id, record. Repeatable: the client does so when a reply was lost.
 _ADD = """
-redis.call('HSET', KEYS[1], 'record', ARGV[2])
-redis.call('RPUSH', KEYS[2], ARGV[1])
+if redis.call('HSETNX', KEYS[1], 'record', ARGV[2]) == 1 then redis.call('RPUSH', KEYS[2], ARGV[1]) end
 return 1
 """
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
+
 from service.backends.redis_link import PREFIX, RedisLink
 from service.ports import KeyRecord
 
 _KEY = PREFIX + "idempotency:"
 
-# KEYS key; ARGV fingerprint, lease ms. Fields of a key that is taken, nothing for one that is taken now.
+# KEYS key; ARGV fingerprint, lease ms, taker. Fields of a key that is taken, nothing for one that is taken now. The
+# client repeats a command whose reply was lost: the taker's own second call is not another's use of the key.
 _BEGIN = """
-local found = redis.call('HMGET', KEYS[1], 'fingerprint', 'reply')
-if found[1] then return found end
-redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1])
+local found = redis.call('HMGET', KEYS[1], 'fingerprint', 'reply', 'taker')
+if found[1] and found[3] ~= ARGV[3] then return found end
+redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'taker', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return false
 """
@@ -29,7 +32,7 @@ class RedisKeyStore:
 
     async def begin(self, scope: str, fingerprint: str, *, lease_s: float) -> KeyRecord | None:
         """Take a key."""
-        found = await self._link.script(_BEGIN, [_KEY + scope], [fingerprint, int(lease_s * 1000)])
+        found = await self._link.script(_BEGIN, [_KEY + scope], [fingerprint, int(lease_s * 1000), uuid.uuid4().hex])
         return None if found is None else KeyRecord(found[0].decode(), found[1])
 
     async def renew(self, scope: str, *, lease_s: float) -> None:

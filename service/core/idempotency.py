@@ -10,17 +10,21 @@ import asyncio
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from service.core.job_lines import decode_lines, encode_line
 from service.core.pipeline import Answering
 from service.core.task_end import end_tasks
+from service.core.within import within
+from service.domain.deadline import Clock, Deadline
 from service.domain.errors import CODES, Kind, ServiceError
 from service.domain.options import SegmentOptions
-from service.domain.request import AnswerEvent, RequestContext
+from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.media.upload import Upload
 from service.ports import BlobStore, KeyRecord, KeyStore
 
@@ -122,6 +126,19 @@ def key_scope(context: RequestContext, *, route: str, options: SegmentOptions, e
     return hashlib.sha256(json.dumps([context.owner, key, route, repr(options), extra]).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class RememberPolicy:
+    """How answers are remembered.
+
+    Attributes:
+        max_bytes: a larger answer is not remembered; the same request again is then computed again.
+        directory: for answers on their way to the blobs; None takes the system's.
+    """
+
+    max_bytes: int = 1024**3
+    directory: Path | None = None
+
+
 class IdempotentAnswering:
     """`Answering` that honours idempotency keys of complete uploads.
 
@@ -129,12 +146,18 @@ class IdempotentAnswering:
         inner: answers what was not asked before.
         idempotency: holds the keys.
         blobs: where answers are remembered.
+        policy: bounds.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, inner: Answering, idempotency: Idempotency, blobs: BlobStore) -> None:
+    def __init__(
+        self, inner: Answering, idempotency: Idempotency, blobs: BlobStore, policy: RememberPolicy, *, clock: Clock
+    ) -> None:
         self._inner = inner
         self._idempotency = idempotency
         self._blobs = blobs
+        self._policy = policy
+        self._clock = clock
 
     async def check(self, options: SegmentOptions) -> None:
         """Refuse early what cannot be answered."""
@@ -150,7 +173,9 @@ class IdempotentAnswering:
                     yield event
             return
         scope = key_scope(context, route="segment", options=options)
-        async with self._idempotency.use(scope, upload.sha256) as use:
+        async with AsyncExitStack() as holding:
+            async with within(context.deadline, clock=self._clock, stage="a look at the Idempotency-Key"):
+                use = await holding.enter_async_context(self._idempotency.use(scope, upload.sha256))
             if use.first_reply is not None:
                 answer = self._first(scope, use.first_reply)
             else:
@@ -163,24 +188,53 @@ class IdempotentAnswering:
         said: dict[str, Any] = json.loads(reply)
         if said.get("code") in CODES:
             raise ServiceError(said["code"], str(said["detail"]))
-        data = await self._blobs.get(f"{ANSWERS}/{scope}")
-        if data is None:
-            raise ServiceError("internal", "The first answer is no longer kept; take a new Idempotency-Key.")
-        for event in decode_lines(data):
-            yield event
+        cut = b""
+        async for piece in self._blobs.read(f"{ANSWERS}/{scope}"):
+            whole, end, cut = (cut + piece).rpartition(b"\n")
+            for event in decode_lines(whole + end):
+                yield event
 
     async def _remembered(
         self, upload: Upload, options: SegmentOptions, context: RequestContext, use: KeyUse
     ) -> AsyncGenerator[AnswerEvent, None]:
-        lines: list[bytes] = []
+        with tempfile.TemporaryFile(dir=self._policy.directory, prefix="remember-") as file:
+            try:
+                async with aclosing(self._inner.answer(upload, options, context)) as events:
+                    async for event in events:
+                        self._note(event, file)
+                        yield event
+            except ServiceError as error:
+                if error.kind not in _FORGOTTEN:
+                    use.reply = json.dumps({"code": error.code, "detail": error.detail}).encode()
+                raise
+            await self._keep(use, file, context.deadline)
+
+    def _note(self, event: AnswerEvent, file: IO[bytes]) -> None:
+        """Write a line; an answer that does not fit is marked by an empty file."""
+        line = encode_line(event)
+        is_first = isinstance(event, ClipStarted)
+        if not is_first and not file.tell():
+            return
+        fits = file.tell() + len(line) <= self._policy.max_bytes
         try:
-            async with aclosing(self._inner.answer(upload, options, context)) as events:
-                async for event in events:
-                    lines.append(encode_line(event))
-                    yield event
-        except ServiceError as error:
-            if error.kind not in _FORGOTTEN:
-                use.reply = json.dumps({"code": error.code, "detail": error.detail}).encode()
-            raise
-        await self._blobs.put(f"{ANSWERS}/{use.scope}", b"".join(lines))
-        use.reply = b"{}"
+            if fits:
+                file.write(line)
+        except OSError:
+            fits = False
+        if not fits:
+            logger.warning("an answer cannot be remembered for its idempotency key")
+            file.seek(0)
+            file.truncate()
+
+    async def _keep(self, use: KeyUse, file: IO[bytes], deadline: Deadline) -> None:
+        """Store what was noted; the answer was given, so that a failure here is not the caller's."""
+        num_bytes = file.tell()
+        if not num_bytes:
+            return
+        try:
+            file.flush()
+            async with within(deadline, clock=self._clock, stage="remembering the answer"):
+                await self._blobs.put_file(f"{ANSWERS}/{use.scope}", file.fileno(), num_bytes=num_bytes)
+            use.reply = b"{}"
+        except (ServiceError, OSError):
+            logger.warning("an answer cannot be remembered for its idempotency key")

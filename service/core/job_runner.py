@@ -6,19 +6,19 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from service.core.idempotency import ANSWERS
-from service.core.job_lines import encode_line
+from service.core.job_hold import AnswerLog, Held, LostError
 from service.core.journal import Journal, RequestRecord
 from service.core.pipeline import Answering
 from service.core.task_end import end_tasks
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.job import Job
-from service.domain.request import AnswerEvent, ClipStarted, RequestContext
+from service.domain.request import AnswerEvent, RequestContext, accept_traceparent
 from service.domain.result import FrameMasks, Summary
 from service.media.upload import Spool, Upload
 from service.ports import BlobStore, JobStore
@@ -38,25 +38,26 @@ class JobPolicy:
     Attributes:
         lease_s: a job that is not saved for this long belongs to whoever claims it.
         num_parallel: jobs of this process at once; their samples yield to people waiting anyway.
+        num_telling: ended jobs whose webhooks are being told at once, beside those.
         flush_bytes, flush_s: a part of the answer is stored at this size or age.
         poll_s: how often the queue is looked at when nothing wakes the runner.
         retry_for_s: failures that trying again can help are tried again while the job is younger than this.
         sweep_s: how often ended jobs are looked through.
         keep_answers_s: remembered answers of idempotency keys are kept for this long.
+        keep_blobs_s: what no job accounts for (its process died between two steps) is gone after this; far over the
+            longest life of a job.
     """
 
     lease_s: float
     num_parallel: int = 2
+    num_telling: int = 16
     flush_bytes: int = 256 * 1024
     flush_s: float = 1.0
     poll_s: float = 1.0
     retry_for_s: float = 3600.0
-    sweep_s: float = 30.0
+    sweep_s: float = 60.0
     keep_answers_s: float = 86_400.0
-
-
-class _LostError(Exception):
-    """The job was erased, or is another process's by now."""
+    keep_blobs_s: float = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,14 @@ class JobRunner:
         self._wall_clock = wall_clock
         self._holder = uuid.uuid4().hex
         self._wake = asyncio.Event()
-        self._held: dict[str, _Held] = {}
+        self._places = asyncio.Semaphore(policy.num_parallel)
+        self._held: dict[str, Held] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to claim jobs."""
-        self._tasks = [asyncio.create_task(self._work_on_jobs(), name="jobs") for _ in range(self._policy.num_parallel)]
+        num_tasks = self._policy.num_parallel + self._policy.num_telling
+        self._tasks = [asyncio.create_task(self._work_on_jobs(), name="jobs") for _ in range(num_tasks)]
         self._tasks.append(asyncio.create_task(self._sweep(), name="sweep jobs"))
 
     async def aclose(self) -> None:
@@ -116,16 +119,27 @@ class JobRunner:
     async def _work_on_jobs(self) -> None:
         while True:
             try:
-                job = await self._parts.store.claim(self._holder)
-                if job is None:
-                    await self._wait()
-                else:
-                    await self._work(job)
+                await self._work_on_one()
             except ServiceError:
                 await asyncio.sleep(_RETRY_S)
             except Exception:
                 logger.exception("working on jobs failed")
                 await asyncio.sleep(_RETRY_S)
+
+    async def _work_on_one(self) -> None:
+        """The next job: claimed and answered in one of the places; told outside of them, since that may take long."""
+        async with AsyncExitStack() as holding:
+            async with self._places:
+                job = await self._parts.store.claim(self._holder)
+                if job is None:
+                    await self._wait()
+                    return
+                held = await holding.enter_async_context(self._holding(job))
+                if not await self._has_ended(held):
+                    return
+            if held.job.webhook is not None:
+                await self._parts.tell(held.job)
+            await self._persist(held.settle)
 
     async def _wait(self) -> None:
         self._wake.clear()
@@ -135,50 +149,53 @@ class JobRunner:
         except TimeoutError:
             return
 
-    async def _work(self, job: Job) -> None:
-        """One claimed job to its end, or back to the queue."""
-        held = _Held(job, self._parts.store, self._holder)
+    @asynccontextmanager
+    async def _holding(self, job: Job) -> AsyncIterator[Held]:
+        """A claimed job while it is this process's, its lease renewed; given back when this process ends."""
+        held = Held(job, self._parts.store, self._holder)
         self._held[job.job_id] = held
-        held.work = asyncio.create_task(self._run(held), name=f"job {job.job_id}")
         keeping = asyncio.create_task(self._keep(held))
         try:
-            await asyncio.wait([held.work])
-            await self._conclude(held, held.work)
+            yield held
+        except LostError:
+            logger.info("a job was erased or is another's by now", extra={"job_id": job.job_id})
         except asyncio.CancelledError:
-            await end_tasks([held.work])
-            if not held.is_lost:
-                await self._give_back(held)
+            await end_tasks([] if held.work is None else [held.work])
+            await self._give_back(held)
             raise
         finally:
             del self._held[job.job_id]
             await end_tasks([keeping])
 
-    async def _conclude(self, held: _Held, work: asyncio.Task[None]) -> None:
-        if held.is_lost:
-            return
-        error = None if work.cancelled() else work.exception()
-        if work.cancelled() or isinstance(error, _LostError):
-            return
+    async def _has_ended(self, held: Held) -> bool:
+        """Answer it; False if it was lost or goes back to the queue."""
+        work = held.work = asyncio.create_task(self._run(held), name=f"job {held.job.job_id}")
+        await asyncio.wait([work])
+        if held.is_lost or work.cancelled():
+            return False
+        error = work.exception()
         if isinstance(error, ServiceError) and self._may_try_again(held.job, error):
             logger.info("job is tried again", extra={"code": error.code})
             await asyncio.sleep(min(error.retry_after_s or _RETRY_S, self._policy.lease_s))
             await self._give_back(held)
-            return
-        if error is not None:
+            return False
+        if isinstance(error, ServiceError):
+            await self._end(held, state="failed", code=error.code, detail=error.detail)
+        elif error is not None:
             logger.error("a job failed inside", exc_info=error)
             await self._end(held, state="failed", code="internal", detail="Something failed inside the service.")
-        await self._parts.store.settle(held.job, holder=self._holder)
+        return True
 
     def _may_try_again(self, job: Job, error: ServiceError) -> bool:
         return error.spec.is_retryable and self._wall_clock() - job.created_at_s < self._policy.retry_for_s
 
-    async def _give_back(self, held: _Held) -> None:
+    async def _give_back(self, held: Held) -> None:
         try:
-            await self._parts.store.give_back(replace(held.job, state="queued"), holder=self._holder)
+            await held.give_back()
         except ServiceError:
             logger.warning("a job could not be given back; its lease will run out")
 
-    async def _keep(self, held: _Held) -> None:
+    async def _keep(self, held: Held) -> None:
         """Renew the lease; one that is gone ends the work."""
         while not held.is_lost:
             await asyncio.sleep(self._policy.lease_s / _RENEWALS_PER_LEASE)
@@ -186,10 +203,10 @@ class JobRunner:
                 await held.save()
             except ServiceError:
                 continue
-            except _LostError:
+            except LostError:
                 held.lose()
 
-    async def _run(self, held: _Held) -> None:
+    async def _run(self, held: Held) -> None:
         """Answer the job; failures that are final become its end."""
         job = held.job
         if not job.has_ended:
@@ -208,36 +225,47 @@ class JobRunner:
                 await self._end(held, state="failed", code=error.code, detail=error.detail)
             else:
                 await self._end(held, state="done", progress=1.0)
-        if job.webhook is not None:
-            await self._parts.tell(held.job)
 
-    async def _end(self, held: _Held, **changes: Any) -> None:
+    async def _end(self, held: Held, **changes: Any) -> None:
+        await self._persist(lambda: held.save(ended_at_s=self._wall_clock(), **changes))
+
+    async def _persist(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Until the store takes it; raises LostError."""
         while True:
             try:
-                await held.save(ended_at_s=self._wall_clock(), **changes)
+                await action()
                 return
             except ServiceError:
                 await asyncio.sleep(_RETRY_S)
 
-    async def _answer(self, held: _Held) -> None:
+    async def _answer(self, held: Held) -> None:
         job = held.job
-        context = RequestContext(
-            request_id=job.request_id,
-            transport="job",
-            deadline=Deadline(),
-            may_use_cache=job.may_use_cache,
-            started_at_s=self._clock(),
-        )
-        with self._parts.journal.record(request_id=job.request_id, transport="job") as record:
+        trace = {"traceparent": accept_traceparent(job.traceparent), "operation": "job"}
+        with self._parts.journal.record(request_id=job.request_id, transport="job", **trace) as record:
+            context = RequestContext(
+                request_id=job.request_id,
+                transport="job",
+                deadline=Deadline(),
+                may_use_cache=job.may_use_cache,
+                started_at_s=self._clock(),
+                traceparent=record.span.traceparent,
+            )
+            record.span.set(job_id=job.job_id, attempt=job.attempt)
             async with self._upload(job) as upload:
                 record.upload_bytes, record.is_body_read = upload.size, True
                 events = self._parts.answering.answer(upload, job.options, context)
-                log = _AnswerLog(held, self._parts.blobs, self._policy, clock=self._clock)
+                log = self._log(held)
                 async with aclosing(events):
                     async for event in events:
                         await log.write(event)
                         _note(event, record)
                 await log.flush()
+
+    def _log(self, held: Held) -> AnswerLog:
+        policy = self._policy
+        return AnswerLog(
+            held, self._parts.blobs, flush_bytes=policy.flush_bytes, flush_s=policy.flush_s, clock=self._clock
+        )
 
     @asynccontextmanager
     async def _upload(self, job: Job) -> AsyncIterator[Upload]:
@@ -256,80 +284,12 @@ class JobRunner:
                 for job_id in await self._parts.store.sweep():
                     await self._parts.blobs.delete_all(f"jobs/{job_id}")
                 await self._parts.blobs.delete_all(ANSWERS, older_than_s=self._policy.keep_answers_s)
+                await self._parts.blobs.delete_all("jobs", older_than_s=self._policy.keep_blobs_s)
             except ServiceError:
                 logger.info("jobs could not be swept")
             except Exception:
                 logger.exception("sweeping jobs failed")
             await asyncio.sleep(self._policy.sweep_s)
-
-
-class _Held:
-    """A job in this process's hands; saves go one after the other."""
-
-    def __init__(self, job: Job, store: JobStore, holder: str) -> None:
-        self.job = job
-        self.work: asyncio.Task[None] | None = None
-        self.is_lost = False
-        self._store = store
-        self._holder = holder
-        self._saving = asyncio.Lock()
-
-    async def save(self, **changes: Any) -> None:
-        """Write the job with changes; raises _LostError."""
-        async with self._saving:
-            changed = replace(self.job, **changes)
-            if self.is_lost or not await self._store.save(changed, holder=self._holder):
-                self.is_lost = True
-                raise _LostError
-            self.job = changed
-
-    def lose(self) -> None:
-        """It is no longer ours."""
-        self.is_lost = True
-        if self.work is not None:
-            self.work.cancel()
-
-
-class _AnswerLog:
-    """Collects an answer's lines into parts and notes them in the job."""
-
-    def __init__(self, held: _Held, blobs: BlobStore, policy: JobPolicy, *, clock: Clock) -> None:
-        self._held = held
-        self._blobs = blobs
-        self._policy = policy
-        self._clock = clock
-        self._lines: list[bytes] = []
-        self._num_bytes = 0
-        self._num_samples: int | None = None
-        self._since_s = clock()
-
-    async def write(self, event: AnswerEvent) -> None:
-        """Add a line; store a part when there is enough."""
-        if isinstance(event, ClipStarted):
-            self._num_samples = event.clip.num_samples
-        line = encode_line(event)
-        self._lines.append(line)
-        self._num_bytes += len(line)
-        is_due = self._clock() - self._since_s >= self._policy.flush_s
-        if is_due or self._num_bytes >= self._policy.flush_bytes:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Store what is collected: the bytes first, then the job that tells of them."""
-        if not self._lines:
-            return
-        job = self._held.job
-        await self._blobs.put(job.part_name(len(job.part_starts)), b"".join(self._lines))
-        num_lines = job.num_lines + len(self._lines)
-        await self._held.save(
-            part_starts=(*job.part_starts, job.num_lines), num_lines=num_lines, progress=self._progress(num_lines)
-        )
-        self._lines, self._num_bytes, self._since_s = [], 0, self._clock()
-
-    def _progress(self, num_lines: int) -> float:
-        if not self._num_samples:
-            return 0.0
-        return min(0.999, max(0, num_lines - 1) / self._num_samples)
 
 
 def _note(event: AnswerEvent, record: RequestRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,7 @@ class JobRequest:
     options: SegmentOptions
     may_use_cache: bool = True
     webhook: str | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Jobs:
             may_use_cache=request.may_use_cache,
             webhook=request.webhook,
             webhook_secret=None if request.webhook is None else secrets.token_hex(32),
+            traceparent=request.traceparent,
         )
         await self._blobs.put_file(job.upload_name(), upload.fd, num_bytes=upload.size)
         await self._store.add(job)
@@ -131,9 +134,10 @@ class Jobs:
         job = await self.get(job_id, owner=owner)
         told: tuple[str, float] | None = None
         while True:
-            for number, frame in await self._frames(job, after):
-                after = number
-                yield JobEvent("frame", number, job, frame)
+            async with aclosing(self._frames(job, after)) as frames:
+                async for number, frame in frames:
+                    after = number
+                    yield JobEvent("frame", number, job, frame)
             if job.has_ended:
                 yield JobEvent("done" if job.state == "done" else "failed", max(after, job.num_lines), job)
                 return
@@ -146,17 +150,15 @@ class Jobs:
                 return
             job = found
 
-    async def _frames(self, job: Job, after: int) -> list[tuple[int, FrameMasks]]:
-        """The frames of the next part that has lines over `after`; line 1 is the clip's, the last the summary's."""
-        frames: list[tuple[int, FrameMasks]] = []
+    async def _frames(self, job: Job, after: int) -> AsyncGenerator[tuple[int, FrameMasks], None]:
+        """The frames behind line `after`, part by part; line 1 is the clip's, the last the summary's."""
         for number, start in enumerate(job.part_starts):
             following = job.part_starts[number + 1] if number + 1 < len(job.part_starts) else job.num_lines
             if following <= after:
                 continue
             for line, event in enumerate(await self._part(job, number), start=start + 1):
                 if line > after and isinstance(event, FrameMasks):
-                    frames.append((line, event))
-        return frames
+                    yield line, event
 
     async def _part(self, job: Job, number: int) -> list[AnswerEvent]:
         data = await self._blobs.get(job.part_name(number))

@@ -6,6 +6,7 @@ so that a hit equals what would be computed.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator
@@ -16,6 +17,7 @@ from pathlib import Path
 from service.core.job_lines import decode_lines
 from service.core.pipeline import Answering
 from service.core.shared_answer import SharedAnswer
+from service.core.within import within
 from service.domain.deadline import Clock, Deadline
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
@@ -26,6 +28,8 @@ from service.telemetry.metrics import Metrics
 
 PIPELINE_VERSION = 1
 """Raised with every change that may change an answer's bytes: sampling, audio windows, mask encoding."""
+_ALL = 1 << 62
+"""More bytes than any upload holds: waiting for them is waiting for its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,15 @@ class CachePolicy:
         max_entry_bytes: larger answers are not kept.
         max_shared_bytes: of an answer that several readers share.
         directory: for answers in flight; None takes the system's.
+        growing_wait_s: an upload that is complete within this is looked up; a slower one is decoded while it comes,
+            which tells its masks sooner than waiting for its hash would.
     """
 
     dtype: str
     max_entry_bytes: int
     max_shared_bytes: int
     directory: Path | None = None
+    growing_wait_s: float = 0.1
 
 
 class CachedAnswers:
@@ -83,14 +90,15 @@ class CachedAnswers:
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The events of an answer: kept, shared with an equal request in flight, or computed."""
-        if not upload.is_complete or not context.may_use_cache:
+        if not context.may_use_cache or not await self._completes_soon(upload):
             async with aclosing(self._inner.answer(upload, options, context)) as events:
                 async for event in events:
                     yield event
             return
         started_s = self._clock()
-        key = self._key(upload, options, await self._segmenter.describe())
-        kept = None if key in self._shared else await self._cache.get(key)
+        async with within(context.deadline, clock=self._clock, stage="a look into the cache"):
+            key = self._key(upload, options, await self._segmenter.describe())
+            kept = None if key in self._shared else await self._cache.get(key)
         if kept is not None:
             self._metrics.cache_lookups_total.labels("hit").inc()
             for event in decode_lines(kept):
@@ -103,6 +111,16 @@ class CachedAnswers:
         async with aclosing(shared.read(context.deadline, clock=self._clock)) as events:
             async for event in events:
                 yield replace(event, request_id=context.request_id) if isinstance(event, ClipStarted) else event
+
+    async def _completes_soon(self, upload: Upload) -> bool:
+        """Whether all bytes are there, or come within a moment; raises what the upload is aborted with."""
+        if not upload.is_complete:
+            try:
+                async with asyncio.timeout(self._policy.growing_wait_s):
+                    await upload.wait_for(_ALL)
+            except TimeoutError:
+                return False
+        return True
 
     def _start(self, key: str, upload: Upload, options: SegmentOptions, context: RequestContext) -> SharedAnswer:
         """Begin a computation that outlives this request if others join; its readers have deadlines, it has none."""

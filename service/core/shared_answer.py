@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -14,6 +15,8 @@ from service.core.task_end import end_tasks
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent
+
+logger = logging.getLogger(__name__)
 
 
 class SharedAnswer:
@@ -95,15 +98,22 @@ class SharedAnswer:
                 async for event in events:
                     self._append(encode_line(event))
         except ServiceError as error:
-            self._error = error
-            self._on_end(self)
-            self._notify()
+            self._fail(error)
+            return
+        except Exception:
+            logger.exception("a shared computation failed inside")
+            self._fail(ServiceError("internal", "Something failed inside the service."))
             return
         self.is_complete = True
         self._notify()
         if self._num_bytes <= self._max_kept_bytes:
             await self._keep(os.pread(self._file.fileno(), self._num_bytes, 0))
         self._on_end(self)
+
+    def _fail(self, error: ServiceError) -> None:
+        self._error = error
+        self._on_end(self)
+        self._notify()
 
     @property
     def _num_bytes(self) -> int:

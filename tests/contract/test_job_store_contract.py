@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -160,3 +161,52 @@ async def test_a_folder_outlives_its_process(tmp_path: Path) -> None:
         ("request 2", "queued"),
         None,
     ]
+
+
+async def test_an_end_that_was_not_told_is_claimed_after_a_restart(tmp_path: Path) -> None:
+    first = FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time)
+    for number in range(2):
+        await first.add(a_job(number))
+        job = await first.claim("me")
+        assert job is not None
+        done = replace(job, state="done", ended_at_s=time.time())
+        await (first.save(done, holder="me") if number else first.settle(done, holder="me"))
+    second = FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time)
+    untold = await second.claim("me")
+    assert untold is not None
+    assert (untold.request_id, untold.state) == ("request 1", "done")
+    assert await second.claim("me") is None
+    await second.settle(untold, holder="me")
+    assert await FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time).claim("me") is None
+
+
+async def test_an_erased_job_does_not_come_back_from_a_late_write(tmp_path: Path) -> None:
+    store = FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time)
+    await store.add(a_job())
+    job = await store.claim("me")
+    assert job is not None
+    for is_cut in (False, True):
+        saving = asyncio.create_task(store.save(replace(job, progress=0.5), holder="me"))
+        await asyncio.sleep(0)
+        await store.erase(job.job_id)
+        if is_cut:
+            saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+        assert os.listdir(tmp_path) == []
+        await store.add(job)
+        assert await store.claim("me") == job
+
+
+@pytest.mark.redis
+async def test_a_job_whose_adding_is_repeated_is_queued_once(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    link = RedisLink(server.url, clock=time.monotonic)
+    try:
+        store = RedisJobStore(link, ttl_s=60, lease_s=LEASE_S)
+        for _ in range(2):
+            await store.add(a_job())
+        assert await store.num_waiting() == 1
+    finally:
+        await link.aclose()
+        server.stop()

@@ -12,10 +12,11 @@ import pytest
 from support.queue_parts import REDIS_PARAM
 from support.redis_server import RedisServer
 
+from service.backends import keys_folder
 from service.backends.blobs import Blobs
 from service.backends.cache_memory import MemoryCache
 from service.backends.cache_redis import RedisCache
-from service.backends.keys_memory import MemoryKeyStore
+from service.backends.keys_folder import FolderKeyStore
 from service.backends.keys_redis import RedisKeyStore
 from service.backends.redis_link import RedisLink
 from service.domain.errors import ServiceError
@@ -34,10 +35,11 @@ async def link(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     server.stop()
 
 
-@pytest.fixture(params=["memory", REDIS_PARAM])
-def keys(request: pytest.FixtureRequest) -> KeyStore:
-    if request.param == "memory":
-        return MemoryKeyStore(clock=time.monotonic)
+@pytest.fixture(params=["memory", "folder", REDIS_PARAM])
+def keys(request: pytest.FixtureRequest, tmp_path: Path) -> KeyStore:
+    if request.param != "redis":
+        path = tmp_path / "keys.jsonl" if request.param == "folder" else None
+        return FolderKeyStore(path, wall_clock=time.time)
     return RedisKeyStore(request.getfixturevalue("link"))
 
 
@@ -61,7 +63,7 @@ async def test_a_key_is_taken_once(keys: KeyStore) -> None:
 
 async def test_a_reply_is_remembered_for_its_time(keys: KeyStore) -> None:
     await keys.begin("scope", "print", lease_s=60)
-    await keys.finish("scope", KeyRecord("print", b"\x00reply"), ttl_s=0.2)
+    await keys.finish("scope", KeyRecord("print", b"\x00reply"), ttl_s=1.5)
     assert await keys.begin("scope", "print", lease_s=60) == KeyRecord("print", b"\x00reply")
     async with asyncio.timeout(HANG_S):
         while await keys.begin("scope", "new", lease_s=60) is not None:
@@ -76,6 +78,82 @@ async def test_a_forgotten_or_abandoned_key_is_free(keys: KeyStore) -> None:
     async with asyncio.timeout(HANG_S):
         while await keys.begin("scope", "newer", lease_s=60) is not None:
             await asyncio.sleep(0.02)
+
+
+async def test_remembered_keys_outlive_their_process(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "keys.jsonl", 1000.0
+    first = FolderKeyStore(path, wall_clock=lambda: now_s)
+    for scope, ttl_s in (("long", 60.0), ("short", 5.0), ("renewed", 5.0), ("renewed", 60.0)):
+        await first.begin(scope, "print", lease_s=30)
+        await first.finish(scope, KeyRecord("print", b"\xffreply"), ttl_s=ttl_s)
+    await first.begin("running", "print", lease_s=30)
+    with path.open("ab") as file:
+        file.write(b'["cut", 99')
+    now_s += 10
+    second = FolderKeyStore(path, wall_clock=lambda: now_s)
+    await second.begin("new", "print", lease_s=30)
+    await second.finish("new", KeyRecord("print", b"new"), ttl_s=60)
+    third = FolderKeyStore(path, wall_clock=lambda: now_s)
+    for store in (second, third):
+        assert await store.begin("long", "print", lease_s=1) == KeyRecord("print", b"\xffreply")
+        assert await store.begin("renewed", "print", lease_s=1) == KeyRecord("print", b"\xffreply")
+        assert await store.begin("new", "print", lease_s=1) == KeyRecord("print", b"new")
+    assert [await third.begin(scope, "print", lease_s=1) for scope in ("short", "running", "cut")] == [None] * 3
+    assert len(path.read_bytes().splitlines()) == 3
+
+
+async def test_the_file_of_keys_does_not_grow_for_ever(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "keys.jsonl", 0.0
+    path.write_bytes(b"".join(b'["%d", 50.0, "print", "r"]\n' % number for number in range(600)))
+    store = FolderKeyStore(path, wall_clock=lambda: now_s)
+    with path.open("ab") as file:
+        file.write(b'["again", 50.0, "print", "r"]\n' * 600)
+    store = FolderKeyStore(path, wall_clock=lambda: now_s)
+    assert len(path.read_bytes().splitlines()) == 601
+    now_s = 51.0
+    for number in range(3):
+        await store.finish(f"later {number}", KeyRecord("print", b"r"), ttl_s=600)
+    store = FolderKeyStore(path, wall_clock=lambda: now_s)
+    assert len(path.read_bytes().splitlines()) == 3
+    assert await store.begin("later 2", "print", lease_s=1) == KeyRecord("print", b"r")
+
+
+async def test_a_long_file_of_keys_is_written_anew_while_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_folder, "_LEAST_LINES", 4)
+    path = tmp_path / "keys.jsonl"
+    store = FolderKeyStore(path, wall_clock=time.time)
+    for number in range(8):
+        await store.finish(f"key {number}", KeyRecord("print", b"r"), ttl_s=0.0 if number < 4 else 60)
+    assert len(path.read_bytes().splitlines()) == 4
+    assert await store.begin("key 7", "print", lease_s=1) == KeyRecord("print", b"r")
+
+
+async def test_a_folder_that_takes_no_more_keys_is_said_to_be_full(tmp_path: Path) -> None:
+    path = tmp_path / "keys.jsonl"
+    store = FolderKeyStore(path, wall_clock=time.time)
+    path.mkdir()
+    with pytest.raises(ServiceError) as caught:
+        await store.finish("scope", KeyRecord("print", b"r"), ttl_s=60)
+    assert caught.value.code == "storage_full"
+    path.rmdir()
+    await store.finish("other", KeyRecord("print", b"r"), ttl_s=60)
+    assert len(path.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.redis
+async def test_a_key_whose_reply_was_lost_is_its_takers_own(link: RedisLink) -> None:
+    """redis-py sends a command again when its reply was lost; here the script is, with the same words."""
+
+    class Repeating(RedisLink):
+        async def script(self, source: str, keys: list[str], words: list[str | bytes | float]) -> object:  # type: ignore[override]
+            await link.script(source, keys, words)
+            return await link.script(source, keys, words)
+
+    store = RedisKeyStore(Repeating("redis://127.0.0.1:1/0", clock=time.monotonic))
+    assert await store.begin("scope", "print", lease_s=60) is None
+    assert await store.begin("scope", "print", lease_s=60) == KeyRecord("print", None)
 
 
 async def test_a_cache_gives_back_what_it_got(cache: ResultCache) -> None:

@@ -1,7 +1,11 @@
-"""A real redis-server on a free loopback port, in a directory of its own."""
+"""A real redis-server on a free loopback port, in a directory of its own.
+
+REDIS_SERVER in the environment names another binary than the one on the path, such as a newer release.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -9,16 +13,23 @@ import subprocess
 import time
 from pathlib import Path
 
-BINARY = shutil.which("redis-server")
+from support.ports import free_port
+
+BINARY = shutil.which(os.environ.get("REDIS_SERVER", "redis-server"))
 _START_S = 30.0
 
 
 class RedisServer:
-    """Starts, kills and restarts one server; with `is_durable` it appends every write to disk before it answers."""
+    """Starts, kills and restarts one server.
 
-    def __init__(self, directory: Path, *, is_durable: bool = False) -> None:
+    With `is_durable` it appends every write to disk before it answers; with `is_cluster` it is a cluster of one node,
+    which refuses commands and scripts whose keys do not share a slot.
+    """
+
+    def __init__(self, directory: Path, *, is_durable: bool = False, is_cluster: bool = False) -> None:
         self._directory = directory
         self._is_durable = is_durable
+        self._is_cluster = is_cluster
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -28,11 +39,16 @@ class RedisServer:
 
     def start(self) -> None:
         assert BINARY is not None, "redis-server is needed: apt-get install redis-server"
+        cluster = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())] if self._is_cluster else []
         durable = ["--appendonly", "yes", "--appendfsync", "always"] if self._is_durable else ["--appendonly", "no"]
         self._directory.mkdir(parents=True, exist_ok=True)
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
-        self._process = subprocess.Popen([BINARY, *place, "--save", "", *durable], stdout=subprocess.DEVNULL)
-        _wait_for_port(self.port)
+        command = [BINARY, *place, "--save", "", *durable, *cluster]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _wait_for(self.port, b"PING", b"+PONG")
+        if self._is_cluster:
+            _wait_for(self.port, b"CLUSTER ADDSLOTSRANGE 0 16383", b"+OK")
+            _wait_for(self.port, b"CLUSTER INFO", b"cluster_state:ok")
 
     def kill(self) -> None:
         """As the kernel would: nothing is flushed or said goodbye to."""
@@ -49,21 +65,14 @@ class RedisServer:
             self.kill()
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for_port(port: int) -> None:
-    """Until it answers PING with PONG: an append-only server is LOADING at first."""
+def _wait_for(port: int, command: bytes, answer: bytes) -> None:
+    """Until a command is answered as it should be: an append-only server is LOADING at first."""
     until_s = time.monotonic() + _START_S
     while time.monotonic() < until_s:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as link:
-                link.sendall(b"PING\r\n")
-                if link.recv(16).startswith(b"+PONG"):
+                link.sendall(command + b"\r\n")
+                if answer in link.recv(4096):
                     return
         except OSError:
             pass

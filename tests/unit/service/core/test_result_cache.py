@@ -4,120 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.answer_stage import NO_DEADLINE, Stage
 
 from service.backends.cache_memory import MemoryCache
-from service.backends.keys_memory import MemoryKeyStore
-from service.backends.predictor_fake import FakePredictor
-from service.core.idempotency import Idempotency, IdempotentAnswering
-from service.core.result_cache import CachedAnswers, CachePolicy
-from service.domain.chunk import Chunk, SegmentedChunk
-from service.domain.clip import ClipInfo
+from service.core.result_cache import CachedAnswers
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
-from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, Summary
-from service.media.upload import Spool, Upload
+from service.domain.request import ClipStarted, RequestContext
+from service.domain.result import Summary
 from service.telemetry.metrics import Metrics
 
 HANG_S = 20
-NO_DEADLINE = Deadline()
-
-
-class Model:
-    """A Segmenter that only describes itself."""
-
-    def __init__(self) -> None:
-        self.info = FakePredictor().info
-
-    async def describe(self) -> ModelInfo:
-        return self.info
-
-    def expect(self, request_id: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def is_idle(self) -> bool:
-        return True
-
-    async def segment(self, chunk: Chunk) -> SegmentedChunk:
-        raise AssertionError("not asked for")
-
-
-class Script:
-    """An Answering that gives some frames, when it is let."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.gate = asyncio.Event()
-        self.num_started = 0
-        self.num_cut = 0
-        self.error: ServiceError | None = None
-
-    async def check(self, options: SegmentOptions) -> None:
-        return
-
-    async def answer(
-        self, upload: Upload, options: SegmentOptions, context: RequestContext
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        self.num_started += 1
-        model = await self._model.describe()
-        clip = ClipInfo(4, 3, "1:1", 2.0, 25.0, 3)
-        try:
-            yield ClipStarted(context.request_id, model, clip, options.resolve(model))
-            for number in range(3):
-                await self.gate.wait()
-                assert not upload.is_closed
-                mask = Mask("sounding", 0.5, 4, (0, 0, 2, 2), Rle((3, 4), "abc"))
-                yield FrameMasks(number + 0.9375, float(number), number, (mask,))
-            if self.error is not None:
-                raise self.error
-            yield Summary(3, {"upload": 0.1, "decode": 0.2, "total": 0.5})
-        except (GeneratorExit, asyncio.CancelledError):
-            self.num_cut += 1
-            raise
-
-
-class Stage:
-    """A cache before a script."""
-
-    def __init__(self, directory: Path) -> None:
-        self.metrics = Metrics()
-        self.model = Model()
-        self.script = Script(self.model)
-        self.spool = Spool(directory, max_bytes=2**20)
-        self.policy = CachePolicy("float32", max_entry_bytes=10_000, max_shared_bytes=10_000)
-        self.store = MemoryCache(max_bytes=100_000, ttl_s=60, clock=time.monotonic)
-        self.cached = CachedAnswers(
-            self.script, self.model, self.store, self.policy, metrics=self.metrics, clock=time.monotonic
-        )
-
-    async def upload(self, content: bytes = b"clip", *, is_complete: bool = True) -> Upload:
-        made = await self.spool.open_upload(max_bytes=1000)
-        await made.write(content)
-        if is_complete:
-            made.finish()
-        return made
-
-    async def ask(
-        self, name: str, content: bytes = b"clip", *, options: SegmentOptions | None = None, **context: object
-    ) -> list[AnswerEvent]:
-        upload = await self.upload(content)
-        made = replace(RequestContext(name, "rest", NO_DEADLINE), **context)  # type: ignore[arg-type]
-        try:
-            async with aclosing(self.cached.answer(upload, options or SegmentOptions(), made)) as events:
-                return [event async for event in events]
-        finally:
-            upload.close()
-
-    def lookups(self) -> dict[str, float]:
-        samples = next(iter(self.metrics.cache_lookups_total.collect())).samples
-        return {row.labels["outcome"]: row.value for row in samples if row.name.endswith("_total")}
 
 
 @pytest.fixture
@@ -234,72 +137,62 @@ async def test_what_is_too_large_is_not_kept_or_not_held(stage: Stage, tmp_path:
     assert stage.script.num_started == 3
 
 
-class Shelf:
-    """A BlobStore in memory, of which only whole blobs are used here."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[str, bytes] = {}
-
-    async def put(self, name: str, data: bytes) -> None:
-        self.blobs[name] = data
-
-    async def put_file(self, name: str, fd: int, *, num_bytes: int) -> None:
-        raise AssertionError("not asked for")
-
-    async def get(self, name: str) -> bytes | None:
-        return self.blobs.get(name)
-
-    async def read(self, name: str) -> AsyncIterator[bytes]:
-        yield self.blobs[name]
-
-    async def delete_all(self, prefix: str, *, older_than_s: float = 0.0) -> None:
-        self.blobs.clear()
-
-
-def keyed(stage: Stage) -> Stage:
-    idempotency = Idempotency(MemoryKeyStore(clock=time.monotonic), ttl_s=60)
-    stage.cached = IdempotentAnswering(stage.script, idempotency, Shelf())  # type: ignore[assignment]
-    return stage
-
-
-async def test_a_running_key_is_said_to_run_and_then_answers(stage: Stage) -> None:
-    keyed(stage)
-    first = asyncio.create_task(stage.ask("one", idempotency_key="k"))
-    await asyncio.sleep(0.05)
-    with pytest.raises(ServiceError) as caught:
-        await stage.ask("two", idempotency_key="k")
-    assert caught.value.code == "idempotency_in_progress"
+async def test_an_upload_that_ends_soon_is_looked_up(stage: Stage) -> None:
     stage.script.gate.set()
-    assert await first == await stage.ask("three", idempotency_key="k")
-    with pytest.raises(ServiceError) as caught:
-        await stage.ask("four", b"other", idempotency_key="k")
-    assert caught.value.code == "idempotency_mismatch"
+    await stage.ask("one")
+    upload = await stage.upload(b"cl", is_complete=False)
+
+    async def send() -> None:
+        await asyncio.sleep(0.01)
+        await upload.write(b"ip")
+        upload.finish()
+
+    sending = asyncio.create_task(send())
+    policy = replace(stage.policy, growing_wait_s=HANG_S)
+    cached = CachedAnswers(stage.script, stage.model, stage.store, policy, metrics=stage.metrics, clock=time.monotonic)
+    context = RequestContext("two", "grpc", NO_DEADLINE)
+    events = [event async for event in cached.answer(upload, SegmentOptions(), context)]
+    await sending
+    upload.close()
     assert stage.script.num_started == 1
-    await stage.ask("five", b"other", idempotency_key="k", owner="another caller")
-    await stage.ask("six", b"other", idempotency_key="k", options=SegmentOptions(fps=2))
-    assert stage.script.num_started == 3
+    assert isinstance(events[-1], Summary)
+    assert events[-1].cached
 
 
-@pytest.mark.parametrize(
-    ("code", "is_remembered"),
-    [("broken", True), ("no_audio", True), ("internal", False), ("queue_full", False), ("deadline_exceeded", False)],
-)
-async def test_only_final_failures_are_remembered(stage: Stage, code: str, is_remembered: bool) -> None:
-    keyed(stage)
-    stage.script.gate.set()
-    stage.script.error = ServiceError(code, "why")
-    for _ in range(2):
-        with pytest.raises(ServiceError) as caught:
-            await stage.ask("r", idempotency_key="k")
-        assert caught.value.code == code
-    assert stage.script.num_started == (1 if is_remembered else 2)
+async def test_an_upload_that_breaks_off_soon_says_why(stage: Stage) -> None:
+    upload = await stage.upload(is_complete=False)
+    upload.abort(ServiceError("slow_upload", "too slow"))
+    context = RequestContext("one", "grpc", NO_DEADLINE)
+    with pytest.raises(ServiceError, match="slow_upload"):
+        _ = [event async for event in stage.cached.answer(upload, SegmentOptions(), context)]
+    upload.close()
+    assert stage.script.num_started == 0
 
 
-async def test_a_broken_off_request_frees_its_key(stage: Stage) -> None:
-    keyed(stage)
-    first = asyncio.create_task(stage.ask("one", idempotency_key="k"))
+async def test_a_fault_inside_reaches_every_reader_and_is_forgotten(stage: Stage) -> None:
+    stage.script.error = ZeroDivisionError("a bug")
+    asking = [asyncio.create_task(stage.ask(f"r{number}")) for number in range(3)]
     await asyncio.sleep(0.05)
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
     stage.script.gate.set()
-    assert len(await stage.ask("two", idempotency_key="k")) == 5
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    assert [result.code for result in results if isinstance(result, ServiceError)] == ["internal"] * 3
+    stage.script.error = None
+    assert len(await stage.ask("later")) == 5
+
+
+class StuckCache(MemoryCache):
+    """A cache that does not answer."""
+
+    async def get(self, key: str) -> bytes | None:
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+
+async def test_a_cache_that_does_not_answer_holds_nobody_past_its_deadline(stage: Stage) -> None:
+    stuck = StuckCache(max_bytes=1000, ttl_s=60, clock=time.monotonic)
+    stage.cached = CachedAnswers(
+        stage.script, stage.model, stuck, stage.policy, metrics=stage.metrics, clock=time.monotonic
+    )
+    with pytest.raises(ServiceError) as caught:
+        await stage.ask("one", deadline=Deadline(time.monotonic() + 0.05))
+    assert caught.value.code == "deadline_exceeded"
