@@ -47,6 +47,7 @@ from service.rest.server import HttpServer
 from service.rpc.server import GrpcParts, GrpcServer, build_server
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.telemetry.traces import NO_TRACES, Traces
 
 _STOPPING_S = 5.0
 """What ended requests get to send their `draining` and let go of what they hold."""
@@ -61,6 +62,7 @@ class Core:
     """What every transport stands on."""
 
     metrics: Metrics
+    traces: Traces
     clock: Clock
     spool: Spool
     decoders: DecoderPool
@@ -123,7 +125,8 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
         decoders = DecoderPool(media_policy(settings), num_decoders=settings.num_decoders, clock=clock, metrics=metrics)
         stack.push_async_callback(decoders.aclose)
         await decoders.start()
-        segmenter = _build_segmenter(settings, stack, make_predictor, metrics=metrics, clock=clock)
+        traces = build_traces(settings, stack, service="avesformer-front", clock=clock)
+        segmenter = _build_segmenter(settings, stack, make_predictor, metrics=metrics, clock=clock, traces=traces)
         stack.push_async_callback(segmenter.aclose)
         admission = Admission(
             AdmissionPolicy(settings.max_concurrent_requests, settings.max_live_streams),
@@ -132,16 +135,22 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
             predicted_wait_s=lambda: segmenter.predicted_wait_s(1),
         )
         pipeline = Pipeline(
-            segmenter=segmenter, decoders=decoders, policy=pipeline_policy(settings), metrics=metrics, clock=clock
+            segmenter=segmenter,
+            decoders=decoders,
+            policy=pipeline_policy(settings),
+            metrics=metrics,
+            clock=clock,
+            traces=traces,
         )
         yield Core(
             metrics=metrics,
+            traces=traces,
             clock=clock,
             spool=Spool(settings.spool_dir, max_bytes=settings.spool_bytes),
             decoders=decoders,
             segmenter=segmenter,
             admission=admission,
-            journal=Journal(metrics=metrics, clock=clock),
+            journal=Journal(metrics=metrics, clock=clock, traces=traces),
             pipeline=pipeline,
         )
 
@@ -272,16 +281,40 @@ def _grpc_parts(
 
 
 def _build_segmenter(
-    settings: Settings, stack: AsyncExitStack, make_predictor: MakePredictor | None, *, metrics: Metrics, clock: Clock
+    settings: Settings,
+    stack: AsyncExitStack,
+    make_predictor: MakePredictor | None,
+    *,
+    metrics: Metrics,
+    clock: Clock,
+    traces: Traces,
 ) -> LocalSegmenter | RedisSegmenter:
     """This process's device, or workers across Redis where one is named."""
     if settings.redis_url is None:
         return LocalSegmenter(
-            make_predictor or predictor_maker(settings), batch_policy(settings), metrics=metrics, clock=clock
+            make_predictor or predictor_maker(settings),
+            batch_policy(settings),
+            metrics=metrics,
+            clock=clock,
+            traces=traces,
         )
     jobs, data = redis_links(settings, stack)
     policy = RedisSegmenterPolicy(max_outstanding_bytes=settings.redis_max_bytes)
     return RedisSegmenter(jobs, data, policy, metrics=metrics, clock=clock)
+
+
+def build_traces(settings: Settings, stack: AsyncExitStack, *, service: str, clock: Clock) -> Traces:
+    """Where spans go, closed with the stack; the OpenTelemetry SDK is imported only where a collector is named.
+
+    It has a thread of its own, so a front asks for it when its decoders have been started.
+    """
+    if settings.otlp_endpoint is None:
+        return NO_TRACES
+    from service.telemetry.otlp import OtlpTraces
+
+    traces = OtlpTraces(settings.otlp_endpoint, service=service, version=service_version(), clock=clock)
+    stack.push_async_callback(traces.aclose)
+    return traces
 
 
 def redis_links(settings: Settings, stack: AsyncExitStack) -> tuple[RedisLink, RedisLink]:

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(30.0, ge=0, le=3600, description="Longest drain after SIGTERM, seconds")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged")
     otlp_endpoint: str | None = Field(
-        None, description="Reserved for an OpenTelemetry collector; no traces are sent yet"
+        None, pattern=r"^https?://[^\s/]", description="OpenTelemetry collector, http://host:4318; empty: no traces"
     )
     bench_routes: bool = Field(False, description="Serve POST /bench/batch on an emulated accelerator")
     bench_batch_ms: float = Field(20.0, ge=0, description="Emulated accelerator: milliseconds a batch")

@@ -25,6 +25,7 @@ from service.domain.result import FrameMasks, ModelInfo
 from service.media.masks import Logits, encode_masks
 from service.ports import Predictor
 from service.telemetry.metrics import Metrics
+from service.telemetry.traces import NO_TRACES, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,13 @@ class LocalSegmenter:
     """Chunks in, masks out, on this machine's device. Implements `ports.Segmenter`."""
 
     def __init__(
-        self, make_predictor: Callable[[], Predictor], policy: BatchPolicy, *, metrics: Metrics, clock: Clock
+        self,
+        make_predictor: Callable[[], Predictor],
+        policy: BatchPolicy,
+        *,
+        metrics: Metrics,
+        clock: Clock,
+        traces: Traces = NO_TRACES,
     ) -> None:
         """Wire the parts; nothing is loaded before `start`.
 
@@ -47,7 +54,9 @@ class LocalSegmenter:
             policy: batching policy.
             metrics: batch and stage metrics, `worker_up`.
             clock: seconds, monotonic.
+            traces: spans of batches and of the stages of chunks.
         """
+        self._traces = traces
         self._make_predictor = make_predictor
         self._policy = policy
         self._metrics = metrics
@@ -76,6 +85,7 @@ class LocalSegmenter:
             plan=self._plan,
             metrics=self._metrics,
             clock=self._clock,
+            traces=self._traces,
         )
         self._batcher.start()
         runner = self._runner

@@ -3,7 +3,8 @@
 Layout of every message: 4 bytes magic, 1 byte version, 1 byte kind, uint32 little-endian header length, the header
 (JSON), then raw little-endian arrays whose shapes follow from the header alone. Nothing in it can run code, and reading
 checks every length, bound and type before it trusts one: whoever can write to Redis can at most make a chunk fail.
-Deadlines travel as remaining milliseconds, since two machines share no monotonic clock.
+Deadlines travel as remaining milliseconds, since two machines share no monotonic clock. A field of the header that a
+reader does not know is passed over and one that may be absent has a default, so such a field needs no new version.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from service.domain.chunk import MAX_CHUNK_SAMPLES, WINDOW_SAMPLES, Chunk, MaskPolicy, SampleBlock, SegmentedChunk
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import CODES, ServiceError
+from service.domain.request import accept_traceparent
 from service.domain.result import ModelInfo
 
 VERSION: Final = 1
@@ -51,6 +53,7 @@ def encode_chunk(chunk: Chunk, *, clock: Clock) -> bytes:
         "checkpoint": chunk.checkpoint,
         "is_interactive": chunk.is_interactive,
         "timeout_ms": None if timeout_s is None else math.ceil(timeout_s * 1000),
+        "traceparent": chunk.traceparent,
         "masks": _MASKS.dump_python(chunk.masks, mode="json"),
         "frames": list(block.frames.shape[:3]),
         "audio": len(block.audio),
@@ -86,6 +89,7 @@ def decode_chunk(data: bytes, *, clock: Clock, elapsed_s: float = 0.0) -> Chunk:
         request_id, chunk_no = header["request_id"], header["chunk_no"]
         checkpoint, is_interactive = header["checkpoint"], header["is_interactive"]
         timeout_ms = header["timeout_ms"]
+        traceparent = accept_traceparent(header.get("traceparent", ""))
         masks = _MASKS.validate_json(json.dumps(header["masks"]), strict=True)
     except (KeyError, TypeError, ValueError) as error:
         raise WireError("bad chunk header") from error
@@ -103,6 +107,7 @@ def decode_chunk(data: bytes, *, clock: Clock, elapsed_s: float = 0.0) -> Chunk:
         deadline=Deadline.after(timeout_s, clock=clock),
         is_interactive=is_interactive,
         checkpoint=checkpoint,
+        traceparent=traceparent,
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from service.batching.batch_plan import BatchPlan
 from service.batching.batch_runner import BatchOutcome
+from service.batching.batch_traces import BatchTraces
 from service.batching.encode_groups import EncodeInput, encode_groups, num_samples
 from service.batching.policy import BatchPolicy
 from service.batching.sample_queue import PendingChunk, SampleQueue, SampleSlice
@@ -18,6 +19,7 @@ from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 from service.telemetry.metrics import Metrics
+from service.telemetry.traces import NO_TRACES, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class MicroBatcher:
         plan: Callable[[], BatchPlan],
         metrics: Metrics,
         clock: Clock,
+        traces: Traces = NO_TRACES,
     ) -> None:
         """Wire the batcher; `start` starts it.
 
@@ -59,6 +62,7 @@ class MicroBatcher:
             plan: the present batch plan; it changes when the device turns out to hold less.
             metrics: batch and stage metrics.
             clock: seconds, monotonic.
+            traces: spans of batches and of the stages of chunks.
         """
         self._policy = policy
         self._run_batch = run_batch
@@ -66,6 +70,7 @@ class MicroBatcher:
         self._plan = plan
         self._metrics = metrics
         self._clock = clock
+        self._traces = BatchTraces(traces)
         self._queue = SampleQueue(
             max_samples=policy.max_queued_samples,
             max_bytes=policy.max_queued_bytes,
@@ -243,6 +248,9 @@ class MicroBatcher:
                 piece.pending.fill(piece.start, frames, now_s=self._clock())
                 self._metrics.samples_total.inc(len(frames))
 
+        self._traces.encoded(
+            [piece for piece, _ in group], [encode_s for _, encode_s in encoded], ended_s=self._clock()
+        )
     def _record(self, outcome: BatchOutcome) -> None:
         num = sum(len(piece) for piece, _ in outcome.results)
         if not num:
@@ -263,6 +271,7 @@ class MicroBatcher:
                 piece.pending.fail(result)
                 self._queue.drop(piece.pending)
 
+        self._traces.predicted(outcome, ended_s=now_s)
     def _note_arrival(self) -> None:
         self._num_arrivals += 1
         self._wake.set()

@@ -13,38 +13,58 @@ from service.domain.errors import ServiceError
 from service.domain.request import Transport
 from service.telemetry.logs import request_id_var
 from service.telemetry.metrics import Metrics
+from service.telemetry.traces import NO_SPAN, NO_TRACES, Span, SpanKind, Traces
 
 _logger = logging.getLogger("avesformer.request")
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is known of a request when it ends; transports fill it in as they learn."""
+    """What is known of a request when it ends; transports fill it in as they learn. `span` is the request's own."""
 
     code: str = "ok"
     num_samples: int = 0
     upload_bytes: int = 0
     is_body_read: bool = False
     timings_s: dict[str, float] = field(default_factory=dict)
+    span: Span = NO_SPAN
 
 
 class Journal:
-    """Counts and logs requests."""
+    """Counts, logs and traces requests."""
 
-    def __init__(self, *, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, *, metrics: Metrics, clock: Clock, traces: Traces = NO_TRACES) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._traces = traces
 
     @contextmanager
-    def record(self, *, request_id: str, transport: Transport) -> Iterator[RequestRecord]:
+    def record(
+        self, *, request_id: str, transport: Transport, traceparent: str = "", operation: str = "request"
+    ) -> Iterator[RequestRecord]:
         """Around a whole request, outermost.
+
+        Args:
+            request_id: names it in the log.
+            transport: labels its metrics.
+            traceparent: names the span that it is part of; empty where its caller named none.
+            operation: names its span: route or method, one of few.
 
         Raises:
             ServiceError: what the body raised; anything that is not ours becomes `internal`, logged with its trace.
         """
+        kind: SpanKind = "consumer" if transport == "job" else "server"
+        told = {"request_id": request_id, "transport": transport}
+        with (
+            self._traces.span(operation, parent=traceparent, kind=kind, **told) as span,
+            self._recorded(RequestRecord(span=span), request_id, transport) as record,
+        ):
+            yield record
+
+    @contextmanager
+    def _recorded(self, record: RequestRecord, request_id: str, transport: Transport) -> Iterator[RequestRecord]:
         token = request_id_var.set(request_id)
         started_s = self._clock()
-        record = RequestRecord()
         try:
             yield record
         except ServiceError as error:
@@ -65,14 +85,15 @@ class Journal:
     def _end(self, record: RequestRecord, transport: Transport, duration_s: float) -> None:
         self._metrics.requests_total.labels(transport=transport, code=record.code).inc()
         self._metrics.request_duration_seconds.labels(transport=transport).observe(duration_s)
-        _logger.info(
-            "request ended",
-            extra={
-                "transport": transport,
-                "code": record.code,
-                "duration_s": round(duration_s, 6),
-                "num_samples": record.num_samples,
-                "upload_bytes": record.upload_bytes,
-                "timings_s": record.timings_s,
-            },
-        )
+        record.span.set(num_samples=record.num_samples, upload_bytes=record.upload_bytes)
+        extra: dict[str, object] = {
+            "transport": transport,
+            "code": record.code,
+            "duration_s": round(duration_s, 6),
+            "num_samples": record.num_samples,
+            "upload_bytes": record.upload_bytes,
+            "timings_s": record.timings_s,
+        }
+        if record.span.traceparent:
+            extra["trace_id"] = record.span.traceparent.split("-")[1]
+        _logger.info("request ended", extra=extra)

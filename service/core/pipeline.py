@@ -29,6 +29,7 @@ from service.media.policy import DecodeRequest
 from service.media.upload import Upload
 from service.ports import Segmenter
 from service.telemetry.metrics import Metrics
+from service.telemetry.traces import NO_TRACES, Traces
 
 _SECONDS_DECIMALS = 6
 """Contract section 3: seconds have at most 6 decimals on every transport."""
@@ -76,13 +77,21 @@ class Pipeline:
     """Answers uploads; one for all transports."""
 
     def __init__(
-        self, *, segmenter: Segmenter, decoders: DecoderPool, policy: PipelinePolicy, metrics: Metrics, clock: Clock
+        self,
+        *,
+        segmenter: Segmenter,
+        decoders: DecoderPool,
+        policy: PipelinePolicy,
+        metrics: Metrics,
+        clock: Clock,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._segmenter = segmenter
         self._decoders = decoders
         self._policy = policy
         self._metrics = metrics
         self._clock = clock
+        self._traces = traces
         self._budget = ByteBudget(policy.max_queued_bytes)
 
     async def check(self, options: SegmentOptions) -> None:
@@ -145,7 +154,9 @@ class Pipeline:
         try:
             async with asyncio.TaskGroup() as group:
                 emitting = group.create_task(self._emit(flow))
-                await self._decode(upload, model, applied, flow, group)
+                with self._traces.span("decode", parent=context.traceparent) as span:
+                    await self._decode(upload, model, applied, flow, group)
+                    span.set(waited_s=timings.queue_s, decode_s=timings.decode_s, num_chunks=flow.num_chunks)
                 timings.stage = "prediction"
             return emitting.result()
         finally:
@@ -195,8 +206,11 @@ class Pipeline:
         flow.sent.put_nowait(group.create_task(self._segment(chunk, flow)))
 
     async def _segment(self, chunk: Chunk, flow: _Flow) -> SegmentedChunk:
+        parent = flow.context.traceparent
+        told = {"chunk_no": chunk.chunk_no, "num_samples": len(chunk.samples)}
         try:
-            return await self._segmenter.segment(chunk)
+            with self._traces.span("chunk", parent=parent, kind="producer", **told) as span:
+                return await self._segmenter.segment(chunk.under(span.traceparent))
         finally:
             num_bytes = chunk.samples.frames.nbytes
             flow.held_bytes -= num_bytes

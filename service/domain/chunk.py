@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class Chunk:
     """A block of samples on its way to a predictor, with all that is needed to make its masks.
 
     `checkpoint` is that of the ModelInfo its options were resolved with, so that a rolling upgrade cannot hand it to
-    another model; empty means whichever answers.
+    another model; empty means whichever answers. `traceparent` names the span that its work is part of.
     """
 
     request_id: str
@@ -78,6 +78,11 @@ class Chunk:
     deadline: Deadline
     is_interactive: bool = True
     checkpoint: str = ""
+    traceparent: str = ""
+
+    def under(self, traceparent: str) -> Chunk:
+        """The same chunk as part of another span."""
+        return self if traceparent == self.traceparent else replace(self, traceparent=traceparent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class Job:
         part_starts: per part of the answer that is stored, the number of its first line.
         num_lines: lines of the answer that are stored.
         code, detail: why it failed.
+        traceparent: names the span of the request that brought it; empty where there is none.
     """
 
     job_id: str
@@ -50,6 +51,7 @@ class Job:
     num_lines: int = 0
     code: str | None = None
     detail: str | None = None
+    traceparent: str = ""
 
     @property
     def has_ended(self) -> bool:

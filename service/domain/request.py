@@ -14,6 +14,7 @@ from service.domain.result import FrameMasks, ModelInfo, Summary
 
 Transport = Literal["rest", "grpc", "live", "job", "cli"]
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class RequestContext:
 
     `started_at_s` is when the request came, on the monotonic clock; None counts from where the work begins.
     `owner` is the id of the caller's key (empty where none are asked); an `idempotency_key` is the caller's own.
+    `traceparent` names the span that the request's work is part of (empty where there is none).
     """
 
     request_id: str
@@ -31,6 +33,7 @@ class RequestContext:
     started_at_s: float | None = None
     owner: str = ""
     idempotency_key: str | None = None
+    traceparent: str = ""
 
     @property
     def is_interactive(self) -> bool:
@@ -57,3 +60,17 @@ def accept_request_id(given: str | None) -> str:
     if given is not None and _SAFE_REQUEST_ID.fullmatch(given):
         return given
     return secrets.token_hex(16)
+
+
+def accept_traceparent(given: str | None) -> str:
+    """The caller's `traceparent` in the form of version 00, empty if it is not one (W3C Trace Context, 2.2).
+
+    Of a later version the part that version 00 has is taken, as the standard asks; ids of zeros alone are none.
+    """
+    found = _TRACEPARENT.fullmatch(given or "")
+    if found is None or given is None or given.startswith("ff") or (given.startswith("00") and found[4]):
+        return ""
+    trace_id, span_id, flags = found[1], found[2], found[3]
+    if not trace_id.strip("0") or not span_id.strip("0"):
+        return ""
+    return f"00-{trace_id}-{span_id}-{flags}"

@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.domain.errors import ServiceError
-from service.domain.request import accept_request_id
+from service.domain.request import accept_request_id, accept_traceparent
 from service.rest.errors import Problem, send_problem
 from service.rest.openapi import describe_api, segment_responses, upload_parameters, upload_request_body
 from service.rest.ops import build_ops_router
@@ -125,7 +125,7 @@ def _static(name: str) -> Response:
 
 
 class RequestEnvelope:
-    """Around every request: its id in and out, and the last net for what no route caught."""
+    """Around every request: its id in and out, its caller's trace, and the last net for what no route caught."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -135,8 +135,10 @@ class RequestEnvelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = accept_request_id(Headers(scope=scope).get("x-request-id"))
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = Headers(scope=scope)
+        request_id = accept_request_id(headers.get("x-request-id"))
+        traceparent = accept_traceparent(headers.get("traceparent"))
+        scope.setdefault("state", {}).update(request_id=request_id, traceparent=traceparent)
         has_started = False
 
         async def send_with_id(message: Message) -> None:

@@ -47,7 +47,7 @@ class BenchAnswer(Response):
         """Answer the item or send its problem."""
         request_id: str = scope["state"]["request_id"]
         try:
-            with self._parts.journal.record(request_id=request_id, transport="rest") as record:
+            with self._parts.recorded(scope) as record:
                 answer = await self._serve(scope, receive, request_id)
                 record.num_samples = 1
         except ServiceError as error:

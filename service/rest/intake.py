@@ -40,10 +40,11 @@ async def received_upload(
             max_bytes=policy.max_upload_bytes + FORM_OVERHEAD_BYTES,
         )
         try:
-            if head.boundary is None:
-                fields = await read_raw(body, upload)
-            else:
-                fields = await read_form(body, upload, boundary=head.boundary)
+            with record.span.child("upload"):
+                if head.boundary is None:
+                    fields = await read_raw(body, upload)
+                else:
+                    fields = await read_form(body, upload, boundary=head.boundary)
         finally:
             record.upload_bytes = upload.size
             record.is_body_read = body.is_complete

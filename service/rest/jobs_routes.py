@@ -111,7 +111,7 @@ class JobSubmission(SegmentAnswer):
         owner = parts.authenticate(Headers(scope=scope).get("authorization"))
         head = parse_head(scope)
         check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
-        context = self._context(scope, head, owner)
+        context = self._context(scope, head, owner, record)
         with parts.admission.admit(context):
             await parts.answering.check(self._parse_options(head.options))
             async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
@@ -131,6 +131,7 @@ class JobSubmission(SegmentAnswer):
             options=options,
             may_use_cache=head.may_use_cache,
             webhook=self._webhook,
+            traceparent=context.traceparent,
         )
         if context.idempotency_key is None:
             return _accepted(await self._jobs.submit(upload, request))
@@ -168,7 +169,7 @@ class _JobStream(Response, ABC):
         request_id: str = scope["state"]["request_id"]
         sender = Sender(scope, send, stall_s=self._parts.policy.stall_s)
         try:
-            with self._parts.journal.record(request_id=request_id, transport="rest") as record:
+            with self._parts.recorded(scope) as record:
                 headers = Headers(scope=scope)
                 owner = self._parts.authenticate(headers.get("authorization"))
                 with ended_by_disconnect(receive):
@@ -243,7 +244,7 @@ class _TaggedSender(Sender):
 @contextmanager
 def _recorded(parts: JobParts, request: Request) -> Iterator[str]:
     """A short request on record; its caller's id."""
-    with parts.rest.journal.record(request_id=request.scope["state"]["request_id"], transport="rest"):
+    with parts.rest.recorded(request.scope):
         yield parts.rest.authenticate(request.headers.get("authorization"))
 
 

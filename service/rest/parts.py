@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.types import Scope
+
 from service.core.admission import Admission
-from service.core.journal import Journal
+from service.core.journal import Journal, RequestRecord
 from service.core.pipeline import Answering
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
@@ -53,3 +56,13 @@ class RestParts:
     clock: Clock
     authenticate: Callable[[str | None], str]
     probes: Probes
+
+    def recorded(self, scope: Scope) -> AbstractContextManager[RequestRecord]:
+        """Around a whole request of a route: `Journal.record` with its id, the caller's trace and the route's name."""
+        state = scope["state"]
+        return self.journal.record(
+            request_id=state["request_id"],
+            transport="rest",
+            traceparent=state["traceparent"],
+            operation=f"{scope['method']} {scope['route'].path.removeprefix('/v1')}",
+        )

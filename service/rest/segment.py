@@ -39,7 +39,7 @@ class SegmentAnswer(Response):
         request_id: str = scope["state"]["request_id"]
         sender = Sender(scope, send, stall_s=self._parts.policy.stall_s)
         try:
-            with self._parts.journal.record(request_id=request_id, transport="rest") as record:
+            with self._parts.recorded(scope) as record:
                 await self._serve(scope, receive, sender, record)
         except ServiceError as error:
             problem = Problem(error, request_id)
@@ -53,7 +53,7 @@ class SegmentAnswer(Response):
         owner = parts.authenticate(Headers(scope=scope).get("authorization"))
         head = parse_head(scope)
         check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
-        context = self._context(scope, head, owner)
+        context = self._context(scope, head, owner, record)
         with parts.admission.admit(context):
             await parts.answering.check(self._parse_options(head.options))
             async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
@@ -77,7 +77,7 @@ class SegmentAnswer(Response):
         policy = self._parts.policy
         await answer_json(events, sender, record, max_bytes=policy.max_answer_bytes, directory=policy.spool_directory)
 
-    def _context(self, scope: Scope, head: RequestHead, owner: str) -> RequestContext:
+    def _context(self, scope: Scope, head: RequestHead, owner: str, record: RequestRecord) -> RequestContext:
         timeout_s = head.timeout_s
         if timeout_s is None and head.answer_type == "json":
             timeout_s = self._parts.policy.request_timeout_s
@@ -89,6 +89,7 @@ class SegmentAnswer(Response):
             started_at_s=self._parts.clock(),
             owner=owner,
             idempotency_key=head.idempotency_key,
+            traceparent=record.span.traceparent,
         )
 
     def _parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:

@@ -15,7 +15,7 @@ from grpc.aio import ServicerContext
 from service.core.journal import Journal, RequestRecord
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
-from service.domain.request import RequestContext, Transport, accept_request_id
+from service.domain.request import RequestContext, Transport, accept_request_id, accept_traceparent
 from service.rpc.errors import status_code, trailers
 
 Authenticate = Callable[[str | None], object]
@@ -55,12 +55,15 @@ class Calls:
         self._authenticate = authenticate
         self._clock = clock
 
-    async def run(self, rpc: Rpc, transport: Transport, work: Callable[[Call], Awaitable[_R]]) -> _R:
-        """`work`'s result; a documented failure aborts the RPC with its status, code and push-back."""
+    async def run(self, rpc: Rpc, transport: Transport, work: Callable[[Call], Awaitable[_R]], *, method: str) -> _R:
+        """The result of `work`; a documented failure aborts the RPC with its status, code and push-back."""
         metadata = dict(rpc.invocation_metadata() or ())
         request_id = accept_request_id(_text(metadata.get("x-request-id")))
+        trace = accept_traceparent(_text(metadata.get("traceparent")))
         try:
-            with self._journal.record(request_id=request_id, transport=transport) as record:
+            with self._journal.record(
+                request_id=request_id, transport=transport, traceparent=trace, operation=f"Segmentation/{method}"
+            ) as record:
                 self._authenticate(_text(metadata.get("authorization")))
                 context = RequestContext(
                     request_id=request_id,
@@ -68,6 +71,7 @@ class Calls:
                     deadline=self._deadline(rpc),
                     may_use_cache=_text(metadata.get("cache-control")) != "no-cache",
                     started_at_s=self._clock(),
+                    traceparent=record.span.traceparent,
                 )
                 return await work(Call(context, record, rpc))
         except ServiceError as error:

@@ -23,6 +23,7 @@ from service.rpc import convert
 from service.rpc.calls import Call, Calls, Rpc, read, write
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationServicer
+from service.telemetry.traces import Span
 
 _OPTIONS_TIMEOUT_S = 10.0
 """A live stream without its options holds a place; an upload's options fall under the upload rate's first window."""
@@ -59,15 +60,15 @@ class Servicer(SegmentationServicer):
 
     async def Segment(self, requests: AsyncIterator[pb.SegmentRequest], rpc: Rpc) -> None:  # noqa: N802
         """Answer an upload, while it still comes where the file allows it."""
-        await self._parts.calls.run(rpc, "grpc", lambda call: self._segment(requests, call))
+        await self._parts.calls.run(rpc, "grpc", lambda call: self._segment(requests, call), method="Segment")
 
     async def SegmentLive(self, requests: AsyncIterator[pb.LiveRequest], rpc: Rpc) -> None:  # noqa: N802
         """Answer a live stream."""
-        await self._parts.calls.run(rpc, "live", lambda call: self._segment_live(requests, call))
+        await self._parts.calls.run(rpc, "live", lambda call: self._segment_live(requests, call), method="SegmentLive")
 
     async def GetModel(self, request: pb.GetModelRequest, rpc: Rpc) -> pb.ModelInfo:  # noqa: N802
         """Tell the model."""
-        return await self._parts.calls.run(rpc, "grpc", self._get_model)
+        return await self._parts.calls.run(rpc, "grpc", self._get_model, method="GetModel")
 
     async def _get_model(self, call: Call) -> pb.ModelInfo:
         model = await self._parts.segmenter.describe()
@@ -88,7 +89,7 @@ class Servicer(SegmentationServicer):
 
     async def _exchange(self, incoming: _Incoming, options: SegmentOptions, call: Call) -> None:
         """Receive and answer side by side; when the answer ends, what is still on its way is not waited for."""
-        receiving = asyncio.create_task(incoming.receive(), name="receive upload")
+        receiving = asyncio.create_task(incoming.receive(call.record.span), name="receive upload")
         try:
             answer = self._parts.pipeline.answer(incoming.upload, options, call.context)
             async with aclosing(answer):
@@ -121,10 +122,11 @@ class _Incoming:
         self._rate = rate
         self.upload = upload
 
-    async def receive(self) -> None:
+    async def receive(self, span: Span) -> None:
         """Write what comes into the upload; a failure goes to whoever reads it, and so to the caller."""
         try:
-            num_chunks = await self._receive()
+            with span.child("upload"):
+                num_chunks = await self._receive()
             if not num_chunks:
                 raise ServiceError("missing_file", "No chunk came after the options; send the file's bytes.")
             self.upload.finish()

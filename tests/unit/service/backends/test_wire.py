@@ -98,6 +98,25 @@ def test_deadline_travels_as_what_remains() -> None:
     assert decode_chunk(encode_chunk(make_chunk(), clock=clock), clock=clock).deadline == Deadline()
 
 
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+def test_the_trace_travels_and_older_senders_and_readers_do_without() -> None:
+    data = encode_chunk(make_chunk().under(TRACEPARENT), clock=clock)
+    assert decode_chunk(data, clock=clock).traceparent == TRACEPARENT
+    assert decode_chunk(with_header(data, {"a_field_of_tomorrow": 1}), clock=clock).traceparent == TRACEPARENT
+    assert decode_chunk(with_header(data, {"traceparent": "00-zz"}), clock=clock).traceparent == ""
+    for wrong in (7, ["x"], {"a": 1}):
+        with pytest.raises(WireError):
+            decode_chunk(with_header(data, {"traceparent": wrong}), clock=clock)
+    length = struct.unpack_from("<I", data, 6)[0]
+    header = json.loads(data[10 : 10 + length])
+    del header["traceparent"]
+    text = json.dumps(header).encode()
+    old = data[:6] + struct.pack("<I", len(text)) + text + data[10 + length :]
+    assert decode_chunk(old, clock=clock).traceparent == ""
+
+
 @given(ANSWERS)
 @settings(deadline=None)
 def test_answers_come_back(answer: SegmentedChunk) -> None:
