@@ -37,10 +37,18 @@ _DRAINING_RETRY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LivePolicy:
-    """Largest picture, and the longest that one frame may take from its arrival before it is given up."""
+    """Bounds of one stream.
+
+    Attributes:
+        max_pixels: of a raw picture.
+        frame_timeout_s: from a frame's arrival; then it is given up.
+        idle_s: the longest that a client may send nothing, neither frame nor sound. It holds one of few places, and a
+            camera sends many times a second; as long as a reader may stall.
+    """
 
     max_pixels: int
     frame_timeout_s: float = 10.0
+    idle_s: float = 30.0
 
 
 class LiveStreams:
@@ -60,12 +68,13 @@ class LiveStreams:
         """Answer one stream until its inputs end; the first event is the ModelInfo.
 
         Raises:
-            ServiceError: `warming_up` or `backend_down` (no model), `bad_option`, `draining`, what `inputs` raises.
+            ServiceError: `warming_up` or `backend_down` (no model), `bad_option`, `draining`, `slow_upload` (nothing
+                came for `idle_s`), what `inputs` raises.
         """
         model = await self._segmenter.describe()
         applied = options.resolve(model)
         work = _FrameWork(self._segmenter, self._pictures, self._policy, model, applied, context, self._clock)
-        stream = _Stream(work, options=options, emit=emit, clock=self._clock)
+        stream = _Stream(work, options=options, emit=emit, idle_s=self._policy.idle_s, clock=self._clock)
         if self._is_draining:
             stream.end_after_current_frame()
         self._open.add(stream)
@@ -94,10 +103,11 @@ class _Waiting:
 class _Stream:
     """The queue, the sound and the two tasks of one stream."""
 
-    def __init__(self, work: _FrameWork, *, options: LiveOptions, emit: Emit, clock: Clock) -> None:
+    def __init__(self, work: _FrameWork, *, options: LiveOptions, emit: Emit, idle_s: float, clock: Clock) -> None:
         self._work = work
         self._options = options
         self._transport_emit = emit
+        self._idle_s = idle_s
         self._clock = clock
         self._sound = LiveSound()
         self._line: deque[_Waiting] = deque()
@@ -122,7 +132,7 @@ class _Stream:
         self._changed.set()
 
     async def _read(self, inputs: AsyncIterator[LiveInput]) -> None:
-        async for received in inputs:
+        while (received := await self._receive(inputs)) is not None:
             try:
                 if isinstance(received, SoundPiece):
                     self._sound.add(received)
@@ -133,6 +143,17 @@ class _Stream:
             self._changed.set()
         self._is_over = True
         self._changed.set()
+
+    async def _receive(self, inputs: AsyncIterator[LiveInput]) -> LiveInput | None:
+        """What comes next; None at the end of the inputs."""
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await anext(inputs, None)
+        except TimeoutError:
+            detail = (
+                f"Neither a frame nor sound came for {self._idle_s:g} s; open a new stream when there is more to send."
+            )
+            raise ServiceError("slow_upload", detail) from None
 
     def _take(self, frame: LiveFrame) -> None:
         """Put a frame in line; a full line drops its oldest."""

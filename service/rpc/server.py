@@ -64,6 +64,8 @@ class GrpcPolicy:
             ("grpc.max_metadata_size", self.max_metadata_bytes),
             ("grpc.keepalive_time_ms", int(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
+            # what ends a connection whose ping stays unanswered; core 1.85 waits a minute where only the other is set
+            ("grpc.http2.ping_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", int(self.min_client_ping_s * 1000)),
             ("grpc.max_connection_idle_ms", int(self.max_connection_idle_s * 1000)),

@@ -55,9 +55,18 @@ async def running_front(
 
 @asynccontextmanager
 async def beside(
-    running: RunningFront, *, answering: Answering | None = None, stall_s: float = 30.0
+    running: RunningFront,
+    *,
+    answering: Answering | None = None,
+    stall_s: float = 30.0,
+    idle_s: float = 30.0,
+    **connection: Any,
 ) -> AsyncIterator[RunningFront]:
-    """Both servers once more on the same core, with another pipeline or another patience with stalled readers."""
+    """Both servers once more on the same core, with another pipeline, other patience or other bounds on connections.
+
+    `stall_s` is for readers that read nothing, `idle_s` for live clients that send nothing; `connection` are fields of
+    GrpcPolicy.
+    """
     core = running.front.core
     chosen = answering or core.pipeline
     probes = Probes(unready=lambda: None, is_alive=lambda: True, describe_version=_version, metrics=core.metrics)
@@ -77,12 +86,11 @@ async def beside(
     }
     app = create_app(RestParts(policy=policy, answering=chosen, probes=probes, **shared), version="test")
     http = HttpServer(app, ServerPolicy("127.0.0.1", 0))
-    live = LiveStreams(
-        segmenter=core.segmenter, pictures=core.decoders, policy=LivePolicy(max_pixels=10**7), clock=core.clock
-    )
+    live_policy = LivePolicy(max_pixels=10**7, idle_s=idle_s)
+    live = LiveStreams(segmenter=core.segmenter, pictures=core.decoders, policy=live_policy, clock=core.clock)
     grpc_parts = GrpcParts(pipeline=chosen, segmenter=core.segmenter, live=live, is_ready=lambda: True, **shared)
     servicer = ServicerPolicy(max_upload_bytes=10**8, upload_min_bytes_per_s=0, stall_s=stall_s)
-    grpc = build_server(grpc_parts, GrpcPolicy("127.0.0.1", 0, servicer))
+    grpc = build_server(grpc_parts, GrpcPolicy("127.0.0.1", 0, servicer, **connection))
     try:
         yield RunningFront(running.front, await http.start(), await grpc.start())
     finally:

@@ -245,6 +245,21 @@ def test_draining_ends_a_stream_that_waits_for_its_client() -> None:
     assert len(stream.masks) == 1
 
 
+def test_a_client_that_sends_nothing_gives_up_its_place() -> None:
+    stream = Stream([(0, jpeg(0.5)), (31, jpeg(31.5))])
+    with pytest.raises(ServiceError, match="for 30 s") as ended:
+        run_virtual(stream.run())
+    assert (ended.value.code, ended.value.spec.is_retryable) == ("slow_upload", True)
+    assert len(stream.masks) == 1
+
+
+def test_sound_alone_or_a_slow_camera_keeps_a_stream() -> None:
+    script = [(29.0, sound(29.0 * n, 1)) for n in range(1, 4)] + [(29.0, jpeg(29.0 * n)) for n in range(4, 7)]
+    stream = Stream(script)
+    run_virtual(stream.run())
+    assert len(stream.masks) == 3
+
+
 def test_failures_of_the_transport_end_the_stream_as_they_are() -> None:
     class Broken(Stream):
         async def inputs(self) -> AsyncIterator[LiveInput]:

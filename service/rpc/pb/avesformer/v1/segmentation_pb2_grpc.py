@@ -69,7 +69,8 @@ class SegmentationServicer:
     def SegmentLive(self, request_iterator, context):
         """Segments a live stream. Send options first, exactly once, then frames and sound in any interleaving. The answer is
         one ModelInfo, then for every frame LiveFrameMasks, a FrameError, or nothing where it was dropped because newer
-        frames waited (see num_dropped_frames). One bad frame does not end the stream.
+        frames waited (see num_dropped_frames). One bad frame does not end the stream. A stream on which the client sends
+        nothing for 30 s ends as DEADLINE_EXCEEDED (code `slow_upload`, retryable): its place is for others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
