@@ -16,7 +16,13 @@ from model.cli_export import export
 from model.cli_parts import one_line_failures, progress_bar
 from model.cli_training import train
 
-app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export AVESFormer; make synthetic clips.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 120},
+    help="Train, evaluate and export AVESFormer; make synthetic clips.",
+)
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
@@ -36,8 +42,8 @@ def synthesize(
     out: Annotated[Path | None, typer.Option(help="Folder to write; needed unless --audit is given.")] = None,
     num: Annotated[int, typer.Option(help="Number of clips.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the first clip.")] = 0,
-    width: Annotated[int, typer.Option()] = 320,
-    height: Annotated[int, typer.Option()] = 240,
+    width: Annotated[int, typer.Option(help="Of the picture, pixels.")] = 320,
+    height: Annotated[int, typer.Option(help="Of the picture, pixels.")] = 240,
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 25.0,
     seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 5.0,
     visible: Annotated[str, typer.Option(metavar="N|A..B", help="Visible objects.")] = "1..4",

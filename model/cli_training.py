@@ -23,7 +23,9 @@ def train(
     root: Annotated[Path | None, typer.Option(help="Folder of AVSBench, for the recipes on it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of checkpoint and log; default runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting that --dry-run shows.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, train nothing.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
 ) -> None:
@@ -32,7 +34,7 @@ def train(
 
     if show_list:
         for name, build in RECIPES.items():
-            typer.echo(f"{name}  {(build.__doc__ or '').splitlines()[0]}")
+            typer.echo(f"{name:<{max(map(len, RECIPES))}}  {(build.__doc__ or '').splitlines()[0]}")
         return
     if recipe_name is None:
         raise typer.BadParameter("name a recipe; --list shows them", param_hint="RECIPE")

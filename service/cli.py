@@ -20,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 120},
 )
 
 _FORWARDED: dict[str, tuple[str, str]] = {
@@ -116,7 +117,10 @@ def _forward(name: str, target: str, summary: str) -> None:
         if isinstance(found, typer.Typer):
             found(args=[name, *context.args], prog_name="avesformer")
             return
-        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        wide = {"max_content_width": 120}
+        single = typer.Typer(
+            add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=wide
+        )
         single.command(name)(found)
         single(args=list(context.args), prog_name=f"avesformer {name}")
 

@@ -54,7 +54,7 @@ class _Targets:
 
 
 def segment(
-    clips: Annotated[list[Path], typer.Argument(help="MP4 or MOV files.", metavar="CLIP...")],
+    clips: Annotated[list[Path], typer.Argument(help="MP4 or MOV files.", metavar="CLIP")],
     output: Annotated[Path | None, typer.Option(help="JSON file (a folder for several clips); - is stdout.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Overlay mp4 (a folder for several clips).")] = None,
     fps: Annotated[str, typer.Option(help="Samples per second, or native for every frame.")] = "1",
