@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.layers import ConvNorm
+from model.layers import ConvNorm, LiftedConv
 
 # Stride of the finest lateral: the backbone's first stage.
 FINEST_STRIDE = 4
@@ -96,15 +96,14 @@ class ConvMaskHead(MaskHead):
         super().__init__(config)
         before, after = config.head.hidden_widths
         self.before = nn.Conv2d(config.head.width, before, 3, padding=1)
-        self.after = nn.Conv2d(before, after, 3, padding=1)
+        self.after = LiftedConv(before, after, lift=self.lift)
         self.logits = nn.Conv2d(after, len(config.labels), 1, bias=config.head.has_final_bias)
         if self.logits.bias is not None and not config.is_semantic:
             nn.init.constant_(self.logits.bias, EMPTY_BIAS)
 
     def predict(self, feature: Tensor) -> Tensor:
         """3x3 convolution at stride 4, bilinear lift, 3x3 convolution, ReLU, 1x1 convolution."""
-        lifted = F.interpolate(self.before(feature), scale_factor=self.lift, mode="bilinear", align_corners=False)
-        return cast(Tensor, self.logits(F.relu(self.after(lifted))))
+        return cast(Tensor, self.logits(F.relu(self.after(self.before(feature)))))
 
     def _reduction(self, config: ModelConfig) -> nn.Module:
         return nn.Identity() if config.width == config.head.width else super()._reduction(config)

@@ -142,6 +142,48 @@ class ConvNorm(nn.Module):
         return cast(Tensor, self.norm(self.conv(features)))
 
 
+class LiftedConv(nn.Conv2d):
+    """3x3 convolution of a bilinearly enlarged map, without ever making the enlarged map.
+
+    Both steps are linear, so channels are mixed first, at the small size and for each of the nine taps; enlarging and
+    shifting are then one product per axis with a fixed matrix. At 56x56 to 224x224, 128 to 32 channels, that is a third
+    of the multiplications and an eighth of the memory; the result is the same up to rounding.
+
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        lift: how many times larger, 1 for a plain convolution.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, lift: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1)
+        self.lift = lift
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C_in, h, w) to (B, C_out, lift h, lift w)."""
+        if self.lift == 1:
+            return super().forward(input)
+        batch, channels_in, height, width = input.shape
+        by_row = self.weight.permute(2, 3, 0, 1).reshape(3, -1, channels_in)  # (3, 3 C_out, C_in), row of taps first
+        places = input.permute(0, 2, 3, 1)  # (B, h, w, C_in)
+        taps = torch.cat([F.linear(places, weights) for weights in by_row], dim=1)  # (B, 3 h, w, 3 C_out)
+        rows = _lift_matrix(height, self.lift, like=input).flatten(1)  # (H, 3 h)
+        columns = _lift_matrix(width, self.lift, like=input).transpose(1, 2).flatten(1)  # (W, w 3)
+        tall = (rows @ taps.flatten(2)).view(-1, 3 * width, self.out_channels)  # (B H, w 3, C_out)
+        full = (columns @ tall + cast(Tensor, self.bias)).view(
+            batch, -1, width * self.lift, self.out_channels
+        )  # (B, H, W, C_out)
+        return full.permute(0, 3, 1, 2)
+
+
+def _lift_matrix(length: int, lift: int, *, like: Tensor) -> Tensor:
+    """(lift length, 3, length): what each place of the larger axis sees of each smaller place by each of three taps."""
+    each = torch.eye(length, device=like.device, dtype=like.dtype)[None]  # (1, length, length)
+    larger = F.interpolate(each, scale_factor=float(lift), mode="linear", align_corners=False)[0].T
+    padded = F.pad(larger, (0, 0, 1, 1))  # (lift length + 2, length), zeros beyond the ends as a convolution has them
+    return torch.stack([padded[tap : tap + length * lift] for tap in range(3)], dim=1)
+
+
 def make_norm(kind: NormKind, channels: int) -> nn.Module:
     """The norm of a kind over (B, C, h, w); group norm takes 32 groups, or as many as divide C evenly."""
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(NUM_GROUPS, channels), channels)
