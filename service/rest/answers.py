@@ -124,6 +124,7 @@ def _line(kind: str, members: dict[str, object]) -> bytes:
 def _note(summary: Summary, record: RequestRecord) -> None:
     record.num_samples = summary.num_samples
     record.timings_s = summary.timings_s
+    record.span.set(is_cached=summary.cached)
 
 
 async def with_heartbeats(events: AsyncIterator[_Event], *, silence_s: float) -> AsyncGenerator[_Event | None, None]:

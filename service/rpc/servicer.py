@@ -98,6 +98,7 @@ class Servicer(SegmentationServicer):
                         call.record.upload_bytes = incoming.upload.size
                     if isinstance(event, Summary):
                         call.record.num_samples, call.record.timings_s = event.num_samples, event.timings_s
+                        call.record.span.set(is_cached=event.cached)
                     await write(call.rpc, convert.segment_response(event), stall_s=self._policy.stall_s)
         finally:
             receiving.cancel()

@@ -83,6 +83,7 @@ async def test_one_process_tells_upload_to_encode_within_the_callers_trace(colle
     assert request.service == "avesformer-front"
     assert request.attributes["avesformer.request_id"] == "mine"
     assert request.attributes["avesformer.upload_bytes"] == len(clip)
+    assert request.attributes["avesformer.is_cached"] is False
     assert request.attributes["avesformer.num_samples"] == len(answer.json()["frames"])
     upload, decode = one(collector.named("upload")), one(collector.named("decode"))
     chunks = collector.named("chunk")

@@ -74,8 +74,8 @@ def filled(text: str, **variables: str) -> str:
     return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: variables.get(found[1], found[2]), text)
 
 
-def rendered(overlay: str) -> list[dict[str, Any]]:
-    """The objects of a Kubernetes overlay, as `kubectl apply -k` would send them."""
+def rendered(overlay: str | Path) -> list[dict[str, Any]]:
+    """The objects of a Kubernetes overlay of ours or in a folder, as `kubectl apply -k` would send them."""
     assert KUBECTL is not None, HOW_TO_GET_KUBECTL
     folder = DEPLOY / "kubernetes" / "overlays" / overlay
     done = subprocess.run([KUBECTL, "kustomize", str(folder)], capture_output=True, text=True, check=True, timeout=120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,8 +97,26 @@ def test_every_written_folder_of_the_front_is_a_volume() -> None:
 
 def test_only_the_front_and_the_screens_reach_the_outside() -> None:
     networks = {name: set(service["networks"]) for name, service in GPU["services"].items()}
-    assert {name for name, used in networks.items() if "edge" in used} == {"front", "prometheus", "grafana"}
+    assert {name for name, used in networks.items() if "edge" in used} == {
+        "front",
+        "prometheus",
+        "grafana",
+        "jaeger",
+    }
     assert GPU["networks"]["backend"] == {"internal": True}
+
+
+def test_traces_are_kept_on_demand_where_the_service_can_send_them() -> None:
+    jaeger = GPU["services"]["jaeger"]
+    assert jaeger["profiles"] == ["tracing"]
+    assert [name for name, service in GPU["services"].items() if "profiles" in service] == ["jaeger"]
+    written = re.search(r"AVES_OTLP_ENDPOINT=(http://(\w+):\d+)", (ROOT / "docker-compose.yml").read_text())
+    assert written is not None
+    assert written[2] in GPU["services"]
+    assert Settings(otlp_endpoint=written[1]).otlp_endpoint == "http://jaeger:4318"
+    for name in OURS:
+        assert "AVES_OTLP_ENDPOINT" not in GPU["services"][name]["environment"], "it would hide the one in .env"
+        assert set(GPU["services"][name]["networks"]) & set(jaeger["networks"])
 
 
 def test_what_is_mounted_exists() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from functools import cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -215,6 +219,39 @@ def test_operator_scrapes_both_and_has_the_same_rules() -> None:
         assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
     rule = of_kind("gpu", "PrometheusRule")["avesformer"]
     assert [one for group in rule["spec"]["groups"] for one in group["rules"]] == alert_rules()
+
+
+def test_tracing_adds_the_collector_and_the_way_to_it(tmp_path: Path) -> None:
+    folder = DEPLOY / "kubernetes"
+    own = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "avesformer",
+        "resources": [os.path.relpath(folder / "overlays" / "cpu", tmp_path.resolve())],
+        "components": [os.path.relpath(folder / "components" / "tracing", tmp_path.resolve())],
+    }
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(own))
+    with_traces = {(document["kind"], document["metadata"]["name"]): document for document in rendered(tmp_path)}
+    for document in with_traces.values():
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    (settings_map,) = (document for (kind, _), document in with_traces.items() if kind == "ConfigMap")
+    (plain,) = of_kind("cpu", "ConfigMap").values()
+    added = {key: value for key, value in settings_map["data"].items() if plain["data"].get(key) != value}
+    assert plain["data"].keys() <= settings_map["data"].keys()
+    assert added.keys() == {"AVES_OTLP_ENDPOINT"}
+    endpoint = urlsplit(Settings(otlp_endpoint=added["AVES_OTLP_ENDPOINT"]).otlp_endpoint)
+    (rule,) = with_traces[("NetworkPolicy", "traces")]["spec"]["egress"]
+    assert [port["port"] for port in rule["ports"]] == [endpoint.port]
+    namespace = rule["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    assert endpoint.hostname.split(".")[1] == namespace
+    references = {
+        source["configMapRef"]["name"]
+        for (kind, name), document in with_traces.items()
+        if kind == "Deployment" and name.startswith("avesformer-")
+        for source in pod(document)["containers"][0]["envFrom"]
+        if "configMapRef" in source
+    }
+    assert references == {settings_map["metadata"]["name"]}
 
 
 def test_generated_rule_file_is_up_to_date() -> None:

@@ -130,6 +130,9 @@ def test_dashboard_and_data_source_are_provisioned() -> None:
     used = {panel["datasource"]["uid"] for panel in dashboard()["panels"] if panel["type"] != "row"}
     assert used == {source["uid"]}
     services = compose()["services"]
+    (traces,) = yaml.safe_load((provisioning / "datasources" / "jaeger.yml").read_text())["datasources"]
+    assert traces["url"] == "http://jaeger:16686"
+    assert services["jaeger"]["ports"] == ["${PUBLISH_HOST:-127.0.0.1}:16686:16686"]
     assert source["url"] == "http://prometheus:9090"
     assert "prometheus" in services
     mounts = dict(mount.split(":")[:2] for mount in services["grafana"]["volumes"] if isinstance(mount, str))
