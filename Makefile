@@ -63,7 +63,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check $(INSTALL_FLAGS) -e '.[model,dev]'
 	@touch $@
 
-hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 60")
+hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 20 --conditions mp3,timing")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/hearing.py $(HEARING_ARGS)
 
 soak: $(VENV)/.installed-dev ## is memory flat? a ten-minute 720p clip, then mixed requests (SOAK_ARGS="--requests 2000")

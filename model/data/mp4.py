@@ -1,10 +1,11 @@
-"""Writes our own mp4 files (H.264 + AAC) with PyAV. Nothing here ever opens a user's file."""
+"""Writes our own mp4 files (H.264 + AAC or MP3) with PyAV. Nothing here ever opens a user's file."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 WAVEFORM_RATE_HZ = 16_000
+AudioCodec = Literal["aac", "libmp3lame"]
 AUDIO_SLICE_SAMPLES = 1600  # 0.1 s of waveform is handed to the encoder at a time
 
 
@@ -25,14 +27,19 @@ class Mp4Policy:
     Attributes:
         crf: x264's constant rate factor; lower is better and larger.
         preset: x264's speed preset.
-        audio_rate_hz: sample rate of the AAC track.
-        audio_bits_per_s: bit rate of the AAC track (mono).
+        audio_codec: of the sound track.
+        audio_rate_hz: sample rate of the sound track.
+        audio_bits_per_s: bit rate of the sound track (mono).
+        sound_start_s: where the waveform's first sample lies on the presentation time line. Sound from before 0 is in
+            the file, but an edit list leaves it out; for a start after 0 an empty edit holds the track back.
     """
 
     crf: int = 20
     preset: str = "veryfast"
+    audio_codec: AudioCodec = "aac"
     audio_rate_hz: int = 48_000
     audio_bits_per_s: int = 96_000
+    sound_start_s: float = 0.0
 
 
 def write_mp4(
@@ -43,7 +50,7 @@ def write_mp4(
     waveform: npt.NDArray[np.float32] | None,
     policy: Mp4Policy | None = None,
 ) -> None:
-    """Write frames and sound that both start at 0 of the presentation time line.
+    """Write frames that start at 0 of the presentation time line, and their sound.
 
     Args:
         path: the file; replaced if there.
@@ -64,7 +71,7 @@ def write_mp4(
     if width % 2 or height % 2:
         raise ValueError(f"width and height must be even for yuv420p, got {width}x{height}")
     with ExitStack() as stack:
-        container = stack.enter_context(av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}))
+        container = stack.enter_context(_open_to_write(path))
         video = _add_video(container, (width, height), frame_rate, policy)
         sound = None if waveform is None else _Sound(container, waveform, policy)
         for i, frame in enumerate(_chain(first, pictures)):
@@ -76,6 +83,39 @@ def write_mp4(
         if sound is not None:
             sound.finish()
         container.mux(video.encode(None))
+
+
+def copy_with_sound(
+    path: Path, *, pictures: Path, waveform: npt.NDArray[np.float32] | None, policy: Mp4Policy | None = None
+) -> None:
+    """Write the picture track of another file of ours, packet by packet, with other sound: no frame is encoded again.
+
+    Args:
+        path: the file; replaced if there, and not the same as pictures.
+        pictures: a file that write_mp4 wrote.
+        waveform: as for write_mp4.
+        policy: encoder choices; those of the picture have no effect.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(av.open(str(pictures)))
+        container = stack.enter_context(_open_to_write(path))
+        theirs = source.streams.video[0]
+        video = container.add_stream_from_template(theirs)
+        sound = None if waveform is None else _Sound(container, waveform, policy or Mp4Policy())
+        for packet in source.demux(theirs):
+            if packet.dts is None or packet.time_base is None:  # the demuxer's end mark
+                continue
+            until_s = float((packet.dts + (packet.duration or 0)) * packet.time_base)
+            packet.stream = video
+            container.mux(packet)
+            if sound is not None:
+                sound.write_until(until_s)
+        if sound is not None:
+            sound.finish()
+
+
+def _open_to_write(path: Path) -> OutputContainer:
+    return av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
 
 
 def _chain(first: npt.NDArray[np.uint8], rest: Iterator[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -102,24 +142,25 @@ class _Sound:
         self._container = container
         self._waveform = waveform
         self._done = 0
-        self._stream: AudioStream = container.add_stream("aac", rate=policy.audio_rate_hz, layout="mono")
+        self._first = round(policy.sound_start_s * WAVEFORM_RATE_HZ)  # sample number on the presentation time line
+        self._stream: AudioStream = container.add_stream(policy.audio_codec, rate=policy.audio_rate_hz, layout="mono")
         self._stream.bit_rate = policy.audio_bits_per_s
         self._resampler = AudioResampler(format="fltp", layout="mono", rate=policy.audio_rate_hz)
 
     def write_until(self, time_s: float) -> None:
-        """Encode the waveform up to time_s."""
-        end = min(round(time_s * WAVEFORM_RATE_HZ), len(self._waveform))
+        """Encode the waveform up to time_s of the presentation time line."""
+        end = min(round(time_s * WAVEFORM_RATE_HZ) - self._first, len(self._waveform))
         for start in range(self._done, end, AUDIO_SLICE_SAMPLES):
             piece = self._waveform[start : min(start + AUDIO_SLICE_SAMPLES, end)]
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece[None]), format="fltp", layout="mono")
             frame.sample_rate = WAVEFORM_RATE_HZ
-            frame.pts, frame.time_base = start, Fraction(1, WAVEFORM_RATE_HZ)
+            frame.pts, frame.time_base = start + self._first, Fraction(1, WAVEFORM_RATE_HZ)
             self._encode(self._resampler.resample(frame))
         self._done = max(self._done, end)
 
     def finish(self) -> None:
         """Encode what is left of the waveform and close the track."""
-        self.write_until(len(self._waveform) / WAVEFORM_RATE_HZ)
+        self.write_until((self._first + len(self._waveform)) / WAVEFORM_RATE_HZ)
         self._encode(self._resampler.resample(None))
         self._container.mux(self._stream.encode(None))
 

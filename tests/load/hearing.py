@@ -1,226 +1,201 @@
-"""How well the shipped checkpoint hears, through the whole path: mp4 in, HTTP, RLE out (`make hearing`).
+"""How well a checkpoint hears, through the whole path: mp4 in, HTTP, RLE out (`make hearing`).
 
 Clips of seeds that training never saw are written as mp4s, posted to a running service, and the masks that come back
-are compared with the world's truth. The same pictures are posted again with other sound: another clip's, the clip's
-own sources with their gates exchanged, silence, a changed level, a telephone's band. Ambiguous samples are left out.
-Prints a table with 95 % intervals (bootstrap over clips) and, with --json, the figures.
+are compared with the world's truth. The same pictures are posted again with other sound: another choice of sounding
+objects mixed from the stems, another clip's sound, off-screen sources alone, ambience alone, silence; and with the same
+sound through other levels, codecs, shapes and sizes. Ambiguous samples are left out. Prints a table with the bars
+and 95 % intervals (bootstrap over clips), and the seconds that each condition took.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
+from load.hearing_conditions import CONDITIONS, chosen, clip_path, load_timing, prepare_clip
+from load.hearing_edges import clip_edges
+from load.hearing_failures import write_sheets
+from load.hearing_score import compare, compare_labels
+from load.hearing_table import Outcomes, figures, table
+from rich.console import Console
 from rich.progress import Progress
 from support.service_process import ServiceProcess
 
-from model.data.mp4 import Mp4Policy, write_mp4
-from model.data.synthesize import CPU, SynthesizeOptions, describe_clip, to_frame_rate
-from model.data.world_mix import mix_scene
-from model.data.world_render import Shot, render
-from model.data.world_scene import Scene, draw_scene
+from model.data.world_scene import WORLD_VERSION
 from service.client.connect import open_client
 from service.domain.options import SegmentOptions
 from service.domain.result import FrameMasks
 
-SIZES = ((320, 240), (640, 360))
-FRAMES_AT_ONCE = 8
-QUIET_SHARE = 0.005
-"""Under half a percent of the frame counts as nothing said to sound (issue of the shipped checkpoint)."""
-NUM_RESAMPLES = 1000
+SEMANTIC = "semantic"
+Truth = dict[str, Any]
+Answer = tuple[int, Truth, Sequence[FrameMasks]]
+"""Number of a clip, its truth, and what came back."""
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One picture track with its own sound and truth."""
+class Plan:
+    """What is measured: the conditions over how many clips, and where the clips lie."""
 
-    scene: Scene
-    options: SynthesizeOptions
-    frames: tuple[NDArray[np.uint8], ...]
-    waveform: NDArray[np.float32]
-    truth: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample's outcome: of which clip, what was true and what came back."""
-
-    clip: int
-    is_ambiguous: bool
-    is_sounding: bool
-    is_off_screen: bool
-    iou: float
-    share: float
+    folder: Path
+    seed: int
+    num_clips: int
+    names: tuple[str, ...]
+    workers: int
 
 
-def make_clip(seed: int, size: tuple[int, int]) -> Clip:
-    """The clip of a seed, with its truth and its 5 seconds of frames."""
-    options = SynthesizeOptions(Path(), seed=seed, width=size[0], height=size[1], truth="full")
-    scene = draw_scene(seed, options.scene_options())
-    frame_rate = to_frame_rate(options.fps)
-    num_frames = round(options.seconds * frame_rate)
-    frames: list[NDArray[np.uint8]] = []
-    for start in range(0, num_frames, FRAMES_AT_ONCE):
-        shots = [Shot(scene, float(i / frame_rate), i) for i in range(start, min(start + FRAMES_AT_ONCE, num_frames))]
-        frames.extend(render(shots, width=size[0], height=size[1], device=CPU).frames.numpy())
-    mix = mix_scene(scene, device=CPU)
-    truth = describe_clip(scene, mix, options, num_frames=num_frames, frame_rate=frame_rate)
-    return Clip(scene, options, tuple(frames), mix.waveform.numpy(), truth)
+class Stopwatch:
+    """Seconds by condition, writing and asking apart."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, dict[str, float]] = {}
+
+    def add(self, name: str, what: str, seconds: float) -> None:
+        """Count seconds."""
+        entry = self.seconds.setdefault(name, {})
+        entry[what] = round(entry.get(what, 0.0) + seconds, 2)
 
 
-def with_exchanged_gates(clip: Clip) -> Clip:
-    """The same pictures and sources, but each source sounds when the next one did."""
-    sources = clip.scene.sources
-    moved = tuple(replace(s, gates=sources[(i + 1) % len(sources)].gates) for i, s in enumerate(sources))
-    scene = replace(clip.scene, sources=moved)
-    mix = mix_scene(scene, device=CPU)
-    rate = to_frame_rate(clip.options.fps)
-    truth = describe_clip(scene, mix, clip.options, num_frames=len(clip.frames), frame_rate=rate)
-    return replace(clip, scene=scene, waveform=mix.waveform.numpy(), truth=truth)
+def prepare(plan: Plan, watch: Stopwatch) -> None:
+    """Write every condition of every clip with its truth; what is already there stays."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        pool: Executor | None = None
+        if plan.workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(plan.workers, mp_context=get_context("spawn")))
+        bar = stack.enter_context(Progress())
+        names = [
+            [name for name in plan.names if number in CONDITIONS[name].numbers(plan.num_clips)]
+            for number in range(plan.num_clips)
+        ]
+        work = partial(prepare_clip, plan.folder, plan.seed)
+        written = (pool.map if pool else map)(work, range(plan.num_clips), names)
+        for seconds in bar.track(written, total=plan.num_clips, description="writing clips"):
+            for name, value in seconds.items():
+                watch.add(name, "write", value)
 
 
-VARIANTS = ("own sound", "exchanged gates", "another clip's sound", "muted", "-12 dB", "+12 dB", "8 kHz")
+def ask(url: str, plan: Plan, name: str) -> list[Answer]:
+    """Post the clips of a condition that applies; answers in the clips' order."""
+    options = SegmentOptions(fps=CONDITIONS[name].fps)
+
+    def post(number: int) -> Answer | None:
+        path = clip_path(plan.folder, number, name)
+        truth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if truth is None:
+            return None
+        return number, truth, client.segment(path, options).frames
+
+    with open_client(url) as client, ThreadPoolExecutor(plan.workers) as pool:
+        return [answer for answer in pool.map(post, CONDITIONS[name].numbers(plan.num_clips)) if answer is not None]
 
 
-def variants(clip: Clip, other: Clip) -> Iterator[tuple[str, Clip, Mp4Policy]]:
-    """What is posted for a clip: a name, the clip whose truth is asked, and how it is encoded."""
-    plain = Mp4Policy()
-    yield "own sound", clip, plain
-    yield "exchanged gates", with_exchanged_gates(clip), plain
-    yield "another clip's sound", replace(clip, waveform=other.waveform), plain
-    yield "muted", replace(clip, waveform=np.zeros_like(clip.waveform)), plain
-    yield "-12 dB", replace(clip, waveform=clip.waveform * np.float32(10 ** (-12 / 20))), plain
-    loud = np.clip(clip.waveform * np.float32(10 ** (12 / 20)), -1, 1)
-    yield "+12 dB", replace(clip, waveform=loud), plain
-    yield "8 kHz", clip, Mp4Policy(audio_rate_hz=8000, audio_bits_per_s=24_000)
-
-
-def compare(number: int, truth: dict[str, Any], answered: Sequence[FrameMasks]) -> Iterator[Sample]:
-    """The outcome of each sample of an answer."""
-    size = (truth["clip"]["height"], truth["clip"]["width"])
-    for frame, true_frame in zip(answered, truth["frames"], strict=True):
-        said = np.zeros(size, bool)
-        for mask in frame.masks:
-            rle = {"size": list(mask.segmentation.size), "counts": mask.segmentation.counts.encode()}
-            said |= coco_mask.decode(rle).astype(bool)
-        true = np.zeros(size, bool)
-        for entry in true_frame["masks"]:
-            true |= coco_mask.decode(entry["segmentation"]).astype(bool)
-        union = (said | true).sum()
-        yield Sample(
-            clip=number,
-            is_ambiguous=true_frame["ambiguous"],
-            is_sounding=bool(true.any()),
-            is_off_screen=bool(true_frame["off_screen_sounding"]),
-            iou=float((said & true).sum() / union) if union else 1.0,
-            share=float(said.mean()),
-        )
-
-
-def figures(name: str, samples: Sequence[Sample]) -> Iterator[tuple[str, Sequence[tuple[int, float]]]]:
-    """The figures that a variant gives: name and (clip, value) of each sample that counts."""
-    clear = [s for s in samples if not s.is_ambiguous]
-    if name == "muted":
-        yield "muted: samples under 0.5 %", [(s.clip, float(s.share < QUIET_SHARE)) for s in samples]
-        return
-    yield f"{name}: IoU of sounding samples", [(s.clip, s.iou) for s in clear if s.is_sounding]
-    if name in ("own sound", "exchanged gates"):
-        quiet = [s for s in clear if not s.is_sounding]
-        off = [(s.clip, float(s.share < QUIET_SHARE)) for s in quiet if s.is_off_screen]
-        yield f"{name}: off-screen sound only, samples under 0.5 %", off
-        none = [(s.clip, float(s.share < QUIET_SHARE)) for s in quiet if not s.is_off_screen]
-        yield f"{name}: ambience only, samples under 0.5 %", none
-
-
-def interval(values: Sequence[tuple[int, float]], *, seed: int = 0) -> dict[str, float]:
-    """Mean over samples with its 95 % bootstrap interval over clips."""
-    by_clip: dict[int, list[float]] = {}
-    for clip, value in values:
-        by_clip.setdefault(clip, []).append(value)
-    groups = list(by_clip.values())
-    if not groups:
-        return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "num": 0}
-    sums = np.array([sum(group) for group in groups])
-    counts = np.array([len(group) for group in groups])
-    picks = np.random.default_rng(seed).integers(0, len(groups), (NUM_RESAMPLES, len(groups)))
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {
-        "mean": float(sums.sum() / counts.sum()),
-        "low": float(low),
-        "high": float(high),
-        "num": int(counts.sum()),
-    }
-
-
-def prepare(folder: Path, *, num_clips: int, seed: int) -> None:
-    """Write every variant of every clip with its truth; what is already there stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ahead: Clip | None = None
+def measure(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -> None:
+    """Ask for every condition and compare."""
     with Progress() as bar:
-        for number in bar.track(range(num_clips), description="writing clips"):
-            if (folder / f"{number:05d}.done").exists():
-                ahead = None
-                continue
-            clip = ahead or make_clip(seed + number, SIZES[number % len(SIZES)])
-            ahead = make_clip(seed + number + 1, SIZES[(number + 1) % len(SIZES)])
-            for variant, (_, asked, policy) in enumerate(variants(clip, ahead)):
-                path = folder / f"{number:05d}.{variant}.mp4"
-                rate = to_frame_rate(asked.options.fps)
-                write_mp4(path, frames=asked.frames, frame_rate=rate, waveform=asked.waveform, policy=policy)
-                path.with_suffix(".json").write_text(json.dumps(asked.truth), encoding="utf-8")
-            (folder / f"{number:05d}.done").touch()
+        for name in bar.track(plan.names, description="asking the service"):
+            start_s = time.perf_counter()
+            for number, truth, frames in ask(url, plan, name):
+                if name.startswith("timing"):
+                    ids, states = load_timing(plan.folder, number)
+                    outcomes.edges.setdefault(name, []).append(clip_edges(number, truth, ids, states, frames))
+                else:
+                    outcomes.samples.setdefault(name, []).extend(compare(name, number, truth, frames))
+            watch.add(name, "ask", time.perf_counter() - start_s)
 
 
-def run(url: str, folder: Path, *, num_clips: int) -> dict[str, dict[str, float]]:
-    """Post every variant of every clip; returns the figures by name."""
-    outcomes: dict[str, list[Sample]] = {}
-    with open_client(url) as client, Progress() as bar:
-        for number in bar.track(range(num_clips), description="asking the service"):
-            for variant, name in enumerate(VARIANTS):
-                path = folder / f"{number:05d}.{variant}.mp4"
-                truth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-                answer = client.segment(path, SegmentOptions())
-                outcomes.setdefault(name, []).extend(compare(number, truth, answer.frames))
-    return {figure: interval(values) for name, samples in outcomes.items() for figure, values in figures(name, samples)}
+def measure_labels(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -> None:
+    """The plain clips again, to a semantic checkpoint."""
+    start_s = time.perf_counter()
+    for number, truth, frames in ask(url, plan, "own"):
+        outcomes.samples.setdefault(SEMANTIC, []).extend(compare(SEMANTIC, number, truth, frames))
+        outcomes.labels.extend(compare_labels(number, truth, frames))
+    watch.add(SEMANTIC, "ask", time.perf_counter() - start_s)
 
 
-def main() -> int:
-    """Parse the command line, start a service where no URL is given, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=60)
+def with_service(url: str | None, checkpoint: Path | None, then: Callable[[str], None]) -> dict[str, Any]:
+    """Run `then` against the service at url, or one started for it; returns what the service says of its model."""
+    with ExitStack() as stack:
+        if url is None:
+            settings = {"checkpoint": checkpoint.resolve()} if checkpoint else {}
+            url = stack.enter_context(ServiceProcess(module="support.serve_shipped", **settings)).url
+        then(url)
+        example = Path(__file__).parent.parent / "assets" / "example.mp4"
+        with open_client(url) as client:
+            model = client.segment(example).model
+        return {"variant": model.variant, "checkpoint": model.checkpoint, "labels": len(model.labels)}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=120)
+    parser.add_argument("--conditions", default="", help=f"some of visible, {', '.join(CONDITIONS)}; default: all")
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first clip; below 2**31")
     parser.add_argument("--url", help="of a running service; without it one is started")
     parser.add_argument("--checkpoint", type=Path, help="for the service that is started; default: the shipped one")
-    parser.add_argument("--keep", type=Path, help="folder for the clips, made once and used again")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    parser.add_argument("--semantic", type=Path, metavar="FILE", help="measure this semantic checkpoint's labels too")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="folder for the clips, made once and used again")
+    parser.add_argument("--workers", type=int, default=1, help="clips written, and requests under way, at a time")
+    parser.add_argument("--bars", choices=("cpu", "gpu", "aim"), default="cpu", help="by how the model was trained")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--failures", type=Path, metavar="DIR", help="write sheets of the worst answers here")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 where a bar is missed")
+    given = parser.parse_args(arguments)
+    try:
+        given.names = tuple(chosen([name for name in given.conditions.split(",") if name]))
+    except ValueError as error:
+        parser.error(str(error))
+    return given
+
+
+def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Everything that was asked for, as one report."""
+    plan = Plan(folder, given.seed, given.clips, given.names, given.workers)
+    outcomes, watch = Outcomes(), Stopwatch()
+    start_s = time.perf_counter()
+    prepare(plan, watch)
+    model = with_service(given.url, given.checkpoint, lambda url: measure(url, plan, outcomes, watch))
+    report: dict[str, Any] = {"world_version": WORLD_VERSION, "clips": given.clips, "seed": given.seed, "model": model}
+    if given.semantic:
+        report[SEMANTIC] = with_service(None, given.semantic, lambda url: measure_labels(url, plan, outcomes, watch))
+    if given.failures:
+        shown = [s for name in ("own", "remix", "off_screen", "ambience") for s in outcomes.samples.get(name, [])]
+        report["failures"] = [path.name for path in write_sheets(shown, given.failures, clips=folder)]
+    report["figures"] = figures(outcomes, given.bars)
+    report["seconds"] = {"all": round(time.perf_counter() - start_s, 1), **watch.seconds}
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure, print the table."""
+    given = parse(arguments)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     with ExitStack() as stack:
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        prepare(folder, num_clips=given.clips, seed=given.seed)
-        url = given.url
-        if url is None:
-            settings = {"checkpoint": given.checkpoint.resolve()} if given.checkpoint else {}
-            url = stack.enter_context(ServiceProcess(module="support.serve_shipped", **settings)).url
-        found = run(url, folder, num_clips=given.clips)
-    for name, figure in found.items():
-        line = f"{name:<58} {figure['mean']:.3f}  [{figure['low']:.3f}, {figure['high']:.3f}]  n={figure['num']}"
-        print(line)  # noqa: T201  # the table is what the script is for
+        report = run(given, folder)
+    console = Console(width=max(120, Console().width))
+    model = report["model"]
+    console.print(
+        table(report["figures"], title=f"{given.clips} clips of world {WORLD_VERSION}, {model['checkpoint']}")
+    )
+    for name, seconds in report["seconds"].items():
+        console.print(f"{name}: {seconds} s", highlight=False)
     if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 0
+        given.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    missed = [name for name, figure in report["figures"].items() if figure.get("passed") is False]
+    return 1 if given.strict and missed else 0
 
 
 if __name__ == "__main__":

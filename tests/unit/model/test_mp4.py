@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from model.data.mp4 import write_mp4
+from model.data.mp4 import Mp4Policy, copy_with_sound, write_mp4
 
 RATE_HZ = 16_000
 
@@ -23,13 +23,13 @@ def _write(path: Path, *, num_frames: int, frame_rate: Fraction, events_s: tuple
     write_mp4(path, frames=frames, frame_rate=frame_rate, waveform=waveform)
 
 
-def _first_times(path: Path) -> tuple[list[float], list[float]]:
-    """Times at which the picture turns white and at which the sound starts."""
-    with av.open(str(path)) as container:
+def _first_times(path: Path, **options: str) -> tuple[list[float], list[float]]:
+    """Times at which the picture turns white and at which the sound starts; options are the demuxer's."""
+    with av.open(str(path), options=options) as container:
         levels = [(float(f.pts * f.time_base), float(f.to_ndarray(format="gray").mean())) for f in
                   container.decode(video=0)]  # fmt: skip
     flashes = [t for (t, level), (_, before) in zip(levels[1:], levels, strict=False) if level > 128 > before]
-    with av.open(str(path)) as container:
+    with av.open(str(path), options=options) as container:
         pieces = [(f.pts * f.time_base, f.to_ndarray()[0], f.sample_rate) for f in container.decode(audio=0)]
     rate = pieces[0][2]
     waveform = np.zeros(round(float(pieces[-1][0]) * rate) + 8192)
@@ -85,6 +85,64 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         _write(tmp_path / name, num_frames=20, frame_rate=Fraction(25), events_s=(0.2,))
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def _clicks(events_s: tuple[float, ...], *, start_s: float, end_s: float) -> np.ndarray:
+    """A waveform from start_s to end_s of the time line with a click of 0.2 s at each event."""
+    waveform = np.zeros(round((end_s - start_s) * RATE_HZ), np.float32)
+    for event_s in events_s:
+        first = round((event_s - start_s) * RATE_HZ)
+        waveform[first : first + 3200] = 0.5 * np.sin(np.arange(3200) * 2 * np.pi * 1000 / RATE_HZ)
+    return waveform
+
+
+def _packets(path: Path) -> list[tuple[int | None, int | None, bytes]]:
+    with av.open(str(path)) as container:
+        return [(p.pts, p.dts, bytes(p)) for p in container.demux(video=0) if p.dts is not None]
+
+
+EVENTS_S = (0.52, 1.6, 3.2)
+SOUNDS = {
+    "aac": Mp4Policy(),
+    "mp3": Mp4Policy(audio_codec="libmp3lame", audio_rate_hz=44_100),
+    "8khz": Mp4Policy(audio_rate_hz=8000, audio_bits_per_s=24_000),
+    "cut": Mp4Policy(sound_start_s=-0.3),
+    "late": Mp4Policy(sound_start_s=0.3),
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "plain.mp4"
+    _write(path, num_frames=100, frame_rate=Fraction(25), events_s=EVENTS_S)
+    return path
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_other_sound_under_the_same_pictures(tmp_path: Path, pictures: Path, name: str) -> None:
+    path, policy = tmp_path / "copy.mp4", SOUNDS[name]
+    # What lies before 0 has a click of its own, which nobody may hear.
+    events = (-0.25, *EVENTS_S) if policy.sound_start_s < 0 else EVENTS_S
+    waveform = _clicks(events, start_s=policy.sound_start_s, end_s=4.0)
+    copy_with_sound(path, pictures=pictures, waveform=waveform, policy=policy)
+    flashes, clicks = _first_times(path)
+    assert flashes == pytest.approx(EVENTS_S, abs=0.001)
+    assert clicks == pytest.approx(EVENTS_S, abs=0.006)
+    assert _packets(path) == _packets(pictures)
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].codec_context.name.startswith("mp3" if name == "mp3" else "aac")
+        assert container.streams.audio[0].codec_context.sample_rate == policy.audio_rate_hz
+
+
+@pytest.mark.parametrize(("name", "shift_s"), [("cut", 0.3), ("late", -0.3)])
+def test_a_reader_without_edit_lists_hears_the_shift(tmp_path: Path, pictures: Path, name: str, shift_s: float) -> None:
+    path = tmp_path / "copy.mp4"
+    waveform = _clicks(EVENTS_S, start_s=SOUNDS[name].sound_start_s, end_s=4.0)
+    copy_with_sound(path, pictures=pictures, waveform=waveform, policy=SOUNDS[name])
+    flashes, clicks = _first_times(path, ignore_editlist="1")
+    offsets = np.array(clicks) - flashes
+    # Both tracks also lose the edits that hide reordering and the encoder's start.
+    assert offsets == pytest.approx([shift_s] * 3, abs=0.12)
 
 
 def test_odd_sides_and_no_frames_are_refused(tmp_path: Path) -> None:
