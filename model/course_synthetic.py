@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch import nn
 from model.avesformer import AVESFormer
 from model.config import BACKGROUND, SOUNDING
 from model.course import seeded
+from model.data.shards import CLIPS_PER_SHARD, SAMPLES_PER_CLIP, list_shards, read_shard
 from model.data.synthetic import KINDS, TRAINING_SEEDS, WORLD_VERSION, SampleBatch, sample_batch
 from model.evaluation import evaluate_synthetic, evaluate_synthetic_semantic, segmenter
 from model.objective import PreparedBatch, TrainingObjective, prepare
 from model.processes import Processes
 from model.training_config import TrainingConfig
 
-STREAM_STEP, STREAM_GROUP = 0, 1
+STREAM_STEP, STREAM_GROUP, STREAM_SHARD = 0, 1, 4  # 2 is the training loop's, 3 the ablation's
 
 
 class SyntheticCourse:
@@ -27,6 +29,9 @@ class SyntheticCourse:
         config: the run.
         device: where clips are rendered and the network is trained.
         processes: samples of a step are dealt out to them.
+
+    Raises:
+        ValueError: a folder without shards, or groups of another size than theirs.
     """
 
     world_version: int | None = WORLD_VERSION
@@ -43,6 +48,7 @@ class SyntheticCourse:
         self.objective: nn.Module = TrainingObjective(model, num_kinds=len(KINDS)).to(device)
         self.num_steps = config.steps
         self.samples_per_step = config.batch_samples
+        self._shards = self._find_shards()
         self._group: SampleBatch | None = None
         self._group_key = (-1, 0)
 
@@ -81,7 +87,23 @@ class SyntheticCourse:
         values = {field.name: getattr(self._group, field.name)[own] for field in fields(SampleBatch)}
         return SampleBatch(**values)
 
+    def _find_shards(self) -> list[Path]:
+        config = self.config
+        if not config.shards:
+            return []
+        if (config.clips_per_group, config.samples_per_clip) != (CLIPS_PER_SHARD, SAMPLES_PER_CLIP):
+            raise ValueError(
+                f"shards: groups of {config.clips_per_group} clips and {config.samples_per_clip} samples each, "
+                f"expected {CLIPS_PER_SHARD} and {SAMPLES_PER_CLIP}, as in a shard"
+            )
+        return list_shards(Path(config.shards))
+
     def _render(self, group: int, size_px: int) -> SampleBatch:
+        if self._shards:
+            generator = seeded(self.config.seed, group, stream=STREAM_SHARD)
+            if float(torch.rand(1, generator=generator)) < self.config.shard_share:
+                chosen = int(torch.randint(len(self._shards), (1,), generator=generator))
+                return read_shard(self._shards[chosen], size_px=size_px, device=self.device)
         first = TRAINING_SEEDS * (1 + self.config.seed) + group * self.config.clips_per_group
         seeds = range(first, first + self.config.clips_per_group)
         return sample_batch(seeds, samples_per_clip=self.config.samples_per_clip, size_px=size_px, device=self.device)

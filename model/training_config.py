@@ -14,7 +14,7 @@ RateSchedule = Literal["cosine", "constant", "poly"]
 Augmentation = Literal["none", "flip", "full"]
 
 # Of these only the file name is written into checkpoints: where a user keeps files is nobody's business.
-PATH_FIELDS = ("root", "init", "backbone_weights", "audio_weights")
+PATH_FIELDS = ("root", "init", "backbone_weights", "audio_weights", "shards")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class TrainingConfig:
         batch_samples: synthetic data: samples of a step.
         clips_per_group: synthetic data: clips rendered at once; their samples are shuffled over the next steps.
         samples_per_clip: synthetic data: samples of each, which share the cost of its sound.
+        shards: synthetic data: folder of clips that went through codecs (`avesformer data shards`), or empty.
+        shard_share: share of the groups that are read from there.
         sizes: (progress from, frame size in pixels), progress in [0, 1).
         learning_rate: peak.
         weight_decay: of matrices and kernels; norms, biases and prompts have none.
@@ -68,6 +70,8 @@ class TrainingConfig:
     batch_samples: int = 24
     clips_per_group: int = 16
     samples_per_clip: int = 6
+    shards: str = ""
+    shard_share: float = 0.3
     sizes: tuple[tuple[float, int], ...] = ((0.0, 128),)
     learning_rate: float = 1e-3
     weight_decay: float = 0.03

@@ -1,4 +1,4 @@
-"""Writes our own mp4 files (H.264 + AAC or MP3) with PyAV. Nothing here ever opens a user's file."""
+"""Writes and reads our own mp4 files (H.264 + AAC or MP3) with PyAV. Nothing here ever opens a user's file."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -112,6 +112,38 @@ def copy_with_sound(
                 sound.write_until(until_s)
         if sound is not None:
             sound.finish()
+
+
+def read_mp4(path: Path, *, width: int, height: int) -> tuple[list[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+    """Read a file of ours whole.
+
+    Args:
+        path: a file that write_mp4 wrote, with sound.
+        width: of the frames wanted, in pixels; they are squashed to it.
+        height: likewise.
+
+    Returns:
+        Frames (H, W, 3) uint8 RGB in order, and the sound (S,) float32 mono at 16 kHz from time 0 on.
+    """
+    with av.open(str(path)) as container:
+        frames = [
+            frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+            .to_ndarray()
+            .astype(np.uint8, copy=False)
+            for frame in container.decode(video=0)
+        ]
+    resampler = AudioResampler(format="flt", layout="mono", rate=WAVEFORM_RATE_HZ)
+    start_s: float | None = None
+    pieces: list[npt.NDArray[np.float32]] = []
+    with av.open(str(path)) as container:
+        for sound in container.decode(audio=0):
+            start_s = sound.time if start_s is None else start_s
+            pieces += [piece.to_ndarray()[0] for piece in resampler.resample(sound)]
+        pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
+    waveform = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    first = round((start_s or 0.0) * WAVEFORM_RATE_HZ)
+    placed = np.concatenate([np.zeros(max(first, 0), np.float32), waveform[max(-first, 0) :]])
+    return frames, np.clip(placed, -1.0, 1.0)
 
 
 def _open_to_write(path: Path) -> OutputContainer:

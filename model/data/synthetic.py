@@ -63,6 +63,7 @@ def sample_batch(
     size_px: int,
     device: torch.device | str = "cpu",
     options: SceneOptions | None = None,
+    frame_rate_hz: float | None = None,
 ) -> SampleBatch:
     """Samples at random times of the clips of `seeds`, samples_per_clip of each in a row.
 
@@ -76,6 +77,7 @@ def sample_batch(
         size_px: height and width of the frames.
         device: where the batch is computed and left.
         options: number of visible objects, length, aspect; default 1 to 4 objects, 5 s, any aspect.
+        frame_rate_hz: of the clips' frames, to which times are moved back; None leaves them as drawn.
 
     Returns:
         A SampleBatch with B = len(seeds) * samples_per_clip.
@@ -85,11 +87,12 @@ def sample_batch(
     moments: list[_Moment] = []
     for scene in scenes:
         mix = mix_scene(scene, device=place)
-        moments += [_moment(scene, mix, number=i) for i in range(samples_per_clip)]
+        times_s = draw_times(scene, samples_per_clip, frame_rate_hz=frame_rate_hz)
+        moments += [_moment(scene, mix, time_s=time_s, number=i) for i, time_s in enumerate(times_s)]
     picture = render([moment.shot for moment in moments], width=size_px, height=size_px, device=place)
     kind_map = _look_up(torch.from_numpy(np.stack([_kinds_of_ids(m.shot.scene) for m in moments])), picture.ids)
     sounding = torch.from_numpy(np.stack([m.sounding_kinds for m in moments])).to(place)  # (B, kinds)
-    masks = _look_up(torch.nn.functional.pad(sounding, (1, 0)), kind_map)
+    masks = masks_of(kind_map, sounding)
     is_tiny = masks.flatten(1).float().mean(dim=1) < MIN_VISIBLE_SHARE
     has_visible_source = torch.tensor([m.has_visible_source for m in moments], device=place)
     is_at_edge = torch.tensor([m.is_at_edge for m in moments], device=place)
@@ -104,6 +107,19 @@ def sample_batch(
     )
 
 
+def draw_times(scene: Scene, count: int, *, frame_rate_hz: float | None = None) -> list[float]:
+    """Times in seconds of the first `count` samples of a clip, uniform from 0.1 s on, moved back to frames if asked."""
+    drawn = [float(stream(scene.seed, STREAM_TIMES, i).uniform(FIRST_TIME_S, scene.seconds)) for i in range(count)]
+    if frame_rate_hz is None:
+        return drawn
+    return [int(time_s * frame_rate_hz) / frame_rate_hz for time_s in drawn]
+
+
+def masks_of(kind_map: Tensor, sounding_kinds: Tensor) -> Tensor:
+    """(B, H, W) bool: pixels of kind_map (B, H, W) uint8 whose kind sounds, by sounding_kinds (B, kinds) bool."""
+    return _look_up(torch.nn.functional.pad(sounding_kinds, (1, 0)), kind_map)
+
+
 @dataclass(frozen=True)
 class _Moment:
     """One sample before painting."""
@@ -115,8 +131,7 @@ class _Moment:
     is_at_edge: bool
 
 
-def _moment(scene: Scene, mix: Mix, *, number: int) -> _Moment:
-    time_s = float(stream(scene.seed, STREAM_TIMES, number).uniform(FIRST_TIME_S, scene.seconds))
+def _moment(scene: Scene, mix: Mix, *, time_s: float, number: int) -> _Moment:
     sounding = [s for s, is_on in zip(scene.sources, mix.is_sounding(time_s), strict=True) if is_on]
     kinds = np.zeros(len(KINDS), bool)
     kinds[[source.kind for source in sounding]] = True

@@ -28,6 +28,7 @@ MAX_VISIBLE = len(KINDS) - 2  # two kinds stay free for off-screen sources
 # Random streams of one clip. A new stream gets a new number; numbers are never reused.
 STREAM_KINDS, STREAM_LOOKS, STREAM_MOTION, STREAM_BACKDROP, STREAM_GATES = 0, 1, 2, 3, 4
 STREAM_LEVELS, STREAM_AMBIENCE, STREAM_GRAIN, STREAM_TIMES, STREAM_SOUNDS = 5, 6, 7, 8, 9
+STREAM_CODECS = 10
 
 ASPECTS = (4 / 3, 16 / 9, 9 / 16, 1.0)
 ASPECT_SHARES = (0.4, 0.4, 0.1, 0.1)
