@@ -23,15 +23,13 @@ from service.core.journal import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions, parse_options
-from service.domain.request import RequestContext
-from service.media.upload import Upload
 from service.rest.answers import HEARTBEAT_S, answer_json, answer_ndjson, end_with_error, with_heartbeats
 from service.rest.errors import Problem, send_problem
-from service.rest.intake import ended_by_disconnect, received_upload
+from service.rest.intake import ended_by_disconnect
 from service.rest.openapi import SEGMENT_CODES, problem_responses, upload_parameters, upload_request_body
 from service.rest.parts import RestParts
-from service.rest.request_head import RequestHead, answer_type, check_length, merge_options, parse_head
-from service.rest.segment import SegmentAnswer
+from service.rest.request_head import answer_type, merge_options
+from service.rest.segment import Asked, SegmentAnswer
 from service.rest.sender import Sender
 from service.rest.shapes import encode, frame_shape
 
@@ -107,35 +105,27 @@ class JobSubmission(SegmentAnswer):
         self._webhook: str | None = None
 
     async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
-        parts = self._parts
-        owner = parts.authenticate(Headers(scope=scope).get("authorization"))
-        head = parse_head(scope)
-        check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
-        context = self._context(scope, head, owner, record)
-        with parts.admission.admit(context):
-            await parts.answering.check(self._parse_options(head.options))
-            async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
-                body = await self._submit(upload, self._parse_options(fields.items()), context, head)
+        async with self._admitted(scope, receive, record) as asked:
+            body = await self._submit(asked)
         location = f"/v1/jobs/{json.loads(body)['job_id']}"
         headers = {"Content-Type": "application/json", "Location": location, "Content-Length": str(len(body))}
         await sender.start(headers, status=202)
         await sender.write(body)
         await sender.end()
 
-    async def _submit(
-        self, upload: Upload, options: SegmentOptions, context: RequestContext, head: RequestHead
-    ) -> bytes:
+    async def _submit(self, asked: Asked) -> bytes:
+        upload, context = asked.upload, asked.context
         request = JobRequest(
             request_id=context.request_id,
             owner=context.owner,
-            options=options,
-            may_use_cache=head.may_use_cache,
+            options=asked.options,
+            may_use_cache=context.may_use_cache,
             webhook=self._webhook,
             traceparent=context.traceparent,
         )
         if context.idempotency_key is None:
             return _accepted(await self._jobs.submit(upload, request))
-        scope = key_scope(context, route="jobs", options=options, extra=self._webhook or "")
+        scope = key_scope(context, route="jobs", options=asked.options, extra=self._webhook or "")
         async with self._idempotency.use(scope, upload.sha256) as use:
             if use.first_reply is None:
                 use.reply = _accepted(await self._jobs.submit(upload, request))

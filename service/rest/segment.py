@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -18,13 +20,18 @@ from service.rest.answers import answer_json, answer_ndjson, end_with_error
 from service.rest.errors import Problem, send_problem
 from service.rest.intake import ended_by_disconnect, received_upload
 from service.rest.parts import RestParts
-from service.rest.request_head import (
-    RequestHead,
-    check_length,
-    merge_options,
-    parse_head,
-)
+from service.rest.request_head import RequestHead, check_length, merge_options, parse_head
 from service.rest.sender import Sender
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was let in and has sent all of its body."""
+
+    upload: Upload
+    options: SegmentOptions
+    context: RequestContext
+    head: RequestHead
 
 
 class SegmentAnswer(Response):
@@ -49,6 +56,17 @@ class SegmentAnswer(Response):
                 await send_problem(problem, send=send, must_close=not record.is_body_read)
 
     async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
+        async with self._admitted(scope, receive, record) as asked:
+            with ended_by_disconnect(receive):
+                await self._answer(asked, sender, record)
+
+    @asynccontextmanager
+    async def _admitted(self, scope: Scope, receive: Receive, record: RequestRecord) -> AsyncIterator[Asked]:
+        """Around the work: a permit and the whole upload, both given back when the block ends.
+
+        Raises:
+            ServiceError: why the request is not let in, what is wrong with its head, body or options.
+        """
         parts = self._parts
         owner = parts.authenticate(Headers(scope=scope).get("authorization"))
         head = parse_head(scope)
@@ -57,21 +75,11 @@ class SegmentAnswer(Response):
         with parts.admission.admit(context):
             await parts.answering.check(self._parse_options(head.options))
             async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
-                with ended_by_disconnect(receive):
-                    options = self._parse_options(fields.items())
-                    await self._answer(upload, options, context, head, sender, record)
+                yield Asked(upload, self._parse_options(fields.items()), context, head)
 
-    async def _answer(
-        self,
-        upload: Upload,
-        options: SegmentOptions,
-        context: RequestContext,
-        head: RequestHead,
-        sender: Sender,
-        record: RequestRecord,
-    ) -> None:
-        events = self._parts.answering.answer(upload, options, context)
-        if head.answer_type == "ndjson":
+    async def _answer(self, asked: Asked, sender: Sender, record: RequestRecord) -> None:
+        events = self._parts.answering.answer(asked.upload, asked.options, asked.context)
+        if asked.head.answer_type == "ndjson":
             await answer_ndjson(events, sender, record)
             return
         policy = self._parts.policy
