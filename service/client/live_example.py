@@ -3,8 +3,9 @@
     python -m service.client.live_example clip.mp4 --url grpc://127.0.0.1:50051 --output overlay.mp4
     python -m service.client.live_example /dev/video0 --camera v4l2 --microphone default --seconds 30
 
-Shows how a client of SegmentLive is built: inputs come from threads, answers find their pictures by timestamp, and a
-lost connection or a draining server is a new stream on the same capture. Beside the client it needs av and opencv.
+Ctrl-C ends it. Shows how a client of SegmentLive is built: inputs come from threads, answers find their pictures by
+timestamp, and a lost connection or a draining server is a new stream on the same capture. Beside the client it needs
+av and opencv, which `pip install '.[front]'` brings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.client.connect import open_client
@@ -27,18 +28,21 @@ from service.media.live_capture import Capture, CapturePolicy
 from service.media.live_overlay import LiveOverlayWriter
 
 _logger = logging.getLogger("live_example")
+RECONNECTING = ClientPolicy(attempts=10_000, max_backoff_s=5.0)
+"""The picture goes on while the server is away: it is asked again every few seconds, and time alone ends that."""
 
 
 @dataclass(frozen=True, slots=True)
 class LivePlan:
-    """What to do: where from, where to, for how long."""
+    """What to do: where from, where to, for how long; without any answer for `patience_s` it is given up."""
 
     capture: CapturePolicy
     url: str
     output: Path
     seconds: float = float("inf")
     options: LiveOptions = field(default_factory=LiveOptions)
-    client: ClientPolicy = field(default_factory=lambda: ClientPolicy(attempts=20))
+    client: ClientPolicy = field(default_factory=lambda: RECONNECTING)
+    patience_s: float = 120.0
 
 
 @dataclass(slots=True)
@@ -59,26 +63,31 @@ class LiveOverlay:
         self._plan = plan
         self._writer: LiveOverlayWriter | None = None
         self._ends_at_s = time.monotonic() + plan.seconds
+        self._answered_at_s = time.monotonic()
+        self._attempt = 0
         self.report = LiveReport()
 
     def run(self) -> LiveReport:
         """Capture, segment, draw until the source or the time is over. Raises ServiceError where a retry is vain."""
-        attempt = 1
         with ExitStack() as stack:
             capture = stack.enter_context(Capture(self._plan.capture))
             while not capture.is_over and time.monotonic() < self._ends_at_s:
-                answered = self.report.num_frames
+                self._attempt += 1
                 try:
                     self._stream(capture, stack)
                 except ServiceError as error:
-                    attempt = 1 if self.report.num_frames > answered else attempt + 1
-                    delay_s = self._plan.client.retry_delay_s(error, attempt=attempt)
-                    if delay_s is None:
-                        raise
-                    _logger.warning("%s; connecting again in %.1f s", error.detail, delay_s)
-                    time.sleep(delay_s)
+                    time.sleep(self._delay_s(error))
             capture.check()
         return self.report
+
+    def _delay_s(self, error: ServiceError) -> float:
+        """Seconds until the next connection; raises the error where there shall be none."""
+        delay_s = self._plan.client.retry_delay_s(error, attempt=max(1, self._attempt))
+        now_s = time.monotonic()
+        if delay_s is None or now_s + delay_s > self._answered_at_s + self._plan.patience_s:
+            raise error
+        _logger.warning("%s Connecting again in %.1f s.", error.detail, delay_s)
+        return max(0.0, min(delay_s, self._ends_at_s - now_s))
 
     def _stream(self, capture: Capture, stack: ExitStack) -> None:
         """One connection, until the source, the time or the connection ends."""
@@ -106,6 +115,7 @@ class LiveOverlay:
             self.report.num_errors += 1
             _logger.warning("frame at %.3f s: %s", event.timestamp_s, event.detail)
         elif isinstance(event, LiveMasks):
+            self._attempt, self._answered_at_s = 0, time.monotonic()
             self.report.num_frames += 1
             self.report.num_dropped = dropped_before + event.num_dropped_frames
             self.report.latencies_s.append(event.latency_s)
@@ -127,18 +137,24 @@ def main() -> int:
     told = parser.parse_args()
     logging.basicConfig(level="INFO", format="%(message)s")
     capture = CapturePolicy(told.source, camera_format=told.camera, microphone=told.microphone)
-    client = ClientPolicy(api_key=told.api_key, attempts=20)
+    client = replace(RECONNECTING, api_key=told.api_key)
+    overlay = LiveOverlay(LivePlan(capture, told.url, told.output, told.seconds, client=client))
+    failure = None
     try:
-        report = LiveOverlay(LivePlan(capture, told.url, told.output, told.seconds, client=client)).run()
+        overlay.run()
     except ServiceError as error:
-        _logger.error("%s", error.detail)
-        return 1
+        failure = error.detail
+    except KeyboardInterrupt:
+        _logger.info("stopped")
+    report = overlay.report
     middle_s = sorted(report.latencies_s)[len(report.latencies_s) // 2] if report.latencies_s else 0.0
     _logger.info(
-        "%d frames, %d dropped, %d errors, median latency %.3f s: %s",
-        *(report.num_frames, report.num_dropped, report.num_errors, middle_s, told.output),
+        "%d frames, %d dropped, %d errors, %d connections, median latency %.3f s: %s",
+        *(report.num_frames, report.num_dropped, report.num_errors, report.num_connections, middle_s, told.output),
     )
-    return 0
+    if failure is not None:
+        _logger.error("%s", failure)
+    return 0 if failure is None else 1
 
 
 if __name__ == "__main__":

@@ -43,5 +43,5 @@ class ClientPolicy:
             return None
         if error.retry_after_s is not None:
             return error.retry_after_s if error.retry_after_s <= self.max_retry_after_s else None
-        backoff_s: float = min(self.max_backoff_s, self.first_backoff_s * 2 ** (attempt - 1))
+        backoff_s: float = min(self.max_backoff_s, self.first_backoff_s * 2.0 ** min(attempt - 1, 64))
         return backoff_s * (0.5 + 0.5 * self.jitter())

@@ -1,6 +1,7 @@
 """The live example: a file in real time to an overlay, across a restart of the server."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -60,6 +61,21 @@ async def test_a_server_that_restarts_is_a_new_stream_on_the_same_capture(tmp_pa
     assert report.num_connections >= 2
     assert report.num_frames > before
     assert len(frames_of(tmp_path / "overlay.mp4")) == report.num_frames
+
+
+async def test_a_server_that_does_not_come_back_is_given_up_and_the_overlay_is_whole(tmp_path: Path) -> None:
+    async with running_front() as front:
+        plan = replace(plan_for(tmp_path, front.grpc_port, num_frames=250, speed=1.0), patience_s=1.0)
+        overlay = LiveOverlay(plan)
+        running = asyncio.create_task(asyncio.to_thread(overlay.run))
+        async with asyncio.timeout(HANG_S):
+            while overlay.report.num_frames < 5:
+                await asyncio.sleep(0.05)
+        await front.front.drain(asyncio.Event())
+    with pytest.raises(ServiceError) as given_up:
+        await asyncio.wait_for(running, HANG_S)
+    assert given_up.value.spec.is_retryable
+    assert len(frames_of(plan.output)) == overlay.report.num_frames >= 5
 
 
 async def test_what_trying_again_cannot_solve_ends_it(tmp_path: Path) -> None:
