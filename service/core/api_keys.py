@@ -26,11 +26,6 @@ class ApiKeys:
         self._version: tuple[int, int, int] | None = None
         self._hashes: dict[str, str] = {}
 
-    @property
-    def are_asked(self) -> bool:
-        """Whether callers need a key."""
-        return self._path is not None
-
     def check(self, authorization: str | None) -> str:
         """The caller's key id (the hash's first 16 digits; empty where no keys are asked).
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.core.task_end import first_error
 from service.domain.chunk import Chunk, MaskPolicy, SampleBlock
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
@@ -125,7 +126,7 @@ class _Stream:
                 group.create_task(self._read(inputs))
                 group.create_task(self._answer())
         except BaseExceptionGroup as failures:
-            raise _first_of(failures) from None
+            raise first_error(failures) from None
 
     def end_after_current_frame(self) -> None:
         self._is_draining = True
@@ -311,15 +312,3 @@ class _FrameWork:
         if len(frame.data) != wanted:
             detail = f"LiveFrame.data: {len(frame.data)} bytes; RGB24 at {frame.width} x {frame.height} needs {wanted}."
             raise ServiceError("malformed_body", detail)
-
-
-def _first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure that a caller should see: the first documented one, else the first."""
-    leaves = list(_leaves(failures))
-    return next((leaf for leaf in leaves if isinstance(leaf, ServiceError)), leaves[0])
-
-
-def _leaves(failure: BaseException) -> list[BaseException]:
-    if isinstance(failure, BaseExceptionGroup):
-        return [leaf for part in failure.exceptions for leaf in _leaves(part)]
-    return [failure]

@@ -16,6 +16,7 @@ from typing import Protocol
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
 from service.core.byte_budget import ByteBudget
 from service.core.chunker import ChunkPolicy, chunks_of
+from service.core.task_end import first_error
 from service.core.timings import Timings
 from service.domain.chunk import Chunk, MaskPolicy, SampleBlock, SegmentedChunk
 from service.domain.clip import ClipInfo
@@ -133,7 +134,7 @@ class Pipeline:
         except TimeoutError:
             raise _late(timings) from None
         except BaseExceptionGroup as group:
-            error = _first_of(group)
+            error = first_error(group)
             raise (_late(timings) if isinstance(error, TimeoutError) else error) from None
         timings.observe(self._metrics)
         spool.end(Summary(num_samples=num_samples, timings_s=timings.summary()))
@@ -257,19 +258,6 @@ def _rounded_frame(frame: FrameMasks) -> FrameMasks:
 
 def _late(timings: Timings) -> ServiceError:
     return ServiceError("deadline_exceeded", f"The deadline passed during {timings.stage}; allow more time.")
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that tells most: a ServiceError if there is one, else the first."""
-    leaves: list[BaseException] = []
-    waiting: list[BaseException] = [group]
-    while waiting:
-        error = waiting.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            waiting.extend(error.exceptions)
-        else:
-            leaves.append(error)
-    return next((leaf for leaf in leaves if isinstance(leaf, ServiceError)), leaves[0])
 
 
 def _end_with_task(spool: AnswerSpool, work: asyncio.Task[None]) -> None:

@@ -1,9 +1,11 @@
-"""Ending tasks for good."""
+"""How tasks end: for good, and with which error."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+from service.domain.errors import ServiceError
 
 _AGAIN_S = 0.1
 
@@ -19,3 +21,17 @@ async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of a task group that tells its caller most: the first ServiceError if there is one, else the first."""
+    leaves = list(_leaves(group))
+    return next((leaf for leaf in leaves if isinstance(leaf, ServiceError)), leaves[0])
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

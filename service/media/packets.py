@@ -19,7 +19,6 @@ _H264_PICTURES = range(1, 6)
 _HEVC_IDR = (19, 20)
 _HEVC_PICTURES = range(32)
 """NAL unit types: ITU-T H.264 table 7-1, H.265 table 7-1."""
-_MAX_LENGTH_SIZE = 4
 
 
 @dataclass(slots=True)

@@ -23,8 +23,6 @@ _UNTAGGED_HD_HEIGHT = 720
 _UNSPECIFIED_COLORSPACE = 2
 """AVCOL_SPC_UNSPECIFIED. FFmpeg reads untagged pictures as BT.601; from 720 lines on nearly all are BT.709."""
 
-PictureSamples = Iterator[tuple[float, Shown[VideoFrame]]]
-
 
 def open_picture(container: InputContainer, policy: MediaPolicy, *, track_id: int | None) -> VideoStream:
     """The picture track, checked and set up for decoding in one thread; the other tracks are not read.
@@ -98,11 +96,6 @@ class PictureDecoder:
     def last_duration_s(self) -> float:
         """What the last frame claims to last, seconds."""
         return float(self._last_duration * self._base)
-
-    @property
-    def num_decoded(self) -> int:
-        """Frames that came out."""
-        return self._num_decoded
 
     @property
     def mean_spacing_s(self) -> float:

@@ -138,6 +138,5 @@ class ErrorLine(BaseModel):
     problem: Problem
 
 
-NdjsonLine = ClipLine | FrameLine | HeartbeatLine | EndLine | ErrorLine
 DOCUMENTED = (Problem, Answer, ClipLine, FrameLine, HeartbeatLine, EndLine, ErrorLine)
 """What /openapi.json names in its components."""

@@ -1,4 +1,4 @@
-"""Byte budget, upload rate, API keys, journal."""
+"""Byte budget, upload rate, API keys, journal, the error of a task group."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from support.samples import FakeClock
 from service.core.api_keys import ApiKeys
 from service.core.byte_budget import ByteBudget
 from service.core.journal import Journal
+from service.core.task_end import first_error
 from service.core.upload_rate import UploadRate
 from service.domain.errors import ServiceError
 from service.telemetry.logs import JsonFormatter
@@ -128,3 +129,11 @@ def test_journal_counts_logs_once_and_hides_what_is_not_ours(caplog):
     infos = [entry for entry in caplog.records if entry.levelno == logging.INFO]
     assert [json.loads(JsonFormatter().format(entry))["code"] for entry in infos] == ["ok", "internal", "client_gone"]
     assert infos[0].duration_s == 1.5
+
+
+def test_of_a_group_of_errors_the_documented_one_comes_out_however_deep():
+    documented = ServiceError("broken", "The file is damaged.")
+    nested = BaseExceptionGroup("inner", [TimeoutError(), documented])
+    assert first_error(BaseExceptionGroup("outer", [ValueError(), nested])) is documented
+    other = ValueError()
+    assert first_error(BaseExceptionGroup("outer", [other, TimeoutError()])) is other
