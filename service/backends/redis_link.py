@@ -24,6 +24,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.backends.wire import VERSION
+from service.core.within import heeding_cancellation
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 
@@ -84,13 +85,8 @@ class RedisLink:
     async def pipeline(self, commands: Sequence[Sequence[str | bytes | float]]) -> list[Any]:
         """The replies of several commands sent in one go, in order; raises as `call` for the first that failed."""
         try:
-            if len(commands) == 1:
-                replies = [await self._client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
-            else:
-                pipe = self._client.pipeline(transaction=False)
-                for words in commands:
-                    pipe.execute_command(*words)
-                replies = list(await pipe.execute())
+            with heeding_cancellation():
+                replies = await self._send(commands)
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise self._went_down(error) from error
         except RedisError as error:
@@ -101,7 +97,8 @@ class RedisLink:
     async def script(self, source: str, keys: Sequence[str], words: Sequence[str | bytes | float]) -> Any:
         """Run a Lua script atomically; Redis caches it by its hash, and gets the source again after a restart."""
         try:
-            reply = await self._client.register_script(source)(keys=list(keys), args=list(words))
+            with heeding_cancellation():
+                reply = await self._client.register_script(source)(keys=list(keys), args=list(words))
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise self._went_down(error) from error
         except RedisError as error:
@@ -112,6 +109,14 @@ class RedisLink:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+    async def _send(self, commands: Sequence[Sequence[str | bytes | float]]) -> list[Any]:
+        if len(commands) == 1:
+            return [await self._client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
+        pipe = self._client.pipeline(transaction=False)
+        for words in commands:
+            pipe.execute_command(*words)
+        return list(await pipe.execute())
 
     def _went_down(self, error: Exception) -> ServiceError:
         if self._down_since_s is None:

@@ -8,9 +8,13 @@ from typing import Any
 
 from service.core.job_lines import encode_line
 from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.request import AnswerEvent, ClipStarted
 from service.ports import BlobStore, JobStore
+
+_PARTS_HELD = 32
+"""So many parts may wait in memory for a store that is away (8 MiB of run lengths)."""
 
 
 class LostError(Exception):
@@ -70,19 +74,26 @@ class AnswerLog:
         self._clock = clock
         self._lines: list[bytes] = []
         self._num_bytes = 0
+        self._due_bytes = flush_bytes
         self._num_samples: int | None = None
         self._since_s = clock()
 
     async def write(self, event: AnswerEvent) -> None:
-        """Add a line; store a part when there is enough."""
+        """Add a line; store a part when there is enough. Raises ServiceError when the store stays away too long."""
         if isinstance(event, ClipStarted):
             self._num_samples = event.clip.num_samples
         line = encode_line(event)
         self._lines.append(line)
         self._num_bytes += len(line)
-        is_due = self._clock() - self._since_s >= self._flush_s
-        if is_due or self._num_bytes >= self._flush_bytes:
+        if self._clock() - self._since_s < self._flush_s and self._num_bytes < self._due_bytes:
+            return
+        try:
             await self.flush()
+        except ServiceError:
+            if self._num_bytes >= _PARTS_HELD * self._flush_bytes:
+                raise
+            # a store that is away for a moment costs no work: the lines wait here
+            self._since_s, self._due_bytes = self._clock(), self._num_bytes + self._flush_bytes
 
     async def flush(self) -> None:
         """Store what is collected: the bytes first, then the job that tells of them."""
@@ -95,6 +106,7 @@ class AnswerLog:
             part_starts=(*job.part_starts, job.num_lines), num_lines=num_lines, progress=self._progress(num_lines)
         )
         self._lines, self._num_bytes, self._since_s = [], 0, self._clock()
+        self._due_bytes = self._flush_bytes
 
     def _progress(self, num_lines: int) -> float:
         if not self._num_samples:

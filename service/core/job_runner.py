@@ -259,7 +259,19 @@ class JobRunner:
                     async for event in events:
                         await log.write(event)
                         _note(event, record)
+                await self._flush(log)
+
+    async def _flush(self, log: AnswerLog) -> None:
+        """Store what is left of an answer; a store that is away for less than a lease costs no work."""
+        until_s = self._clock() + self._policy.lease_s
+        while True:
+            try:
                 await log.flush()
+                return
+            except ServiceError:
+                if self._clock() >= until_s:
+                    raise
+                await asyncio.sleep(_RETRY_S)
 
     def _log(self, held: Held) -> AnswerLog:
         policy = self._policy
