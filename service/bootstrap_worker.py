@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from service.backends.chunk_source_redis import ChunkSourcePolicy, RedisChunkSource
 from service.backends.redis_link import RedisLink
 from service.backends.segmenter_local import LocalSegmenter
-from service.bootstrap import redis_links
+from service.bootstrap import build_traces, redis_links
+from service.domain.chunk import MAX_CHUNK_SAMPLES
 from service.domain.errors import ServiceError
 from service.policies import MakePredictor, batch_policy, predictor_maker, service_version
 from service.rest.app import create_ops_app
@@ -21,11 +22,12 @@ from service.rest.parts import Probes
 from service.rest.server import HttpServer, ServerPolicy
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.telemetry.traces import Traces
 from service.worker.chunk_consumer import ChunkConsumer, ConsumerPolicy
 
-_BATCHES_HELD = 3
-"""One batch on the device, one behind it, one being encoded and replied: the device never waits for the queue, and the
-rest is left to other workers. With two, batches were seen to leave at 13 of 16 samples."""
+_BATCHES_HELD = 4
+"""One batch on the device, one behind it, two being encoded and replied: a bound on memory. What is taken when follows
+from what the device will need next, so that the rest is left to other workers."""
 _HEALTH_CHECK_S = 0.5
 
 
@@ -38,6 +40,7 @@ class Worker:
     segmenter: LocalSegmenter
     jobs: RedisLink
     data: RedisLink
+    traces: Traces
     http: HttpServer = field(init=False)
     consumer: ChunkConsumer | None = None
 
@@ -65,8 +68,11 @@ class Worker:
             metrics=self.metrics,
             clock=time.monotonic,
         )
-        policy = ConsumerPolicy(max_held_samples=_BATCHES_HELD * self.segmenter.max_batch, lease_s=lease_s)
-        consumer = self.consumer = ChunkConsumer(source, self.segmenter, policy, clock=time.monotonic)
+        most = _BATCHES_HELD * max(self.segmenter.max_batch, MAX_CHUNK_SAMPLES)
+        policy = ConsumerPolicy(max_held_samples=most, lease_s=lease_s)
+        consumer = self.consumer = ChunkConsumer(
+            source, self.segmenter, policy, device=self.segmenter, clock=time.monotonic, traces=self.traces
+        )
         running = asyncio.create_task(consumer.run(drain_s=self.settings.drain_s), name="chunk consumer")
         try:
             is_healthy = await self._until_stopped(stopping, running)
@@ -123,11 +129,16 @@ async def build_worker(settings: Settings, *, make_predictor: MakePredictor | No
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         jobs, data = redis_links(settings, stack)
+        traces = build_traces(settings, stack, service="avesformer-worker", clock=time.monotonic)
         segmenter = LocalSegmenter(
-            make_predictor or predictor_maker(settings), batch_policy(settings), metrics=metrics, clock=time.monotonic
+            make_predictor or predictor_maker(settings),
+            batch_policy(settings),
+            metrics=metrics,
+            clock=time.monotonic,
+            traces=traces,
         )
         stack.push_async_callback(segmenter.aclose)
-        worker = Worker(settings, metrics, segmenter, jobs, data)
+        worker = Worker(settings, metrics, segmenter, jobs, data, traces)
         stack.push_async_callback(worker.http.stop)
         yield worker
 

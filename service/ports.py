@@ -97,8 +97,11 @@ class ChunkSource(Protocol):
         """Say that this worker lives and what it runs; repeated well within the lease."""
         ...
 
-    async def take(self, max_chunks: int, *, wait_s: float) -> Sequence[Delivery]:
-        """Up to `max_chunks` new chunks, interactive ones first; waits up to `wait_s` for the first."""
+    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
+        """New chunks, interactive ones first, until they have `max_samples` samples; the last may pass that.
+
+        Waits up to `wait_s` for one chunk where there is none.
+        """
         ...
 
     async def reclaim(self) -> Delivery | None:

@@ -28,7 +28,7 @@ from service.backends.redis_link import (
     stream_name,
 )
 from service.backends.wire import WireError, decode_chunk, encode_answer
-from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.chunk import MAX_CHUNK_SAMPLES, Chunk, SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import ModelInfo
@@ -46,6 +46,26 @@ POISON = ServiceError("poison_clip", "The clip ended its worker twice and is not
 _REPLIES_TTL_MS = 60_000
 _ALONE_TTL_S = 86_400
 _DEAD_LETTERS_KEPT = 1000
+
+# KEYS streams by priority; ARGV group, consumer, samples wanted, samples of an entry that does not say. One chunk at a
+# time, so that a worker takes what it has room for and not a chunk more. Answers {place of the stream, id, fields}.
+_TAKE = """
+local taken, room = {}, tonumber(ARGV[3])
+for place, stream in ipairs(KEYS) do
+  while room > 0 do
+    local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', stream, '>')
+    if not reply then break end
+    local entry = reply[1][2][1]
+    local samples = tonumber(ARGV[4])
+    for at = 1, #entry[2], 2 do
+      if entry[2][at] == 'samples' then samples = tonumber(entry[2][at + 1]) or samples end
+    end
+    taken[#taken + 1] = {place, entry[1], entry[2]}
+    room = room - math.max(1, samples)
+  end
+end
+return taken
+"""
 
 # KEYS stream; ARGV group, consumer, ids. Answers per id: 1 renewed, 0 not this consumer's, -1 deleted by its front.
 _RENEW = """
@@ -176,16 +196,16 @@ class RedisChunkSource:
                 [("XGROUP", "DELCONSUMER", name, GROUP, self._consumer) for name in self._streams]
             )
 
-    async def take(self, max_chunks: int, *, wait_s: float) -> Sequence[Delivery]:
-        """Interactive chunks first, then those of jobs; if there are none, wait for either."""
+    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
+        """Interactive chunks first, then those of jobs; if there are none, wait for one of either."""
         await self._join()
         try:
-            tickets: list[_Ticket] = []
-            for stream in self._streams:
-                if len(tickets) < max_chunks:
-                    tickets += await self._read((stream,), max_chunks - len(tickets), wait_ms=None)
+            taken = await self._jobs.script(
+                _TAKE, self._streams, [GROUP, self._consumer, max_samples, MAX_CHUNK_SAMPLES]
+            )
+            tickets = [_ticket(self._streams[place - 1], entry) for place, *entry in taken]
             if not tickets and wait_s > 0:
-                tickets = await self._read(self._streams, 1, wait_ms=max(1, int(wait_s * 1000)))
+                tickets = await self._wait_for_one(wait_ms=max(1, int(wait_s * 1000)))
         except GroupMissingError:
             self._is_joined = False
             return ()
@@ -259,11 +279,10 @@ class RedisChunkSource:
             self._former += [(stream, name) for name in names if name.startswith(mine) and name != self._consumer]
         self._is_joined = True
 
-    async def _read(self, streams: Sequence[str], count: int, *, wait_ms: int | None) -> list[_Ticket]:
-        block = () if wait_ms is None else ("BLOCK", wait_ms)
-        newest = [">"] * len(streams)
+    async def _wait_for_one(self, *, wait_ms: int) -> list[_Ticket]:
+        names = (*self._streams, *(">" for _ in self._streams))
         reply = await self._jobs.call(
-            "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *block, "STREAMS", *streams, *newest
+            "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", 1, "BLOCK", wait_ms, "STREAMS", *names
         )
         return [_ticket(stream.decode(), entry) for stream, entries in reply or () for entry in entries]
 

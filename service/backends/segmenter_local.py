@@ -149,6 +149,11 @@ class LocalSegmenter:
         return self._policy.max_batch if self._runner is None else self._runner.plan.max_batch
 
     @property
+    def busy_for_s(self) -> float:
+        """Expected seconds until the device has ended what it was given; 0 while idle."""
+        return 0.0 if self._batcher is None else self._batcher.busy_for_s
+
+    @property
     def samples_per_s(self) -> float:
         """Measured drain rate in samples per second of device time; 0 while warming up."""
         return 0.0 if self._batcher is None else self._batcher.samples_per_s

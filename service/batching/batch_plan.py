@@ -45,6 +45,10 @@ class BatchPlan:
         """The smallest shape that holds `num_samples`; the largest shape where none does."""
         return next((size for size in self.sizes if size >= num_samples), self.max_batch)
 
+    def cost_s(self, num_samples: int) -> float:
+        """Measured seconds of one call for `num_samples`, at the shape that it is padded up to."""
+        return self._costs_s[self.shape_of(num_samples)]
+
     def without(self, size: int) -> BatchPlan | None:
         """The plan for a device that cannot hold shape `size` (nor larger ones); None where nothing smaller is left."""
         costs_s = {smaller: cost_s for smaller, cost_s in self._costs_s.items() if smaller < size}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -79,7 +79,8 @@ class MicroBatcher:
         self._expected: Counter[str] = Counter()
         self._wake = asyncio.Event()
         self._num_arrivals = 0
-        self._num_on_device = 0
+        self._call_costs_s: deque[float] = deque()  # expected, of the calls handed over; the running one comes first
+        self._call_began_s = 0.0
         self._num_encoding = 0
         self._serving: dict[asyncio.Task[None], Sequence[SampleSlice]] = {}
         self._loop: asyncio.Task[None] | None = None
@@ -118,7 +119,12 @@ class MicroBatcher:
 
     def is_idle(self) -> bool:
         """Whether a chunk sent now would start at once."""
-        return not self._queue.num_samples and not self._num_on_device
+        return not self._queue.num_samples and not self._call_costs_s
+
+    @property
+    def busy_for_s(self) -> float:
+        """Seconds until the device has ended what it was given, by the costs measured at warm-up; 0 while idle."""
+        return max(0.0, self._call_began_s + sum(self._call_costs_s) - self._clock()) if self._call_costs_s else 0.0
 
     @contextmanager
     def expect(self, request_id: str) -> Iterator[None]:
@@ -171,7 +177,9 @@ class MicroBatcher:
         now_s = self._clock()
         self._metrics.batch_wait_seconds.observe(self._queue.oldest_age_s(now_s=now_s))
         slices = self._queue.take(self._plan().next_size(self._queue.num_samples), now_s=now_s)
-        self._num_on_device += 1
+        if not self._call_costs_s:
+            self._call_began_s = now_s
+        self._call_costs_s.append(self._plan().cost_s(sum(map(len, slices))))
         task = asyncio.create_task(self._serve(slices), name="batch")
         self._serving[task] = slices
         task.add_done_callback(self._forget)
@@ -181,11 +189,11 @@ class MicroBatcher:
         while True:
             self._expire()
             waited_s = self._queue.oldest_age_s(now_s=self._clock())
-            has_room = self._num_on_device < 2 and self._num_encoding <= 2 * self._policy.max_batch
+            has_room = len(self._call_costs_s) < 2 and self._num_encoding <= 2 * self._policy.max_batch
             is_full = self._queue.num_samples >= self._plan().max_batch
             if has_room and is_full:
                 return
-            if not self._queue.num_samples or not has_room or self._num_on_device:
+            if not self._queue.num_samples or not has_room or self._call_costs_s:
                 await self._next_wake(None)
             elif waited_s >= self._policy.window_s:
                 return
@@ -222,7 +230,8 @@ class MicroBatcher:
                 groups = list(encode_groups(outcome.results))
                 self._num_encoding += sum(map(num_samples, groups))
             finally:
-                self._num_on_device -= 1
+                self._call_costs_s.popleft()
+                self._call_began_s = self._clock()
                 self._wake.set()
             self._record(outcome)
             await asyncio.gather(*(self._finish(group) for group in groups))
@@ -239,6 +248,9 @@ class MicroBatcher:
         finally:
             self._num_encoding -= num_samples(group)
             self._wake.set()
+        self._traces.encoded(
+            [piece for piece, _ in group], [encode_s for _, encode_s in encoded], ended_s=self._clock()
+        )
         for (piece, _), (frames, encode_s) in zip(group, encoded, strict=True):
             self._metrics.stage_duration_seconds.labels("encode").observe(encode_s)
             piece.pending.encode_s += encode_s
@@ -248,9 +260,6 @@ class MicroBatcher:
                 piece.pending.fill(piece.start, frames, now_s=self._clock())
                 self._metrics.samples_total.inc(len(frames))
 
-        self._traces.encoded(
-            [piece for piece, _ in group], [encode_s for _, encode_s in encoded], ended_s=self._clock()
-        )
     def _record(self, outcome: BatchOutcome) -> None:
         num = sum(len(piece) for piece, _ in outcome.results)
         if not num:
@@ -262,6 +271,7 @@ class MicroBatcher:
         before = self._seconds_per_sample
         self._seconds_per_sample = latest if before is None else before + RATE_SMOOTHING * (latest - before)
         now_s = self._clock()
+        self._traces.predicted(outcome, ended_s=now_s)
         for pending in {id(piece.pending): piece.pending for piece, _ in outcome.results}.values():
             pending.predict_s += outcome.predict_s
             waited_s = max(0.0, now_s - pending.arrived_s - outcome.predict_s)
@@ -271,7 +281,6 @@ class MicroBatcher:
                 piece.pending.fail(result)
                 self._queue.drop(piece.pending)
 
-        self._traces.predicted(outcome, ended_s=now_s)
     def _note_arrival(self) -> None:
         self._num_arrivals += 1
         self._wake.set()

@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from service.core.task_end import end_tasks
-from service.domain.chunk import MAX_CHUNK_SAMPLES, SegmentedChunk
+from service.domain.chunk import SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.ports import ChunkSource, Delivery, Segmenter
+from service.telemetry.traces import NO_TRACES, Traces, Value
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,27 @@ _OWN_TROUBLE = frozenset({"draining", "queue_full", "warming_up", "backend_down"
 """Failures of this worker rather than of the chunk: another worker may do better."""
 _TAKE_WAIT_S = 0.25
 """Longest wait for new chunks in one go: also how often dead workers' chunks are looked for while idle."""
+_MIN_WAIT_S = 0.005
+"""Shortest wait for the device: its remaining time is an estimate."""
+
+
+class Device(Protocol):
+    """What the consumer asks the worker's batcher before it takes more."""
+
+    @property
+    def max_batch(self) -> int:
+        """Most samples of one device call."""
+        ...
+
+    @property
+    def queue_depth(self) -> int:
+        """Samples that wait for the device."""
+        ...
+
+    @property
+    def busy_for_s(self) -> float:
+        """Expected seconds until the device has ended what it was given; 0 while idle."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +53,15 @@ class ConsumerPolicy:
     """What a worker holds at once.
 
     Attributes:
-        max_held_samples: intake stops at this; two batches keep the device busy and leave the rest to other workers.
+        max_held_samples: intake stops at this, whatever the device does: taken and not yet answered.
         lease_s: the source's lease; renewals come five times within it.
+        ahead_s: the next batch is taken when the device will be free within this. Long enough to fetch it; no longer,
+            since a chunk that waits here is one that an idle worker cannot take.
     """
 
     max_held_samples: int
     lease_s: float = 10.0
+    ahead_s: float = 0.1
 
 
 @dataclass(eq=False, slots=True)
@@ -53,14 +79,27 @@ class ChunkConsumer:
         source: where chunks come from.
         segmenter: started; the same batcher that a single process has.
         policy: bounds.
+        device: what the segmenter's batcher has room for.
         clock: seconds, monotonic.
+        traces: spans of deliveries.
     """
 
-    def __init__(self, source: ChunkSource, segmenter: Segmenter, policy: ConsumerPolicy, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        source: ChunkSource,
+        segmenter: Segmenter,
+        policy: ConsumerPolicy,
+        *,
+        device: Device,
+        clock: Clock,
+        traces: Traces = NO_TRACES,
+    ) -> None:
         self._source = source
         self._segmenter = segmenter
+        self._device = device
         self._policy = policy
         self._clock = clock
+        self._traces = traces
         self._held: dict[str, _Held] = {}
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -141,11 +180,8 @@ class ChunkConsumer:
         """Fill the room there is. While the stream has more, the batch waits for it (within its window)."""
         with ExitStack() as expecting:
             wait_s = _TAKE_WAIT_S
-            while not self.is_stopping:
-                room = self._policy.max_held_samples - self.num_held_samples
-                if room <= 0:
-                    break
-                taken = await self._source.take(max(1, room // MAX_CHUNK_SAMPLES), wait_s=wait_s)
+            while not self.is_stopping and (room := self._room()) > 0:
+                taken = await self._source.take(room, wait_s=wait_s)
                 if not taken:
                     return
                 if wait_s:
@@ -153,7 +189,16 @@ class ChunkConsumer:
                     wait_s = 0.0
                 for delivery in taken:
                     self._start(delivery)
-        await self._wait_for_change(_TAKE_WAIT_S)
+                await asyncio.sleep(0)  # each has now reached the batcher, and counts there
+        until_room_s = self._device.busy_for_s - self._policy.ahead_s
+        await self._wait_for_change(min(_TAKE_WAIT_S, max(_MIN_WAIT_S, until_room_s)))
+
+    def _room(self) -> int:
+        """Samples to take now: those of the next batch, and only once the device is about to need it."""
+        if self._device.busy_for_s > self._policy.ahead_s:
+            return 0
+        left = self._policy.max_held_samples - self.num_held_samples
+        return min(left, self._device.max_batch - self._device.queue_depth)
 
     def _start(self, delivery: Delivery, *, after: asyncio.Event | None = None) -> asyncio.Task[None]:
         task = asyncio.create_task(self._handle(delivery, after))
@@ -170,8 +215,15 @@ class ChunkConsumer:
         if after is not None:
             await after.wait()
         answer: SegmentedChunk | ServiceError
+        chunk = delivery.chunk
+        told: dict[str, Value] = {
+            "request_id": chunk.request_id,
+            "attempt": delivery.attempt,
+            "is_suspect": delivery.is_suspect,
+        }
         try:
-            answer = await self._segmenter.segment(delivery.chunk)
+            with self._traces.span("delivery", parent=chunk.traceparent, kind="consumer", **told) as span:
+                answer = await self._segmenter.segment(chunk.under(span.traceparent))
         except ServiceError as error:
             answer = error
         except Exception:

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
+from support.poison import POISON_COLOUR
 
 SAMPLE_RATE_HZ = 48_000
 
@@ -28,6 +29,7 @@ class ClipSpec:
         sound_start_s, sound_end_s: where the sound begins and ends (None: with the picture).
         frame_ticks: presentation ticks of the frames at `1 / tick_rate` (None: evenly spaced).
         flash_frames: frames that are white; at each flash's time a click sounds.
+        poison_frames: frames of the one colour that ends a `support.fake_worker`.
         movflags: for the muxer: `faststart`, `frag_keyframe+empty_moov`, ...
         container: mp4 or mov.
     """
@@ -49,6 +51,7 @@ class ClipSpec:
     frame_ticks: Sequence[int] | None = None
     tick_rate: int = 12_800
     flash_frames: frozenset[int] = frozenset()
+    poison_frames: frozenset[int] = frozenset()
     movflags: str = ""
     container: str = "mp4"
 
@@ -86,6 +89,8 @@ def _write_clip(target: io.BytesIO | str, spec: ClipSpec) -> None:
 
 def frame_picture(spec: ClipSpec, number: int) -> NDArray[np.uint8]:
     """Frame `number`, uint8 (H, W, 3): white for a flash, else a ramp that moves and a level that rises."""
+    if number in spec.poison_frames:
+        return np.full((spec.height, spec.width, 3), POISON_COLOUR, np.uint8)
     if number in spec.flash_frames:
         return np.full((spec.height, spec.width, 3), 255, np.uint8)
     column = np.arange(spec.width)[None, :, None]

@@ -1,6 +1,6 @@
 """`python -m support.fake_worker`: the real worker process with a predictor that needs no weights.
 
-A frame whose first pixel is POISON_PIXEL ends the process as the kernel would, in the middle of its batch.
+A frame whose first pixel has the poisonous colour ends the process as the kernel would, in the middle of its batch.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ import sys
 
 import numpy as np
 from numpy.typing import NDArray
+from support.poison import is_poisonous
 
 from service.backends.predictor_fake import FakePredictor, FakeTiming
 from service.cli_worker import run_worker
 from service.settings import Settings
-
-POISON_PIXEL = (254, 1, 253)
 
 
 class MortalPredictor(FakePredictor):
     """Dies of poisoned frames."""
 
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        if (frames[:, 0, 0] == POISON_PIXEL).all(axis=1).any():
+        if is_poisonous(frames):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().predict(frames, windows)
 

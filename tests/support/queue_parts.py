@@ -18,6 +18,7 @@ from service.backends.redis_link import RedisLink
 from service.backends.segmenter_local import LocalSegmenter
 from service.backends.segmenter_redis import RedisSegmenter, RedisSegmenterPolicy
 from service.batching.policy import BatchPolicy
+from service.domain.chunk import MAX_CHUNK_SAMPLES
 from service.domain.deadline import Clock
 from service.telemetry.metrics import Metrics
 from service.worker.chunk_consumer import ChunkConsumer, ConsumerPolicy
@@ -114,8 +115,8 @@ async def worker(
             metrics=metrics,
             clock=time.monotonic,
         )
-        held = ConsumerPolicy(max_held_samples=2 * MAX_BATCH, lease_s=lease_s)
-        consumer = ChunkConsumer(source, segmenter, held, clock=time.monotonic)
+        held = ConsumerPolicy(max_held_samples=2 * MAX_CHUNK_SAMPLES, lease_s=lease_s)
+        consumer = ChunkConsumer(source, segmenter, held, device=segmenter, clock=time.monotonic)
         running = asyncio.create_task(consumer.run(drain_s=drain_s))
         yield consumer
         consumer.stop()

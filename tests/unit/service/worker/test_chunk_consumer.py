@@ -40,9 +40,11 @@ class MemorySource:
     async def withdraw(self) -> None:
         self.is_withdrawn = True
 
-    async def take(self, max_chunks: int, *, wait_s: float) -> Sequence[Delivery]:
+    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
         self._maybe_fail()
-        taken, self.fresh = self.fresh[:max_chunks], self.fresh[max_chunks:]
+        taken: list[Delivery] = []
+        while self.fresh and sum(len(entry.chunk.samples) for entry in taken) < max_samples:
+            taken.append(self.fresh.pop(0))
         if not taken:
             await asyncio.sleep(min(wait_s, 0.01))
         return taken
@@ -73,7 +75,11 @@ class MemorySource:
 
 
 class GatedSegmenter:
-    """Answers when it is let; knows what runs beside what."""
+    """Answers when it is let; knows what runs beside what. Its device is as busy as it is told."""
+
+    max_batch = 64
+    queue_depth = 0
+    busy_for_s = 0.0
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -111,7 +117,7 @@ async def running(
     source: MemorySource, segmenter: GatedSegmenter, *, room: int = 64, drain_s: float = 5.0
 ) -> AsyncIterator[ChunkConsumer]:
     policy = ConsumerPolicy(max_held_samples=room, lease_s=0.25)
-    consumer = ChunkConsumer(source, segmenter, policy, clock=time.monotonic)
+    consumer = ChunkConsumer(source, segmenter, policy, device=segmenter, clock=time.monotonic)
     task = asyncio.create_task(consumer.run(drain_s=drain_s))
     async with asyncio.timeout(HANG_S):
         yield consumer
@@ -139,6 +145,19 @@ async def test_takes_no_more_than_it_has_room_for() -> None:
         segmenter.gate.set()
         await until(lambda: len(source.answers) == 40)
     assert source.is_withdrawn
+
+
+async def test_the_next_batch_is_left_to_others_until_the_device_is_about_to_need_it() -> None:
+    source, segmenter = MemorySource(), GatedSegmenter()
+    segmenter.busy_for_s = 30.0
+    source.fresh = [delivery(f"c{number}") for number in range(40)]
+    async with running(source, segmenter, room=256) as consumer:
+        await until(lambda: source.num_announced)
+        await asyncio.sleep(0.05)
+        assert consumer.num_held_samples == 0
+        segmenter.busy_for_s = 0.05
+        segmenter.gate.set()
+        await until(lambda: len(source.answers) == 40)
 
 
 async def test_a_suspect_runs_with_nothing_beside_it() -> None:
