@@ -7,6 +7,10 @@ import shutil
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")  # a busy machine is no finding
 
 TOOLS = {"redis": (os.environ.get("REDIS_SERVER", "redis-server"), "apt-get install redis-server")}
 """Marker: the program that its tests start, and how to get it."""

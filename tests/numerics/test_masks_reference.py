@@ -72,7 +72,7 @@ def test_semantic_masks_are_those_of_torch(size, threshold):
         assert mask.score == pytest.approx(probability[channel][by_label[mask.label]].mean(), abs=1e-4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), height=st.integers(1, 40), width=st.integers(1, 40), share=st.floats(0, 1))
 def test_run_lengths_area_and_box_equal_pycocotools_on_plain_arrays(seed, height, width, share):
     inside = np.random.default_rng(seed).random((height, width)) < share

@@ -65,7 +65,7 @@ def assert_same(given_chunk: Chunk, read: Chunk) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 32), TEXT, st.booleans(), TEXT)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_chunks_come_back(seed: int, num: int, request_id: str, is_interactive: bool, checkpoint: str) -> None:
     chunk = make_chunk(
         seed,
@@ -118,7 +118,6 @@ def test_the_trace_travels_and_older_senders_and_readers_do_without() -> None:
 
 
 @given(ANSWERS)
-@settings(deadline=None)
 def test_answers_come_back(answer: SegmentedChunk) -> None:
     assert decode_answer(encode_answer(answer)) == answer
 
@@ -154,7 +153,7 @@ def test_noise_is_refused(data: bytes) -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_damaged_chunks_are_refused_or_still_chunks(data: st.DataObject) -> None:
     whole = bytearray(encode_chunk(make_chunk(num_samples=2, size=(4, 4)), clock=clock))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -73,7 +73,7 @@ def test_the_largest_block_keeps_its_bound_and_a_byte_more_does_not() -> None:
         framing.max_body_bytes(99, SIZE)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_block_is_refused_or_well_formed(data: st.DataObject) -> None:
     body = bytearray(body_of(packed_block()))

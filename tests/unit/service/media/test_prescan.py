@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clips import make_clip
 from support.hostile import base_clip, box, find, fragmented_clip, hostile_corpus, put32, tail_clip
@@ -143,14 +143,14 @@ def test_a_fragment_is_read_only_once_it_is_checked() -> None:
     os.close(fd)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.sampled_from(["moov", "moof", "mdat", "ftyp", "free"]))
 def test_any_bytes_in_any_box_are_refused_politely(body: bytes, kind: str) -> None:
     with pytest.raises(ServiceError):
         scan(box("ftyp", b"isom\0\0\2\0isom") + box(kind, body))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(st.data())
 def test_any_change_of_the_index_is_taken_or_refused_politely(data: st.DataObject) -> None:
     clip = data.draw(st.sampled_from([base_clip(), fragmented_clip()]))

@@ -124,7 +124,7 @@ def test_the_last_frame_lasts_a_sane_time(last_s: float, spacing_s: float, wante
     assert clamp_last_s(last_s, spacing_s=spacing_s) == wanted_s
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(start_s=st.floats(0, 600), fps=st.floats(0.01, 60))
 def test_first_index_is_the_least_that_fits(start_s: float, fps: float) -> None:
     first = first_index(start_s, fps)
@@ -135,7 +135,7 @@ def test_first_index_is_the_least_that_fits(start_s: float, fps: float) -> None:
 TICKS = st.lists(st.integers(1, 400), min_size=1, max_size=60).map(lambda steps: np.cumsum(steps).tolist())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     ticks=TICKS,
     fps=st.one_of(st.none(), st.sampled_from([0.5, 1.0, 3.7, 25.0, 60.0])),
