@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.avesformer import AVESFormer
+from model.checkpoint import Checkpoint
+from model.config import variant
 from model.inference import DTYPES, Predictor, choose_device
 from model.preprocess import WINDOW_SAMPLES
 
@@ -51,18 +54,48 @@ def measure_speed(
     Yields:
         one Speed for each dtype (float32; on CUDA bfloat16 too) and batch.
     """
-    place = choose_device(device)
-    for dtype in ("float32", "bfloat16") if place.type == "cuda" else ("float32",):
+    for dtype in _dtypes(choose_device(device)):
         predictor = Predictor.load(path, device=device, dtype=dtype, threads=threads)
-        height, width = predictor.info.input_height, predictor.info.input_width
-        resnet = _resnet50().to(device=place, dtype=DTYPES[dtype], memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for batch in batches:
-            pictures = torch.zeros(batch, 3, height, width, device=place, dtype=DTYPES[dtype])
-            pictures = pictures.contiguous(memory_format=torch.channels_last)
-            ours_s, resnet_s = _take_turns(
-                _predict_call(predictor, batch), _forward_call(resnet, pictures), seconds=seconds
-            )
-            yield Speed(predictor.info.variant, dtype, batch, batch / ours_s, ours_s / resnet_s)
+        yield from _speeds(predictor, batches=batches, seconds=seconds)
+
+
+def measure_variant_speed(
+    name: str, *, device: str, batches: Sequence[int], threads: int | None, seconds: float
+) -> Iterator[Speed]:
+    """Time a variant with random weights: its speed does not depend on what it has learnt.
+
+    Args:
+        name: a variant, at its own frame size (`r50`: 224 px).
+        device: as in `measure_speed`; so are the other arguments and what is yielded.
+
+    Raises:
+        ValueError: no such variant.
+    """
+    place = choose_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = variant(name)
+    drawn = Checkpoint(config, AVESFormer(config).state_dict(), digest="", world_version=None, training={})
+    for dtype in _dtypes(place):
+        yield from _speeds(Predictor(drawn, device=place, dtype=DTYPES[dtype]), batches=batches, seconds=seconds)
+
+
+def _dtypes(place: torch.device) -> tuple[str, ...]:
+    return ("float32", "bfloat16") if place.type == "cuda" else ("float32",)
+
+
+def _speeds(predictor: Predictor, *, batches: Sequence[int], seconds: float) -> Iterator[Speed]:
+    place, dtype = predictor.device, predictor.dtype
+    height, width = predictor.info.input_height, predictor.info.input_width
+    resnet = _resnet50().to(device=place, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for batch in batches:
+        pictures = torch.zeros(batch, 3, height, width, device=place, dtype=dtype)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        ours_s, resnet_s = _take_turns(
+            _predict_call(predictor, batch), _forward_call(resnet, pictures), seconds=seconds
+        )
+        name = str(dtype).removeprefix("torch.")
+        yield Speed(predictor.info.variant, name, batch, batch / ours_s, ours_s / resnet_s)
 
 
 def _resnet50() -> torch.nn.Module:

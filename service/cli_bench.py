@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +21,10 @@ from rich.table import Table
 from service.bench.figures import BenchPlan, Figures, OnStep
 from service.cli_settings import complain, load_settings
 
-PARTS = ("model", "decode", "rle", "batcher", "service")
+PARTS = ("model", "decode", "rle", "batcher", "service", "redis")
 _EXAMPLE = Path(__file__).parents[1] / "tests" / "assets" / "example.mp4"
-_STEPS = 20
+_PEER_VARIANT = "r50"
+_STEPS = 21
 """About as many steps as a whole run has: the bar's length."""
 
 
@@ -34,7 +36,7 @@ def bench(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Spent on each figure, about.")] = 5.0,
 ) -> None:
-    """Measure model, decoding, run lengths, batcher and the whole service on this machine."""
+    """Measure model, decoding, run lengths, batcher, the whole service and its workers on this machine."""
     chosen = [part.strip() for part in only.split(",") if part.strip()]
     unknown = [part for part in chosen if part not in PARTS]
     if unknown or not chosen:
@@ -72,6 +74,7 @@ def _measure(plan: BenchPlan, chosen: Iterable[str], on_step: OnStep) -> Figures
     from service.bench.batcher_speed import measure_batcher
     from service.bench.clip_speed import measure_decoding, measure_run_lengths
     from service.bench.processes import ServiceDidNotStartError
+    from service.bench.redis_speed import measure_workers
     from service.bench.service_speed import measure_redis, measure_service
 
     figures: Figures = {}
@@ -90,11 +93,13 @@ def _measure(plan: BenchPlan, chosen: Iterable[str], on_step: OnStep) -> Figures
             figures |= measure_redis(plan, on_step, local_p50_s=figures["service.c1.p50_s"])
         except ServiceDidNotStartError as error:
             raise RuntimeError(f"the service did not start: {error}") from error
+    if "redis" in chosen:
+        figures |= measure_workers(plan, on_step)
     return figures
 
 
 def _measure_model(plan: BenchPlan, on_step: OnStep) -> Figures:
-    from model.benchmark import measure_speed
+    from model.benchmark import measure_speed, measure_variant_speed
     from service.backends.predictor_torch import default_threads
 
     on_step("model beside a bare ResNet-50")
@@ -106,11 +111,15 @@ def _measure_model(plan: BenchPlan, on_step: OnStep) -> Figures:
         threads=plan.settings.torch_threads or default_threads(),
         seconds=plan.seconds,
     )
-    for speed in speeds:
+    # Our reconstruction at the paper's frame size, as its peers are measured: one frame, one thread, random weights.
+    peer = measure_variant_speed(
+        _PEER_VARIANT, device=plan.settings.device, batches=(1,), threads=1, seconds=plan.seconds
+    )
+    for speed in chain(speeds, peer):
         name = f"model.{speed.variant}.{speed.dtype}.b{speed.batch}"
-        figures[f"{name}.ratio_to_resnet50"] = speed.ratio_to_resnet50
-        figures[f"{name}.frames_per_s"] = speed.frames_per_s
-        on_step(f"model, after batch {speed.batch}")
+        figures.setdefault(f"{name}.ratio_to_resnet50", speed.ratio_to_resnet50)
+        figures.setdefault(f"{name}.frames_per_s", speed.frames_per_s)
+        on_step(f"model {speed.variant}, after batch {speed.batch}")
     return figures
 
 
