@@ -1,54 +1,83 @@
-"""One live stream against a service process: latency of its answers, and frames dropped."""
+"""Live streams against a service process: latency of their answers, and frames dropped."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 
+import httpx
 import numpy as np
 
 from service.bench.figures import BenchPlan, Figures, OnStep
 from service.bench.processes import RunningService
 from service.client.grpc_async import AsyncGrpcClient
+from service.domain.errors import ServiceError
 from service.domain.live import LiveFrame, LiveInput, LiveMasks, LiveOptions, SoundPiece
 
-FRAMES_PER_S = 10
 SIDE_PX = 224
 SOUND_RATE_HZ = 16_000
+ON_ANY = (1, 10)
+"""Streams at once and their frames per second."""
+ON_GPU = (16, 25)
 
 
 def measure_live(plan: BenchPlan, service: RunningService, on_step: OnStep) -> Figures:
-    """A 224 px RGB24 stream at 10 frames per second, its sound sent just before each frame."""
-    on_step("one live stream")
-    answers = asyncio.run(
-        _stream(service.grpc_target, num_frames=max(FRAMES_PER_S, round(plan.seconds * FRAMES_PER_S)))
-    )
-    latencies_s = sorted(answer.latency_s for answer in answers)
-    dropped = answers[-1].num_dropped_frames if answers else math.inf
+    """One 224 px RGB24 stream at 10 frames per second; on a GPU also 16 at 25. Sound is sent just before its frame.
+
+    Returns:
+        `live.c<streams>.p50_s`, `.p95_s` and `.num_dropped_frames`, over all streams of a load.
+
+    Raises:
+        RuntimeError: a stream was answered nothing.
+    """
+    loads = [ON_ANY, ON_GPU] if _has_gpu(service) else [ON_ANY]
+    figures: Figures = {}
+    for streams, frames_per_s in loads:
+        on_step(f"live, {streams} at {frames_per_s} frames a second")
+        figures |= asyncio.run(measure_streams(service.grpc_target, streams, frames_per_s, seconds=plan.seconds))
+    return figures
+
+
+def _has_gpu(service: RunningService) -> bool:
+    """The service counts its device's memory only where that is a GPU's."""
+    exposition = httpx.get(f"http://127.0.0.1:{service.http_port}/metrics", timeout=30).text
+    lines = [line.split() for line in exposition.splitlines() if line.startswith("avesformer_device_memory_bytes ")]
+    return any(float(value) > 0 for _, value in lines)
+
+
+async def measure_streams(target: str, streams: int, frames_per_s: int, *, seconds: float) -> Figures:
+    """So many streams at once for about `seconds`; raises RuntimeError where one is answered nothing."""
+    num_frames = max(frames_per_s, round(seconds * frames_per_s))
+    answered = await asyncio.gather(*(_stream(target, num_frames, frames_per_s) for _ in range(streams)))
+    if not all(answered):
+        raise RuntimeError("a live stream was answered nothing")
+    latencies_s = sorted(answer.latency_s for answers in answered for answer in answers)
     return {
-        "live.c1.p50_s": latencies_s[len(latencies_s) // 2],
-        "live.c1.p95_s": latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * 0.95))],
-        "live.c1.num_dropped_frames": float(dropped),
+        f"live.c{streams}.p50_s": latencies_s[len(latencies_s) // 2],
+        f"live.c{streams}.p95_s": latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * 0.95))],
+        f"live.c{streams}.num_dropped_frames": float(sum(answers[-1].num_dropped_frames for answers in answered)),
     }
 
 
-async def _stream(target: str, *, num_frames: int) -> list[LiveMasks]:
-    async with AsyncGrpcClient(target) as client:
-        events = client.live(_camera(num_frames), LiveOptions(size="model"))
-        return [event async for event in events if isinstance(event, LiveMasks)]
+async def _stream(target: str, num_frames: int, frames_per_s: int) -> list[LiveMasks]:
+    try:
+        async with AsyncGrpcClient(target) as client:
+            events = client.live(_camera(num_frames, frames_per_s), LiveOptions(size="model"))
+            return [event async for event in events if isinstance(event, LiveMasks)]
+    except ServiceError as error:
+        raise RuntimeError(f"a live stream ended: {error.detail}") from None
 
 
-async def _camera(num_frames: int) -> AsyncIterator[LiveInput]:
+async def _camera(num_frames: int, frames_per_s: int) -> AsyncIterator[LiveInput]:
     """Frames at their own time, as a camera gives them."""
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (SIDE_PX, SIDE_PX, 3)).astype(np.uint8).tobytes()
-    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(SOUND_RATE_HZ // FRAMES_PER_S) / SOUND_RATE_HZ)
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(SOUND_RATE_HZ // frames_per_s) / SOUND_RATE_HZ)
     pcm = (tone * 32767).astype("<i2").tobytes()
     started_s = time.perf_counter()
     for number in range(1, num_frames + 1):
-        at_s = number / FRAMES_PER_S
+        at_s = number / frames_per_s
         await asyncio.sleep(max(0.0, started_s + at_s - time.perf_counter()))
-        yield SoundPiece(at_s - 1 / FRAMES_PER_S, pcm, SOUND_RATE_HZ)
+        yield SoundPiece(at_s - 1 / frames_per_s, pcm, SOUND_RATE_HZ)
         yield LiveFrame(at_s, frame, "rgb24", SIDE_PX, SIDE_PX)

@@ -11,8 +11,10 @@ from support.clips import make_clip
 from support.front import running_front
 from typer.testing import CliRunner
 
-from service.bench.figures import latency_figures
+from service.bench.figures import BenchPlan, latency_figures
 from service.bench.http_load import Load, drive
+from service.bench.live_speed import measure_live, measure_streams
+from service.bench.processes import RunningService
 from service.cli import app
 
 ITEM = bytes(12_288)
@@ -58,6 +60,18 @@ async def test_the_load_counts_answers_and_refusals():
     assert len(result.latencies_s) == num_done > 0
     assert result.num_refused > 0
     assert result.elapsed_s >= 0.3
+
+
+async def test_live_streams_are_measured():
+    """On a CPU one stream; the load for a GPU is measured here with two streams."""
+    async with running_front(decode_processes=1) as front:
+        service = RunningService(front.http_port, front.grpc_target)
+        plan = BenchPlan({}, front.front.settings, 0.5)
+        figures = await asyncio.to_thread(measure_live, plan, service, lambda text: None)
+        many = await measure_streams(front.grpc_target, 2, 25, seconds=0.2)
+    assert set(figures) == {"live.c1.p50_s", "live.c1.p95_s", "live.c1.num_dropped_frames"}
+    assert 0 < figures["live.c1.p50_s"] <= figures["live.c1.p95_s"]
+    assert set(many) == {"live.c2.p50_s", "live.c2.p95_s", "live.c2.num_dropped_frames"}
 
 
 def test_latency_figures_are_the_ranks_they_claim():
