@@ -21,6 +21,13 @@ from urllib.parse import urlsplit
 from service.settings import Settings
 
 _READY = re.compile(r"avesformer is ready: (?P<url>\S+) .*gRPC: (?P<grpc>[^;]+);")
+_CLI = "from service.cli import main; main()"
+_EMULATED_WORKER = """
+from service.backends.predictor_fake import FakePredictor, FakeTiming
+from service.cli_worker import run_worker
+from service.settings import Settings
+raise SystemExit(run_worker(Settings(), make_predictor=lambda: FakePredictor(timing={timing})))
+"""
 _START_S = 180.0
 _STOP_S = 60.0
 
@@ -37,6 +44,20 @@ class RunningService:
     grpc_target: str
 
 
+@dataclass(frozen=True, slots=True)
+class EmulatedAccelerator:
+    """A device that sleeps `batch_s + item_s * n` for n samples, n at most `max_batch`."""
+
+    batch_s: float
+    item_s: float
+    max_batch: int
+
+    @property
+    def full_batch_s(self) -> float:
+        """Seconds of a full batch."""
+        return self.batch_s + self.item_s * self.max_batch
+
+
 @contextmanager
 def running_service(settings: Settings, *arguments: str) -> Iterator[RunningService]:
     """A service on free ports with the benchmark's routes; ended with SIGTERM."""
@@ -46,8 +67,8 @@ def running_service(settings: Settings, *arguments: str) -> Iterator[RunningServ
 
 
 @contextmanager
-def running_over_redis(settings: Settings) -> Iterator[RunningService | None]:
-    """A front and a worker with a Redis of their own between them; None where there is no redis-server program."""
+def running_redis() -> Iterator[str | None]:
+    """The address of a Redis of our own; None where there is no redis-server program."""
     program = shutil.which("redis-server")
     if program is None:
         yield None
@@ -58,10 +79,30 @@ def running_over_redis(settings: Settings) -> Iterator[RunningService | None]:
         place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
         server = subprocess.Popen([program, *place], stdout=subprocess.DEVNULL)
         stack.callback(_end, server)
-        url = f"redis://127.0.0.1:{port}/0"
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def running_over_redis(settings: Settings) -> Iterator[RunningService | None]:
+    """A front and a worker with a Redis of their own between them; None where there is no redis-server program."""
+    with ExitStack() as stack:
+        url = stack.enter_context(running_redis())
+        if url is None:
+            yield None
+            return
         worker_port = str(_free_port())
         stack.enter_context(_running(["worker", "--redis", url, "--port", worker_port, *_model_arguments(settings)]))
         yield stack.enter_context(running_service(settings, "--redis", url))
+
+
+@contextmanager
+def running_emulated_worker(url: str, accelerator: EmulatedAccelerator) -> Iterator[None]:
+    """The worker process with an emulated accelerator in the model's place."""
+    timing = f"FakeTiming(batch_s={accelerator.batch_s!r}, item_s={accelerator.item_s!r})"
+    code = _EMULATED_WORKER.format(timing=timing)
+    settings = {"REDIS_URL": url, "REDIS_DATA_URL": "", "WORKER_PORT": _free_port(), "DEVICE": "cpu"}
+    with _running([], code=code, MAX_BATCH=accelerator.max_batch, **settings):
+        yield
 
 
 def _model_arguments(settings: Settings) -> list[str]:
@@ -70,9 +111,10 @@ def _model_arguments(settings: Settings) -> list[str]:
 
 
 @contextmanager
-def _running(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", "from service.cli import main; main()", *arguments]
-    environment = os.environ | {"AVES_BENCH_ROUTES": "1", "AVES_LOG_LEVEL": "warning"}
+def _running(arguments: Sequence[str], *, code: str = _CLI, **settings: object) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", code, *arguments]
+    chosen = {"BENCH_ROUTES": 1, "LOG_LEVEL": "warning"} | settings
+    environment = os.environ | {f"AVES_{name}": str(value) for name, value in chosen.items()}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         yield process
