@@ -148,6 +148,22 @@ async def test_a_clip_has_one_answer(front: RunningFront, number: int) -> None:
     assert any(frame.masks for frame in document.frames), "nothing was compared"
 
 
+async def test_all_transports_share_one_memory() -> None:
+    """What one computed the others are given as it was."""
+    clip, options = odd_clip("index_first"), SegmentOptions(fps=5)
+    async with running_front(make_predictor=lambda: EagerPredictor(labels=LABELS), cache_bytes=10**7) as front:
+        first = await over_json(front, clip, options)
+        assert not first.cached
+        for tell in (over_json, over_ndjson, over_grpc):
+            async with asyncio.timeout(HANG_S):
+                again = await tell(front, clip, options)
+                while not again.cached:  # an upload that takes its time is decoded while it comes, and not looked up
+                    assert tell is over_grpc
+                    again = await tell(front, clip, options)
+            for one, other in zip(first.frames, again.frames, strict=True):
+                assert_equal_frames(one, other)
+
+
 BAD_FILES = {bad.name: bad for bad in hostile_corpus()}
 QUICK = set([*BAD_FILES][::4])
 
