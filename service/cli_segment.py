@@ -136,9 +136,15 @@ class _LocalAnswerer:
         self._spool = spool
 
     async def answer(self, clip: Path, options: SegmentOptions, on_event: OnEvent) -> Answer:
+        with self._core.traces.span("segment") as span:
+            return await self._answer(clip, options, on_event, traceparent=span.traceparent)
+
+    async def _answer(self, clip: Path, options: SegmentOptions, on_event: OnEvent, *, traceparent: str) -> Answer:
         upload = await self._spool.open_upload(max_bytes=_NO_BOUND)
         gatherer = AnswerGatherer(on_event)
-        context = RequestContext(accept_request_id(None), "cli", Deadline(), started_at_s=self._core.clock())
+        context = RequestContext(
+            accept_request_id(None), "cli", Deadline(), started_at_s=self._core.clock(), traceparent=traceparent
+        )
         try:
             for data in _pieces(clip):
                 await upload.write(data)

@@ -56,6 +56,7 @@ class _Flow:
     places: asyncio.Semaphore
     checkpoint: str
     sent: asyncio.Queue[asyncio.Task[SegmentedChunk] | None] = field(default_factory=asyncio.Queue)
+    waited_s: float = 0.0
     num_chunks: int = 0
     held_bytes: int = 0
 
@@ -157,7 +158,7 @@ class Pipeline:
                 emitting = group.create_task(self._emit(flow))
                 with self._traces.span("decode", parent=context.traceparent) as span:
                     await self._decode(upload, model, applied, flow, group)
-                    span.set(waited_s=timings.queue_s, decode_s=timings.decode_s, num_chunks=flow.num_chunks)
+                    span.set(waited_s=flow.waited_s, num_chunks=flow.num_chunks)
                 timings.stage = "prediction"
             return emitting.result()
         finally:
@@ -170,6 +171,7 @@ class Pipeline:
         request = DecodeRequest(options=applied, frame_height=model.input_height, frame_width=model.input_width)
         since_s = self._clock()
         async with self._decoders.open(upload, request, deadline=flow.context.deadline) as reader:
+            flow.waited_s = round(reader.waited_s, _SECONDS_DECIMALS)
             flow.timings.queue_s += reader.waited_s
             flow.timings.decode_s += self._clock() - since_s - reader.waited_s
             flow.spool.put(ClipStarted(flow.context.request_id, model, _rounded_clip(reader.clip), applied))

@@ -45,3 +45,4 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # one INFO line per request is ours
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # what finds no room in its queue is dropped

@@ -158,7 +158,7 @@ class Sender(SpanExporter):
         body = encode_spans(spans).SerializeToString()
         try:
             self._post(body).raise_for_status()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             if not self._is_away:
                 extra = {"collector": self._url, "reason": type(error).__name__}
                 logger.warning("the collector does not take traces; they are dropped until it does", extra=extra)

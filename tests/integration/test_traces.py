@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from grpc import aio
+from pydantic import ValidationError
 from support.clips import make_clip
 from support.collector import Collector, SeenSpan
 from support.front import RunningFront, running_front
@@ -21,6 +22,7 @@ from support.worker_process import WorkerProcess
 
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
+from service.settings import Settings
 
 HANG_S = 60.0
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -199,6 +201,15 @@ async def test_a_collector_in_trouble_costs_at_most_one_line_and_no_request(
     warnings = [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
     assert [entry.name for entry in warnings if not is_silent] == ["service.telemetry.otlp"] * (not is_silent)
     assert {entry.name for entry in warnings} <= {"service.telemetry.otlp"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["collector:4318", "ftp://collector", "http://", "http://:4318", "http://c:port", "http://[::1", "http://key@c"],
+)
+def test_an_address_that_is_none_is_refused_at_the_start(given: str) -> None:
+    with pytest.raises(ValidationError, match="otlp_endpoint"):
+        Settings(otlp_endpoint=given)
 
 
 async def test_a_collector_that_comes_back_is_used_again(
