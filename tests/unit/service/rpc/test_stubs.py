@@ -49,6 +49,14 @@ def test_stubs_are_current(tmp_path: Path) -> None:
         assert (ROOT / path).read_text() == (tmp_path / path).read_text(), f"{path} is old: run `make proto`"
 
 
+def test_the_linter_has_nothing_to_say() -> None:
+    buf = Path(sys.executable).parent / "buf"
+    done = subprocess.run(
+        [str(buf), "lint", "proto"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", MESSAGES)
 def test_messages_keep_the_contract(name: str) -> None:
     fields = pb.DESCRIPTOR.message_types_by_name[name].fields
