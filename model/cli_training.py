@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,12 +83,31 @@ def _train(config: TrainingConfig, processes: Processes, *, out: Path, is_resume
     elif trainer.has_run():
         raise ValueError(f"{trainer.out} already holds a run; add --resume, or choose another --out")
     processes.wait()
-    _run_with_bar(trainer, config)
+    with stopped_by_signals(trainer):
+        is_done = _run_with_bar(trainer, config)
+    if not is_done:
+        raise ValueError(f"stopped at step {trainer.position.step} and saved in {trainer.out}; --resume goes on")
     if processes.is_first:
         typer.echo(f"wrote {trainer.out / 'model.safetensors'}")
 
 
-def _run_with_bar(trainer: Trainer, config: TrainingConfig) -> None:
+@contextmanager
+def stopped_by_signals(trainer: Trainer) -> Iterator[None]:
+    """While it lasts, an interrupt ends the run after its step, saved; a second one acts at once, as ever."""
+
+    def stop(number: int, _: object) -> None:
+        trainer.stop()
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_with_bar(trainer: Trainer, config: TrainingConfig) -> bool:
     with progress_bar(f"training {config.name}", unit="‰", is_shown=trainer.processes.is_first) as (bar, task):
 
         def report(values: dict[str, Any]) -> None:
@@ -95,7 +117,7 @@ def _run_with_bar(trainer: Trainer, config: TrainingConfig) -> None:
             else:
                 bar.console.print(_figures_line(values))
 
-        trainer.run(report)
+        return trainer.run(report)
 
 
 def _figures_line(values: dict[str, Any]) -> str:

@@ -70,6 +70,7 @@ class Trainer:
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype() is torch.float16)
         self.position = Position()
+        self.is_stopping = False
         self.log = RunLog(out, has_tensorboard=config.has_tensorboard)
 
     @property
@@ -93,11 +94,18 @@ class Trainer:
         """Frame size at this point of the run."""
         return [size for start, size in self.config.sizes if self.progress >= start][-1]
 
-    def run(self, report: Report | None = None) -> None:
+    def stop(self) -> None:
+        """Ask a run to save itself and end after the step that it is in; a signal handler may call it."""
+        self.is_stopping = True
+
+    def run(self, report: Report | None = None) -> bool:
         """Train to the end, logging and saving on the way.
 
         Args:
             report: called after every step with its losses and after evaluations with their figures.
+
+        Returns:
+            Whether it came to its end. A run that was stopped, in any of its processes, is saved: `resume` goes on.
 
         Raises:
             TrainingError: a loss that is not finite, or an audio branch that could never learn.
@@ -114,8 +122,13 @@ class Trainer:
             if self.position.elapsed_s - saved_s >= 60 * self.config.save_minutes:
                 self.save()
                 saved_s = self.position.elapsed_s
+            if self.processes.longest(float(self.is_stopping), device=self.device) and self.progress < 1.0:
+                self.save()
+                self.close()
+                return False
         self.save(figures=self.evaluate(report))
         self.close()
+        return True
 
     def step(self, given: PreparedBatch | None = None) -> dict[str, Any]:
         """One optimizer step.

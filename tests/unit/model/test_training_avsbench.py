@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from model.avesformer import AVESFormer
 from model.cli import app
+from model.cli_training import stopped_by_signals
 from model.config import variant
 from model.course_avsbench import AvsbenchCourse
 from model.inference import Predictor
@@ -204,6 +206,32 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tree: Path, tmp_path:
     assert all(torch.equal(value, resumed.average[key]) for key, value in whole.average.items())
     for trainer in (whole, broken, resumed):
         trainer.close()
+
+
+def test_a_run_that_is_stopped_is_saved_and_goes_on(tree: Path, tmp_path: Path) -> None:
+    config = small("ms3-r50", tree, "batch_clips=2", "steps=3", "evaluate_clips=1", "has_tensorboard=false")
+    whole, broken = (Trainer(config, out=tmp_path / part) for part in ("whole", "broken"))
+    assert whole.run()
+    assert not broken.run(lambda values: broken.stop() if values["step"] == 2 else None)
+    assert broken.position.step == 2
+    resumed = Trainer(config, out=tmp_path / "broken")
+    resumed.resume()
+    # Stopped in its last step it is done all the same.
+    assert resumed.run(lambda values: resumed.stop())
+    assert all(torch.equal(value, resumed.average[key]) for key, value in whole.average.items())
+
+
+def test_signals_stop_a_run_and_the_second_one_acts_at_once(tree: Path, tmp_path: Path) -> None:
+    trainer = Trainer(small("ms3-r50", tree, "has_tensorboard=false"), out=tmp_path)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with stopped_by_signals(trainer):
+        signal.raise_signal(signal.SIGINT)
+        assert trainer.is_stopping
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) not in before.values()
+    assert {number: signal.getsignal(number) for number in before} == before
+    trainer.close()
 
 
 def test_two_processes_train_one_model_and_resume_it(tree: Path, tmp_path: Path) -> None:
