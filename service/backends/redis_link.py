@@ -24,7 +24,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.backends.wire import VERSION
-from service.core.within import heeding_cancellation
+from service.core.within import heeding
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 
@@ -85,8 +85,7 @@ class RedisLink:
     async def pipeline(self, commands: Sequence[Sequence[str | bytes | float]]) -> list[Any]:
         """The replies of several commands sent in one go, in order; raises as `call` for the first that failed."""
         try:
-            with heeding_cancellation():
-                replies = await self._send(commands)
+            replies = await heeding(self._send(commands))
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise self._went_down(error) from error
         except RedisError as error:
@@ -97,8 +96,7 @@ class RedisLink:
     async def script(self, source: str, keys: Sequence[str], words: Sequence[str | bytes | float]) -> Any:
         """Run a Lua script atomically; Redis caches it by its hash, and gets the source again after a restart."""
         try:
-            with heeding_cancellation():
-                reply = await self._client.register_script(source)(keys=list(keys), args=list(words))
+            reply = await heeding(self._run(source, keys, words))
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise self._went_down(error) from error
         except RedisError as error:
@@ -117,6 +115,9 @@ class RedisLink:
         for words in commands:
             pipe.execute_command(*words)
         return list(await pipe.execute())
+
+    async def _run(self, source: str, keys: Sequence[str], words: Sequence[str | bytes | float]) -> Any:
+        return await self._client.register_script(source)(keys=list(keys), args=list(words))
 
     def _went_down(self, error: Exception) -> ServiceError:
         if self._down_since_s is None:

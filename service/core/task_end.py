@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from service.domain.errors import ServiceError
 
 _AGAIN_S = 0.1
 
 
-async def end_tasks(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait until they have ended; their exceptions are theirs.
 
     One cancellation can get lost inside a library (`asyncio.wait_for` of Python 3.11 swallows one that arrives together

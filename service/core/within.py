@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
+from service.core.task_end import end_tasks
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
+
+_R = TypeVar("_R")
 
 
 @asynccontextmanager
@@ -26,22 +30,15 @@ async def within(deadline: Deadline, *, clock: Clock, stage: str) -> AsyncIterat
         raise ServiceError("deadline_exceeded", f"The deadline passed during {stage}; allow more time.") from None
 
 
-@contextmanager
-def heeding_cancellation() -> Iterator[None]:
-    """Around a library's awaits: a cancellation that got lost inside is raised when they are over.
+async def heeding(call: Coroutine[Any, Any, _R]) -> _R:
+    """A library's call, which ends soon after its caller is cancelled, even if it loses the cancellation once.
 
     Python 3.11's `asyncio.wait_for`, through which redis-py sends, answers with its result when result and cancellation
-    come together. A deadline that fires in that moment would be lost, and with it the end of whoever waits next.
+    come together; redis-py then waits for a reply for its own seconds, whatever deadline had passed.
     """
-    task = asyncio.current_task()
-    num_before = 0 if task is None else task.cancelling()
+    running = asyncio.create_task(call)
     try:
-        yield
+        return await asyncio.shield(running)
     except asyncio.CancelledError:
+        await end_tasks([running])
         raise
-    except Exception:
-        if task is not None and task.cancelling() > num_before:
-            raise asyncio.CancelledError from None
-        raise
-    if task is not None and task.cancelling() > num_before:
-        raise asyncio.CancelledError
