@@ -39,6 +39,8 @@ from service.domain.options import SegmentOptions
 from service.domain.result import FrameMasks
 
 SEMANTIC = "semantic"
+START_S = 600.0
+"""Longest wait for the service to be ready: the machine may be busy, and the clips took minutes to make."""
 Truth = dict[str, Any]
 Answer = tuple[int, Truth, Sequence[FrameMasks]]
 """Number of a clip, its truth, and what came back."""
@@ -129,7 +131,7 @@ def with_service(url: str | None, checkpoint: Path | None, then: Callable[[str],
     with ExitStack() as stack:
         if url is None:
             settings = {"checkpoint": checkpoint.resolve()} if checkpoint else {}
-            url = stack.enter_context(ServiceProcess(module="support.serve_shipped", **settings)).url
+            url = stack.enter_context(ServiceProcess(module="support.serve_shipped", guard_s=START_S, **settings)).url
         then(url)
         example = Path(__file__).parent.parent / "assets" / "example.mp4"
         with open_client(url) as client:

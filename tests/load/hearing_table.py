@@ -138,6 +138,11 @@ def _lag_rows(edges: dict[str, list[ClipEdges]]) -> Iterator[Row]:
         yield Row(f"  {text}: true edges not said", [(o.clip, float(o.lag_s is None)) for o in outcomes])
         numbered = [(i, float(said)) for i, clip in enumerate(clips) for said in clip.is_said_false]
         yield Row(f"  {text}: said edges without a true one", numbered)
+    if "timing" in edges and "timing_edit" in edges:
+        plain = {outcomes[0].clip: outcomes for clip in edges["timing"] if (outcomes := clip.outcomes)}
+        edited = [(o, plain[o.clip][i]) for clip in edges["timing_edit"] for i, o in enumerate(clip.outcomes)]
+        moved = [(a.clip, abs(a.lag_s - b.lag_s)) for a, b in edited if a.lag_s is not None and b.lag_s is not None]
+        yield Row("  edges at 10 fps, edit list: moved by, s (mean)", moved)
 
 
 def _loss_rows(samples: dict[str, list[Sample]]) -> Iterator[Row]:

@@ -19,9 +19,16 @@ _GUARD_S = 60.0
 
 
 class ServiceProcess:
-    """Started on free ports; `with` ends it. Everything it prints is kept in `lines`."""
+    """Started on free ports; `with` ends it. Everything it prints is kept in `lines`.
 
-    def __init__(self, *, module: str = "support.serve_fake", **settings: object) -> None:
+    Args:
+        module: what is run.
+        guard_s: longest wait for a line.
+        settings: of the service; names with fake_ are for the fake predictor.
+    """
+
+    def __init__(self, *, module: str = "support.serve_fake", guard_s: float = _GUARD_S, **settings: object) -> None:
+        self._guard_s = guard_s
         chosen = {"port": 0, "grpc_port": 0, "decode_processes": 2, "max_batch": 8, **settings}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AVES_")}
         environment |= {f"AVES_{name.upper()}": str(value) for name, value in chosen.items()}
@@ -37,7 +44,12 @@ class ServiceProcess:
         self.grpc_target = ""
 
     def __enter__(self) -> ServiceProcess:
-        match = re.search(r"ready: (\S+) .*gRPC: ([^;]+);", self.wait_for_line("is ready"))
+        try:
+            line = self.wait_for_line("is ready")
+        except AssertionError:
+            self.__exit__()
+            raise
+        match = re.search(r"ready: (\S+) .*gRPC: ([^;]+);", line)
         assert match is not None
         self.url, self.grpc_target = match.groups()
         return self
@@ -52,7 +64,7 @@ class ServiceProcess:
 
     def wait_for_line(self, text: str) -> str:
         """The first line with `text`."""
-        end_s = time.monotonic() + _GUARD_S
+        end_s = time.monotonic() + self._guard_s
         while time.monotonic() < end_s:
             found = next((line for line in list(self.lines) if text in line), None)
             if found is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from load.hearing_edges import ClipEdges, EdgeOutcome
 from load.hearing_failures import outline, worst
 from load.hearing_score import Sample, compare, compare_labels, interval, mean, mean_over_kinds, median
 from load.hearing_table import BARS, Outcomes, figures, rows, table
@@ -111,6 +112,22 @@ def test_ambiguous_samples_are_left_out_and_quiet_ones_told_apart() -> None:
     assert found["ambience only: samples under 0.5 %"]["passed"] is False
     assert found["off-screen sound only: samples under 0.5 %"]["value"] == 1.0
     assert found["off-screen sound only: samples under 0.5 %"]["num"] == 1
+
+
+def test_edges_of_a_shifted_track_are_paired_with_the_plain_ones() -> None:
+    lags = {"timing": (0.1, -0.2, None), "timing_edit": (0.4, -0.2, 0.3)}
+    edges = {
+        name: [ClipEdges(tuple(EdgeOutcome(4, True, lag) for lag in some), (False, True)), ClipEdges((), ())]
+        for name, some in lags.items()
+    }
+    found = figures(Outcomes({"own": [SAMPLE]}, edges), "cpu")
+    assert found["edges at 10 fps: median lag, s"]["value"] == pytest.approx(0.15)
+    assert found["edges at 10 fps, edit list: median lag, s"]["value"] == pytest.approx(0.3)
+    assert found["edges at 10 fps, edit list: median lag, s"]["passed"] is False
+    assert found["edges at 10 fps: true edges not said"]["value"] == pytest.approx(1 / 3)
+    assert found["edges at 10 fps: said edges without a true one"]["value"] == 0.5
+    assert found["edges at 10 fps, edit list: moved by, s (mean)"]["value"] == pytest.approx(0.15)
+    assert found["edges at 10 fps, edit list: moved by, s (mean)"]["num"] == 2
 
 
 def test_bars_by_column_and_nothing_measured_is_a_miss() -> None:
