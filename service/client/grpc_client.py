@@ -15,8 +15,8 @@ import grpc
 from service.client.answer import Answer, OnEvent, cut_off
 from service.client.failures import grpc_error, unreachable
 from service.client.grpc_messages import (
-    CHANNEL_OPTIONS,
     answer_event,
+    channel_options,
     live_event,
     live_options,
     live_request,
@@ -45,10 +45,11 @@ class GrpcClient:
     def __init__(self, target: str, policy: ClientPolicy | None = None, *, is_secure: bool = False) -> None:
         self._target = target
         self._policy = policy or ClientPolicy()
+        options = channel_options(self._policy)
         if is_secure:
-            self._channel = grpc.secure_channel(target, _credentials(self._policy), options=CHANNEL_OPTIONS)
+            self._channel = grpc.secure_channel(target, _credentials(self._policy), options=options)
         else:
-            self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(target, options=options)
         self._stub = SegmentationStub(self._channel)
 
     def __enter__(self) -> GrpcClient:

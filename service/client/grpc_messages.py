@@ -15,11 +15,20 @@ from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, Summary
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 
 MAX_MESSAGE_BYTES = 4 * 1024**2
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.enable_retries", 0),  # retries are this client's own: they know the stable codes
-)
 _SIZES: dict[MaskSize, pb.MaskSize] = {"source": pb.MASK_SIZE_SOURCE, "model": pb.MASK_SIZE_MODEL}
+
+
+def channel_options(policy: ClientPolicy) -> list[tuple[str, int]]:
+    """As gRPC core takes them. While a call runs, a server that answers no ping ends it, also where nothing is sent."""
+    timeout_ms = round(1000 * policy.connect_timeout_s)
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.enable_retries", 0),  # retries are this client's own: they know the stable codes
+        ("grpc.keepalive_time_ms", round(1000 * policy.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),  # core 1.85 waits a minute where only the other is set
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
 
 
 def metadata(policy: ClientPolicy, *, request_id: str | None) -> tuple[tuple[str, str], ...]:

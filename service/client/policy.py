@@ -20,10 +20,12 @@ class ClientPolicy:
     Attributes:
         api_key: sent as a bearer token.
         timeout_s: deadline of each try; None leaves it to the server.
-        connect_timeout_s: longest wait for a connection, and for the client's own timers after the deadline.
+        connect_timeout_s: longest wait for a connection, and for a sign of life on one.
         attempts: tries in all. Only what the server calls retryable is tried again, and lost connections.
         first_backoff_s, max_backoff_s: waits double from the first; a server's Retry-After or push-back goes before.
         max_retry_after_s: a server that asks for more is not waited for.
+        keepalive_s: a gRPC server that is silent for so long during a call is asked whether it is still there; it must
+            answer within `connect_timeout_s`. The service takes no more than one such question in 10 s.
         ca_file: PEM certificates to trust instead of the system's.
     """
 
@@ -34,6 +36,7 @@ class ClientPolicy:
     first_backoff_s: float = 0.5
     max_backoff_s: float = 30.0
     max_retry_after_s: float = 120.0
+    keepalive_s: float = 30.0
     ca_file: Path | None = None
     jitter: Callable[[], float] = field(default=random.random, repr=False)
 

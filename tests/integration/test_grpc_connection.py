@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
@@ -11,6 +12,11 @@ from grpc import aio
 from support.front import RunningFront, beside, running_front
 
 from service.client.failures import grpc_error
+from service.client.grpc_async import AsyncGrpcClient
+from service.client.policy import ClientPolicy
+from service.domain.errors import ServiceError
+from service.domain.live import LiveFrame, LiveInput, LiveMasks
+from service.domain.result import ModelInfo
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
 
@@ -90,6 +96,68 @@ async def test_a_peer_that_answers_no_ping_is_dropped(front: RunningFront) -> No
             while await reader.read(4096):  # and is heard, never answered
                 pass
         writer.close()
+
+
+class Wire:
+    """A proxy of one port that can go dead: it stays connected and passes nothing on."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._is_alive = asyncio.Event()
+        self._is_alive.set()
+        self._pumps: list[asyncio.Task[None]] = []
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for pump in self._pumps:
+                pump.cancel()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    def die(self) -> None:
+        self._is_alive.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        for source, target in ((reader, far_writer), (far_reader, writer)):
+            self._pumps.append(asyncio.create_task(self._pump(source, target)))
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self._is_alive.wait()
+                target.write(data)
+        finally:
+            target.close()
+
+
+async def test_a_server_that_fell_silent_is_noticed_by_the_client(front: RunningFront) -> None:
+    """A live stream that waits for an answer: nothing is on the way, only a ping can tell."""
+    policy = ClientPolicy(attempts=1, keepalive_s=PING_EVERY_S, connect_timeout_s=1.0)
+
+    async def camera() -> AsyncIterator[LiveInput]:
+        yield LiveFrame(1.0, bytes(3 * 16 * 16), "rgb24", 16, 16)
+        await asyncio.Event().wait()
+
+    async with beside(front, min_client_ping_s=PING_EVERY_S / 4) as lenient:
+        wire = Wire(lenient.grpc_port)
+        async with (
+            wire.listening() as port,
+            AsyncGrpcClient(f"127.0.0.1:{port}", policy) as client,
+            asyncio.timeout(UNANSWERED_S),
+        ):
+            events = client.live(camera())
+            assert isinstance(await anext(events), ModelInfo)
+            assert isinstance(await anext(events), LiveMasks)
+            wire.die()
+            with pytest.raises(ServiceError) as lost:
+                await anext(events)
+    assert lost.value.code == "backend_down"
+    assert lost.value.spec.is_retryable
 
 
 async def test_streams_over_the_limit_of_a_connection_wait_their_turn(front: RunningFront) -> None:
