@@ -13,7 +13,7 @@ TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format proto bench hearing soak clean
+.PHONY: help serve test test-slow lint format proto bench hearing soak chaos clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -69,3 +69,6 @@ hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the wh
 soak: $(VENV)/.installed-dev ## is memory flat? a ten-minute 720p clip, then mixed requests (SOAK_ARGS="--requests 2000")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow --timeout 3600 tests/load/test_memory.py
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/soak.py $(SOAK_ARGS)
+
+chaos: $(VENV)/.installed-dev ## is anything lost when processes die? workers, fronts and Redis killed under load (CHAOS_ARGS="--kills 5 --json FILE")
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/chaos.py $(CHAOS_ARGS)
