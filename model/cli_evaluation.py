@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
 
 CLASSES_IN_TABLE = 12
+ATTENTION_CLIPS = 8
 
 
 class DataName(StrEnum):
@@ -44,6 +45,7 @@ def evaluate(
     num_clips: Annotated[int, typer.Option(min=2, help="Unseen synthetic clips.")] = 120,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    attention: Annotated[bool, typer.Option("--attention", help="Also the entropy and spread of attention.")] = False,
     page: Annotated[Path | None, typer.Option(help="AVSBench: write a page of overlays (HTML) here.")] = None,
 ) -> None:
     """Measure a checkpoint: JSON on stdout, a table on stderr. Figures of different protocols have different names."""
@@ -59,6 +61,8 @@ def evaluate(
             figures = _synthetic(loaded, num_clips, place)
         else:
             figures = _avsbench(loaded, data, root=root, split=split, device=place, page=page)
+        if attention:
+            figures["attention"] = _attention(loaded, data, root=root, split=split, device=place)
         answer = {"data": data.value, "checkpoint": loaded.digest, "world_version": loaded.world_version, **figures}
         text = json.dumps(answer, indent=2)
         if json_file is not None:
@@ -110,6 +114,35 @@ def _avsbench(
     if overlays is not None and page is not None:
         overlays.write(page, title=f"{data.value} {split.value}, {loaded.digest[:19]}")
     return {"split": split.value, **figures}
+
+
+def _attention(
+    loaded: Checkpoint, data: DataName, *, root: Path | None, split: Split, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Of some clips of the data, by transformer block."""
+    import torch
+
+    from model.data.avsbench import Subset, read_index
+    from model.data.avsbench_clip import read_clip
+    from model.evaluation import FIRST_EVALUATION_SEED, attention_figures, evaluation_batches
+    from model.preprocess import window_log_mel
+
+    size_px = loaded.config.input_height
+    if root is None or data is DataName.SYNTHETIC:
+        batch = next(
+            evaluation_batches(ATTENTION_CLIPS, samples_per_clip=1, size_px=size_px, first_seed=FIRST_EVALUATION_SEED)
+        )
+        frames, log_mel = batch.frames, window_log_mel(batch.windows)
+    else:
+        files = read_index(root, subset=Subset(data.value.removeprefix("avsbench-")), split=split.value)
+        classes = max(2, len(loaded.config.labels))
+        clips = [read_clip(entry, size_px=size_px, num_classes=classes) for entry in files[:ATTENTION_CLIPS]]
+        frames, log_mel = (
+            torch.cat([clip.frames[:1] for clip in clips]),
+            torch.cat([clip.log_mel[:1] for clip in clips]),
+        )
+    blocks = attention_figures(loaded.build().to(device), frames.to(device), log_mel.to(device))
+    return {f"block_{number}": values for number, values in enumerate(blocks)}
 
 
 def _rows(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:

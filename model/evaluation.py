@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -173,6 +175,34 @@ def segmenter(model: AVESFormer) -> Segment:
         return probabilities(logits, height=frames.shape[1], width=frames.shape[2])
 
     return segment
+
+
+@torch.inference_mode()
+def attention_figures(model: AVESFormer, frames: Tensor, log_mel: Tensor) -> list[dict[str, float]]:
+    """How far each transformer block's cross-attention is from dissipating (one key: 0 and 0).
+
+    Args:
+        model: a network in eval mode.
+        frames: (B, H, W, 3) uint8.
+        log_mel: (B, 1, 96, 64).
+
+    Returns:
+        For each block `entropy` (mean over pixels and heads, nats), `largest_entropy` (ln Q: every key alike) and
+        `row_distance` (mean distance between the weights of two pixels, 0 to sqrt(2)).
+    """
+    num_keys = model.prompt_query(model.hear(log_mel[:1])).shape[1]
+    # One by one: the distances between all pairs of pixels are many.
+    samples = [
+        model.attention_statistics(normalise_frames(frames[i : i + 1]), log_mel[i : i + 1]) for i in range(len(frames))
+    ]
+    return [
+        {
+            "entropy": statistics.fmean(block.entropy for block in blocks),
+            "largest_entropy": math.log(num_keys),
+            "row_distance": statistics.fmean(block.row_distance for block in blocks),
+        }
+        for blocks in zip(*samples, strict=True)
+    ]
 
 
 def probabilities(logits: Tensor, *, height: int, width: int) -> Tensor:

@@ -1,13 +1,21 @@
 """AVSBench figures of answers that are known beforehand."""
 
+import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from support.avsbench_oracle import Oracle
 from support.avsbench_tree import LABELS, make_avss, make_ms3, make_s4
+from typer.testing import CliRunner
 
+from model.avesformer import AVESFormer
+from model.checkpoint import save_checkpoint
+from model.cli import app
+from model.config import variant
 from model.data.avsbench import Subset, read_index
 from model.evaluation_avsbench import evaluate_avsbench, evaluate_own_sound
 from model.overlay_page import OverlayPage
@@ -111,3 +119,23 @@ def test_page_colours_mark_the_mask_only(tree: Path) -> None:
     mixed = torch.from_numpy(page._overlay(clip.frames[0].numpy(), clip.truth[0].numpy()))
     assert torch.equal(mixed[clip.truth[0] == 0], clip.frames[0][clip.truth[0] == 0])
     assert not torch.equal(mixed, clip.frames[0])
+
+
+@pytest.mark.parametrize("mode", ["none", "concat_mix"])
+def test_attention_is_measured_on_the_data(tree: Path, tmp_path: Path, mode: str) -> None:
+    model = AVESFormer(replace(variant("tiny", knobs={"prompt.mode": mode}), input_height=64, input_width=64))
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, config=model.config, state=model.state_dict(), world_version=None, training={})
+    arguments = ("--data", "avsbench-s4", "--root", str(tree), "--checkpoint", str(path), "--attention")
+    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert result.exit_code == 0, result.stderr
+    blocks = json.loads(result.stdout)["attention"]
+    assert list(blocks) == ["block_0", "block_1"]
+    for block in blocks.values():
+        if mode == "none":
+            assert block == {"entropy": 0, "largest_entropy": 0, "row_distance": 0}
+        else:
+            assert block["largest_entropy"] == pytest.approx(math.log(16))
+            assert 0 < block["entropy"] <= block["largest_entropy"]
+            assert 0 < block["row_distance"] < 2**0.5
+    assert "attention.block_1.row_distance" in result.stderr
