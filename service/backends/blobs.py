@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
@@ -19,16 +21,25 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from service.domain.errors import ServiceError
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig  # of its stubs only
+
 _PIECE_BYTES = 4 * 1024**2
 _FAILURES = (BaseError, OSError)
+_RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+"""obstore's own would hold a request for three minutes while its store is away."""
+
+logger = logging.getLogger(__name__)
 
 
 class Blobs:
     """`ports.BlobStore` over obstore.
 
     Args:
-        location: a folder, or a URL such as `s3://bucket/prefix` (credentials from the environment, as AWS tools
-            read them).
+        location: a folder, or a URL such as `s3://bucket/prefix`. Where an object store is and who asks comes from the
+            environment, as its own tools read it: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
+            AWS_ENDPOINT_URL (a store of another maker), AWS_ALLOW_HTTP=true (one without TLS); on AWS itself the
+            instance's or the pod's role.
 
     Raises:
         ValueError: the URL names no store that is known.
@@ -40,7 +51,7 @@ class Blobs:
             self._store = LocalStore(Path(location).expanduser(), mkdir=True)
         else:
             try:
-                self._store = from_url(location)
+                self._store = from_url(location, retry_config=_RETRIES)
             except BaseError as error:
                 raise ValueError(f"no blob store at {location.partition('://')[0]}://…") from error
 
@@ -139,4 +150,5 @@ class _PreadFile(io.RawIOBase):
 def _down(error: Exception) -> ServiceError:
     if isinstance(error, OSError) and error.errno is not None:
         return ServiceError("storage_full", "The store of uploads takes no more; try again later.", retry_after_s=30.0)
+    logger.warning("the store of uploads failed", extra={"reason": f"{type(error).__name__}: {str(error)[:300]}"})
     return ServiceError("backend_down", "The store of uploads does not answer; try again.", retry_after_s=5.0)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from support.queue_parts import REDIS_PARAM
 from support.redis_server import RedisServer
+from support.s3_server import s3_bucket
 
 from service.backends import keys_folder
 from service.backends.blobs import Blobs
@@ -50,9 +51,15 @@ def cache(request: pytest.FixtureRequest) -> ResultCache:
     return RedisCache(request.getfixturevalue("link"), max_bytes=1000, ttl_s=0.3)
 
 
-@pytest.fixture(params=["folder", "memory"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return Blobs(tmp_path / "blobs" if request.param == "folder" else "memory://")
+@pytest.fixture(params=["folder", "memory", "s3"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BlobStore]:
+    if request.param != "s3":
+        yield Blobs(tmp_path / "blobs" if request.param == "folder" else "memory://")
+        return
+    with s3_bucket() as bucket:
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name, value)
+        yield Blobs(bucket.url)
 
 
 async def test_a_key_is_taken_once(keys: KeyStore) -> None:
@@ -227,6 +234,31 @@ async def test_a_prefix_is_deleted_whole_and_alone(blobs: BlobStore) -> None:
     await blobs.delete_all("jobs/1")
     assert [await blobs.get(name) for name in ("jobs/1/a", "jobs/1/2/b", "jobs/10/c")] == [None, None, b"x"]
     await blobs.delete_all("jobs/none")
+
+
+async def test_an_s3_store_that_is_away_is_said_to_be_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with s3_bucket() as bucket:
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name, value)
+        blobs = Blobs(bucket.url)
+        missing = Blobs("s3://no-such-bucket/service")
+        with pytest.raises(ServiceError) as caught:
+            await missing.put("a", b"x")
+        assert caught.value.code == "backend_down"
+        assert "no-such-bucket" not in caught.value.detail
+    fd = os.open(tmp_path, os.O_RDONLY)
+    async with asyncio.timeout(HANG_S):
+        for action in (
+            lambda: blobs.put("a", b"x"),
+            lambda: blobs.get("a"),
+            lambda: anext(aiter(blobs.read("a"))),
+            lambda: blobs.put_file("a", fd, num_bytes=0),
+            lambda: blobs.delete_all("a"),
+        ):
+            with pytest.raises(ServiceError) as caught:
+                await action()
+            assert caught.value.code == "backend_down"
+    os.close(fd)
 
 
 def test_unknown_stores_are_refused() -> None:
