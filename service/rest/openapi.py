@@ -87,6 +87,7 @@ def upload_parameters() -> list[dict[str, Any]]:
         "X-Request-Timeout": ("The request's deadline, seconds.", {"type": "number", "exclusiveMinimum": 0}),
         "Idempotency-Key": ("The same key and request again get the first answer.", {"type": "string"}),
         "Cache-Control": ("`no-cache` bypasses the result cache.", {"type": "string"}),
+        "traceparent": ("W3C Trace Context: the span that this request is part of.", {"type": "string"}),
     }
     return options + [
         {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
