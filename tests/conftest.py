@@ -12,7 +12,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")  # a busy machine is no finding
 
-TOOLS = {"redis": (os.environ.get("REDIS_SERVER", "redis-server"), "apt-get install redis-server")}
+TOOLS = {
+    "redis": (os.environ.get("REDIS_SERVER", "redis-server"), "apt-get install redis-server"),
+    "browser": ("chromium", "apt-get install chromium"),
+}
 """Marker: the program that its tests start, and how to get it."""
 _LEFT_OUT = pytest.StashKey[dict[str, int]]()
 

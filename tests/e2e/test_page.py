@@ -1,0 +1,70 @@
+"""The page at / and the reference at /docs, as a person's browser shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.browser import Browser
+from support.service_process import ServiceProcess
+
+pytestmark = [pytest.mark.e2e, pytest.mark.browser]
+CLIP = Path(__file__).parents[1] / "assets" / "example.mp4"
+STATUS = "document.getElementById('status').textContent"
+NUM_PAINTED = """(() => {
+  const canvas = document.getElementById('overlay');
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  return pixels.filter((value, at) => at % 4 === 3 && value > 0).length;
+})()"""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with ServiceProcess() as service:
+        yield service.url
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
+def go(browser: Browser, path: Path) -> None:
+    browser.choose_file("#file", path)
+    browser.wait_for("!document.getElementById('go').disabled")
+    browser.value_of("document.getElementById('go').click()")
+
+
+def test_a_clip_is_answered_on_the_page(browser: Browser, url: str) -> None:
+    browser.open(f"{url}/")
+    go(browser, CLIP)
+    assert browser.wait_for(f"{STATUS}.includes('Play the clip') && {STATUS}").startswith("25 samples in ")
+    assert browser.wait_for(NUM_PAINTED) > 0
+    assert browser.value_of("document.getElementById('timeline').hidden") is False
+    assert browser.value_of("document.getElementById('links').hidden") is False
+    assert browser.value_of("document.getElementById('download').href").startswith("blob:")
+    assert browser.complaints == []
+
+
+def test_what_is_no_clip_is_said_and_the_page_goes_on(browser: Browser, url: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "letter.mp4"
+    wrong.write_text("Dear reader, this is no video.")
+    browser.open(f"{url}/")
+    go(browser, wrong)
+    said = browser.wait_for(f"document.getElementById('status').classList.contains('error') && {STATUS}")
+    assert "not an MP4" in said
+    go(browser, CLIP)
+    browser.wait_for(f"{STATUS}.includes('Play the clip')")
+    assert [text for text in browser.complaints if "415" not in text] == []
+    browser.complaints.clear()
+
+
+def test_the_reference_lists_every_route(browser: Browser, url: str) -> None:
+    browser.open(f"{url}/docs")
+    browser.wait_for("document.querySelectorAll('details').length")
+    listed = browser.value_of("[...document.querySelectorAll('summary')].map(entry => entry.textContent)")
+    for route in ("POST/v1/segment", "POST/v1/jobs", "GET/v1/readyz", "GET/v1/metrics"):
+        assert any(route in text.replace(" ", "") for text in listed), (route, listed)
+    assert browser.complaints == []
