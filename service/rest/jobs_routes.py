@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from service.core.idempotency import Idempotency, key_scope
 from service.core.job_lines import job_shape
@@ -23,9 +23,9 @@ from service.core.journal import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions, parse_options
-from service.rest.answers import HEARTBEAT_S, answer_json, answer_ndjson, end_with_error, with_heartbeats
-from service.rest.errors import Problem, send_problem
+from service.rest.answers import HEARTBEAT_S, answer_json, answer_ndjson, with_heartbeats
 from service.rest.intake import ended_by_disconnect
+from service.rest.long_answer import LongAnswer
 from service.rest.openapi import SEGMENT_CODES, problem_responses, upload_parameters, upload_request_body
 from service.rest.parts import RestParts
 from service.rest.request_head import answer_type, merge_options
@@ -145,31 +145,20 @@ def _accepted(job: Job) -> bytes:
     return encode(shape)
 
 
-class _JobStream(Response, ABC):
-    """A response that may take long: its errors before the start are problems, those after cut it."""
+class _JobStream(LongAnswer):
+    """A long answer about one job."""
 
     def __init__(self, parts: JobParts, job_id: str) -> None:
+        super().__init__(parts.rest)
         self._jobs = parts.jobs
-        self._parts = parts.rest
         self._job_id = job_id
-        self.background = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request or send its problem."""
-        request_id: str = scope["state"]["request_id"]
-        sender = Sender(scope, send, stall_s=self._parts.policy.stall_s)
-        try:
-            with self._parts.recorded(scope) as record:
-                headers = Headers(scope=scope)
-                owner = self._parts.authenticate(headers.get("authorization"))
-                with ended_by_disconnect(receive):
-                    await self._stream(_checked(self._job_id), owner, headers, sender, record)
-        except ServiceError as error:
-            problem = Problem(error, request_id)
-            if sender.has_started or error.code == "client_gone":
-                await end_with_error(problem, sender)
-            else:
-                await send_problem(problem, send=send, must_close=False)
+    async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
+        record.is_body_read = True  # there is none
+        headers = Headers(scope=scope)
+        owner = self._parts.authenticate(headers.get("authorization"))
+        with ended_by_disconnect(receive):
+            await self._stream(_checked(self._job_id), owner, headers, sender, record)
 
     @abstractmethod
     async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:

@@ -7,19 +7,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from service.core.journal import RequestRecord
 from service.domain.deadline import Deadline
-from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions, parse_options
 from service.domain.request import RequestContext
 from service.media.upload import Upload
-from service.rest.answers import answer_json, answer_ndjson, end_with_error
-from service.rest.errors import Problem, send_problem
+from service.rest.answers import answer_json, answer_ndjson
 from service.rest.intake import ended_by_disconnect, received_upload
-from service.rest.parts import RestParts
+from service.rest.long_answer import LongAnswer
 from service.rest.request_head import RequestHead, check_length, merge_options, parse_head
 from service.rest.sender import Sender
 
@@ -34,26 +31,8 @@ class Asked:
     head: RequestHead
 
 
-class SegmentAnswer(Response):
-    """A response that does the whole request when it is called, so that cancelling it ends everything."""
-
-    def __init__(self, parts: RestParts) -> None:
-        self._parts = parts
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request or send its problem."""
-        request_id: str = scope["state"]["request_id"]
-        sender = Sender(scope, send, stall_s=self._parts.policy.stall_s)
-        try:
-            with self._parts.recorded(scope) as record:
-                await self._serve(scope, receive, sender, record)
-        except ServiceError as error:
-            problem = Problem(error, request_id)
-            if sender.has_started or error.code == "client_gone":
-                await end_with_error(problem, sender)
-            else:
-                await send_problem(problem, send=send, must_close=not record.is_body_read)
+class SegmentAnswer(LongAnswer):
+    """The answer to an upload, as a document or as lines."""
 
     async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
         async with self._admitted(scope, receive, record) as asked:
