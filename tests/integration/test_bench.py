@@ -91,6 +91,19 @@ def test_the_command_writes_the_contracts_keys(tmp_path):
     assert "rle.ratio_to_pycocotools" in result.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.redis
+def test_two_workers_are_measured_beside_one(tmp_path):
+    clip, target = tmp_path / "small.mp4", tmp_path / "bench.json"
+    clip.write_bytes(make_clip(num_frames=10))
+    args = ["bench", "--only", "redis", "--seconds", "0.1", "--clip", str(clip), "--json", str(target)]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(target.read_bytes())
+    assert set(figures) == {"redis.w2.ratio_to_one_worker", "redis.w1.samples_per_s", "redis.w2.samples_per_s"}
+    assert all(value > 0 for value in figures.values())
+
+
 @pytest.mark.parametrize("only", ["", "speed", "rle,speed"])
 def test_unknown_parts_are_bad_arguments(only):
     result = CliRunner().invoke(app, ["bench", "--only", only])
