@@ -70,7 +70,7 @@ def test_sizes_are_those_that_are_promised(name: str) -> None:
         assert report["audio"] == VGGISH_PARAMETERS
 
 
-@pytest.mark.parametrize("name", ["tiny", "r50"])
+@pytest.mark.parametrize("name", list(VARIANTS))
 def test_names_and_shapes_of_the_weights_are_pinned(name: str) -> None:
     """A change here breaks every checkpoint that is out there."""
     state = shell(variant(name)).state_dict()
