@@ -85,7 +85,7 @@ end
 return states
 """
 
-# KEYS stream, alone counter; ARGV group, consumer, id. Only the owner may end an entry.
+# KEYS stream, runs alone; ARGV group, consumer, id. Only the owner may end an entry.
 _FINISH = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
@@ -95,7 +95,7 @@ redis.call('DEL', KEYS[2])
 return 1
 """
 
-# KEYS stream, alone counter; ARGV group, consumer, id, idle ms. The entry becomes claimable at once.
+# KEYS stream, runs alone; ARGV group, consumer, id, idle ms. The entry becomes claimable at once.
 _RELEASE = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
@@ -224,9 +224,9 @@ class RedisChunkSource:
         return None
 
     async def start_alone(self, delivery: Delivery) -> None:
-        """Count the run before it begins: a death cannot count itself."""
+        """Note the run before it begins: a death cannot note itself. Noted twice, by a repeated command, it is one."""
         name = self._tickets[delivery.token].alone_name
-        await self._jobs.pipeline([("INCR", name), ("EXPIRE", name, _ALONE_TTL_S)])
+        await self._jobs.pipeline([("SADD", name, delivery.attempt), ("EXPIRE", name, _ALONE_TTL_S)])
 
     async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
         """Extend what is still this worker's."""
@@ -326,7 +326,7 @@ class RedisChunkSource:
         pending, deaths = await self._jobs.pipeline(
             [
                 ("XPENDING", ticket.stream, GROUP, ticket.entry_id, ticket.entry_id, 1),
-                ("GET", ticket.alone_name),
+                ("SCARD", ticket.alone_name),
             ]
         )
         attempt = pending[0][3] if pending else 2

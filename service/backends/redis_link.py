@@ -161,8 +161,8 @@ def dead_letter_name(checkpoint: str) -> str:
 
 
 def alone_name(stream: str, entry_id: str) -> str:
-    """Counts the runs of a chunk alone that began and did not end; in the same slot as its stream."""
-    return f"{stream}:alone:{entry_id}"
+    """The set of a chunk's runs alone that began and did not end; in the same slot as its stream."""
+    return f"{stream}:alone-runs:{entry_id}"
 
 
 def payload_name(ref: str) -> str:

@@ -18,6 +18,7 @@ import pytest
 from support.clips import make_clip
 from support.ports import free_port
 from support.redis_server import RedisServer
+from support.s3_server import s3_bucket
 from support.service_process import ServiceProcess
 from support.worker_process import WorkerProcess
 
@@ -244,6 +245,36 @@ def test_jobs_outlive_a_kill_and_a_restart(tmp_path: Path) -> None:
         for number, location in enumerate(locations):
             assert ended(client, location)["state"] == "done"
             assert len(client.get(f"{location}/result").json()["frames"]) == 60 + number
+
+
+def test_keys_outlive_a_restart(tmp_path: Path) -> None:
+    settings = {"state_dir": tmp_path, "port": free_port()}
+    headers = {"Idempotency-Key": "kept", "Cache-Control": "no-cache"}
+    answers = []
+    for _ in range(2):
+        with ServiceProcess(**settings) as process, httpx.Client(base_url=process.url, timeout=HANG_S) as client:
+            answers += [client.post("/v1/segment", files={"video": bright_clip(30)}, headers=headers).json()]
+            answers += [client.post("/v1/jobs", files={"video": bright_clip(30)}, headers=headers).json()]
+            process.process.send_signal(signal.SIGKILL)
+            process.process.wait()
+    assert answers[:2] == answers[2:]
+    assert answers[0]["frames"]
+
+
+def test_jobs_may_keep_their_bytes_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_bucket() as bucket:
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name, value)
+        with ServiceProcess(blob_url=bucket.url) as process, process.client() as client:
+            expected = client.post("/v1/segment?fps=native", files={"video": bright_clip(40)}).json()
+            location = client.post("/v1/jobs?fps=native", files={"video": bright_clip(40)}).headers["location"]
+            assert ended(client, location)["state"] == "done"
+            answer = client.get(f"{location}/result").json()
+            assert content(answer) == content(expected)
+            assert [data for _, kind, data in events_of(client, location) if kind == "frame"] == answer["frames"]
+            assert any(key.endswith("/upload") for key in bucket.keys())  # noqa: SIM118 - a listing over HTTP
+            assert client.delete(location).status_code == 204
+            assert bucket.keys() == []
 
 
 @pytest.mark.redis
