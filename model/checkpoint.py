@@ -88,12 +88,22 @@ def save_checkpoint(
     partial.replace(path)
 
 
+def find_checkpoint(path: Path) -> Path:
+    """The file itself; for a bare name that is no file here, such as `tiny-semantic`, the shipped one of that name."""
+    shipped = SHIPPED_CHECKPOINT.with_name(f"{path.name}.safetensors")
+    return shipped if path == Path(path.name) and not path.exists() and shipped.exists() else path
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Nothing in the file is executed.
+
+    Args:
+        path: a file, or the name of a shipped one: see `find_checkpoint`.
 
     Raises:
         CheckpointError: missing, damaged, of another program or of a newer format.
     """
+    path = find_checkpoint(path)
     try:
         with path.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()

@@ -41,7 +41,7 @@ def evaluate(
     data: Annotated[DataName, typer.Option(help="Data set.")] = DataName.SYNTHETIC,
     root: Annotated[Path | None, typer.Option(help="Folder of AVSBench.")] = None,
     split: Annotated[Split, typer.Option(help="Split of AVSBench.")] = Split.TEST,
-    checkpoint: Annotated[Path | None, typer.Option(help="Default: the shipped checkpoint.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
     num_clips: Annotated[int, typer.Option(min=2, help="Unseen synthetic clips.")] = 120,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,

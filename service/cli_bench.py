@@ -32,7 +32,7 @@ def bench(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     only: Annotated[str, typer.Option(help=f"Parts to measure, by commas, of {', '.join(PARTS)}.")] = ",".join(PARTS),
     clip: Annotated[list[Path] | None, typer.Option(help="Clips to measure on instead of our own.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint file (the shipped one).")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Spent on each figure, about.")] = 5.0,
 ) -> None:

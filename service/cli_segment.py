@@ -68,7 +68,7 @@ def segment(
     api_key: Annotated[
         str | None, typer.Option(envvar="AVES_API_KEY", help="Key for --url; better in the environment.")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint file (the shipped one).")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
 ) -> None:
     """Segment what sounds in CLIPs. Without --url everything runs in this process; the JSON is the service's answer."""

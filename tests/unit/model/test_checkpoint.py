@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.avesformer import AVESFormer
-from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from model.checkpoint import SHIPPED_CHECKPOINT, CheckpointError, find_checkpoint, load_checkpoint, save_checkpoint
 from model.config import ModelConfig, variant
 
 
@@ -35,6 +35,18 @@ def test_what_is_written_is_read(
     with torch.inference_mode():
         assert torch.equal(loaded.build()(frames, log_mels), tiny(frames, log_mels))
     assert [entry.name for entry in path.parent.iterdir()] == ["tiny.safetensors"]
+
+
+def test_a_bare_name_is_a_shipped_checkpoint_unless_a_file_is_called_so(
+    tmp_path: Path, tiny: AVESFormer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint(Path("tiny")) == SHIPPED_CHECKPOINT
+    assert find_checkpoint(Path("nothing")) == Path("nothing")
+    assert find_checkpoint(Path("below/tiny")) == Path("below/tiny")
+    write(tmp_path / "tiny", tiny)
+    assert find_checkpoint(Path("tiny")) == Path("tiny")
+    assert load_checkpoint(Path("tiny")).training == {"recipe": {"name": "test"}, "steps": 3}
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
