@@ -15,6 +15,7 @@ settings.load_profile("suite")  # a busy machine is no finding
 TOOLS = {
     "redis": (os.environ.get("REDIS_SERVER", "redis-server"), "apt-get install redis-server"),
     "browser": ("chromium", "apt-get install chromium"),
+    "strace": ("strace", "apt-get install strace"),
 }
 """Marker: the program that its tests start, and how to get it."""
 _LEFT_OUT = pytest.StashKey[dict[str, int]]()

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from service.backends.chunk_scripts import FINISH, LEAVE, RELEASE, RENEW, TAKE
 from service.backends.model_directory import publish_model, withdraw_model
 from service.backends.redis_link import (
     GROUP,
@@ -46,70 +47,6 @@ POISON = ServiceError("poison_clip", "The clip ended its worker twice and is not
 _REPLIES_TTL_MS = 60_000
 _ALONE_TTL_S = 86_400
 _DEAD_LETTERS_KEPT = 1000
-
-# KEYS streams by priority; ARGV group, consumer, samples wanted, samples of an entry that does not say. One chunk at a
-# time, so that a worker takes what it has room for and not a chunk more. Answers {place of the stream, id, fields}.
-_TAKE = """
-local taken, room = {}, tonumber(ARGV[3])
-for place, stream in ipairs(KEYS) do
-  while room > 0 do
-    local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', stream, '>')
-    if not reply then break end
-    local entry = reply[1][2][1]
-    local samples = tonumber(ARGV[4])
-    for at = 1, #entry[2], 2 do
-      if entry[2][at] == 'samples' then samples = tonumber(entry[2][at + 1]) or samples end
-    end
-    taken[#taken + 1] = {place, entry[1], entry[2]}
-    room = room - math.max(1, samples)
-  end
-end
-return taken
-"""
-
-# KEYS stream; ARGV group, consumer, ids. Answers per id: 1 renewed, 0 not this consumer's, -1 deleted by its front.
-_RENEW = """
-local states = {}
-for i = 3, #ARGV do
-  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
-  if #pending == 0 or pending[1][2] ~= ARGV[2] then
-    states[#states + 1] = 0
-  elseif #redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i]) == 0 then
-    redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
-    states[#states + 1] = -1
-  else
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
-    states[#states + 1] = 1
-  end
-end
-return states
-"""
-
-# KEYS stream, runs alone; ARGV group, consumer, id. Only the owner may end an entry.
-_FINISH = """
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-redis.call('XDEL', KEYS[1], ARGV[3])
-redis.call('DEL', KEYS[2])
-return 1
-"""
-
-# KEYS stream, runs alone; ARGV group, consumer, id, idle ms. The entry becomes claimable at once.
-_RELEASE = """
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4], 'JUSTID')
-redis.call('DEL', KEYS[2])
-return 1
-"""
-
-# KEYS stream; ARGV group, consumer. Deleting a consumer deletes what is pending for it, so only an empty one goes.
-_LEAVE = """
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
-if #pending > 0 then return 0 end
-return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +138,7 @@ class RedisChunkSource:
         await self._join()
         try:
             taken = await self._jobs.script(
-                _TAKE, self._streams, [GROUP, self._consumer, max_samples, MAX_CHUNK_SAMPLES]
+                TAKE, self._streams, [GROUP, self._consumer, max_samples, MAX_CHUNK_SAMPLES]
             )
             tickets = [_ticket(self._streams[place - 1], entry) for place, *entry in taken]
             if not tickets and wait_s > 0:
@@ -238,7 +175,7 @@ class RedisChunkSource:
                 continue
             words = [GROUP, self._consumer, *(ticket.entry_id for _, ticket in mine)]
             try:
-                states = await self._jobs.script(_RENEW, [stream], words)
+                states = await self._jobs.script(RENEW, [stream], words)
             except GroupMissingError:
                 self._is_joined, states = False, [0] * len(mine)
             lost |= {token for (token, _), state in zip(mine, states, strict=True) if state != 1}
@@ -263,7 +200,7 @@ class RedisChunkSource:
         if ticket is not None:
             keys = [ticket.stream, ticket.alone_name]
             idle_ms = int(self._policy.lease_s * 1000)
-            await self._jobs.script(_RELEASE, keys, [GROUP, self._consumer, ticket.entry_id, idle_ms])
+            await self._jobs.script(RELEASE, keys, [GROUP, self._consumer, ticket.entry_id, idle_ms])
 
     async def _join(self) -> None:
         """Make streams and groups where they are missing, and look for former lives of this worker."""
@@ -291,7 +228,7 @@ class RedisChunkSource:
             stream, former = self._former[-1]
             pending = await self._jobs.call("XPENDING", stream, GROUP, "-", "+", 1, former)
             if not pending:
-                await self._jobs.script(_LEAVE, [stream], [GROUP, former])
+                await self._jobs.script(LEAVE, [stream], [GROUP, former])
                 self._former.pop()
                 continue
             claimed = await self._jobs.call("XCLAIM", stream, GROUP, self._consumer, 0, pending[0][0])
@@ -387,7 +324,7 @@ class RedisChunkSource:
 
     async def _finish(self, ticket: _Ticket) -> bool:
         keys = [ticket.stream, ticket.alone_name]
-        return bool(await self._jobs.script(_FINISH, keys, [GROUP, self._consumer, ticket.entry_id]))
+        return bool(await self._jobs.script(FINISH, keys, [GROUP, self._consumer, ticket.entry_id]))
 
     def _age_s(self, ticket: _Ticket) -> float:
         """Seconds since the entry was added, by Redis' clock."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -145,7 +144,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace (apt-get install strace)")
+@pytest.mark.strace
 def test_no_file_is_opened_and_no_socket_made(tmp_path: Path) -> None:
     """The canary lies where a followed reference would find it; the system calls of all processes are recorded."""
     canary = tmp_path / "canary.mp4"

@@ -1,0 +1,65 @@
+"""What a worker does to the queue in one step: Lua that Redis runs whole, so that no other worker comes in between."""
+
+# KEYS streams by priority; ARGV group, consumer, samples wanted, samples of an entry that does not say. One chunk at a
+# time, so that a worker takes what it has room for and not a chunk more. Answers {place of the stream, id, fields}.
+TAKE = """
+local taken, room = {}, tonumber(ARGV[3])
+for place, stream in ipairs(KEYS) do
+  while room > 0 do
+    local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', stream, '>')
+    if not reply then break end
+    local entry = reply[1][2][1]
+    local samples = tonumber(ARGV[4])
+    for at = 1, #entry[2], 2 do
+      if entry[2][at] == 'samples' then samples = tonumber(entry[2][at + 1]) or samples end
+    end
+    taken[#taken + 1] = {place, entry[1], entry[2]}
+    room = room - math.max(1, samples)
+  end
+end
+return taken
+"""
+
+# KEYS stream; ARGV group, consumer, ids. Answers per id: 1 renewed, 0 not this consumer's, -1 deleted by its front.
+RENEW = """
+local states = {}
+for i = 3, #ARGV do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
+  if #pending == 0 or pending[1][2] ~= ARGV[2] then
+    states[#states + 1] = 0
+  elseif #redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i]) == 0 then
+    redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+    states[#states + 1] = -1
+  else
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+    states[#states + 1] = 1
+  end
+end
+return states
+"""
+
+# KEYS stream, runs alone; ARGV group, consumer, id. Only the owner may end an entry.
+FINISH = """
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+redis.call('XDEL', KEYS[1], ARGV[3])
+redis.call('DEL', KEYS[2])
+return 1
+"""
+
+# KEYS stream, runs alone; ARGV group, consumer, id, idle ms. The entry becomes claimable at once.
+RELEASE = """
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4], 'JUSTID')
+redis.call('DEL', KEYS[2])
+return 1
+"""
+
+# KEYS stream; ARGV group, consumer. Deleting a consumer deletes what is pending for it, so only an empty one goes.
+LEAVE = """
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
+if #pending > 0 then return 0 end
+return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+"""
