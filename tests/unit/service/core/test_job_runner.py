@@ -3,149 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
-from support.answer_stage import Shelf
-from support.leased_jobs import FrontView, LeasedJobs
-from support.virtual_time import run_virtual, virtual_clock
+from support.job_site import FRAME_S, LEASE_S, NUM_FRAMES, OWNER, TTL_S, Site, play
+from support.leased_jobs import FrontView
+from support.virtual_time import virtual_clock
 
-from service.backends.predictor_fake import FakePredictor
-from service.core.job_runner import MAX_DEATHS, JobParts, JobPolicy, JobRunner
-from service.core.jobs import JobEvent, JobRequest, Jobs
-from service.core.journal import Journal
-from service.domain.clip import ClipInfo
+from service.core.job_runner import MAX_DEATHS
+from service.core.jobs import JobEvent
 from service.domain.errors import ServiceError
 from service.domain.job import Job
-from service.domain.options import SegmentOptions
-from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.domain.result import FrameMasks, Summary
-from service.media.upload import Spool, Upload
-from service.telemetry.metrics import Metrics
-
-LEASE_S = 10.0
-TTL_S = 100.0
-NUM_FRAMES = 8
-FRAME_S = 0.5
-OWNER = "me"
-Tell = Callable[[Job], Awaitable[None]]
-
-
-class Paced:
-    """An Answering that takes half a second a frame, and fails as it is told."""
-
-    def __init__(self) -> None:
-        self.failures: list[Exception] = []
-        self.contexts: list[RequestContext] = []
-        self.num_inside = 0
-        self.most_inside = 0
-        self.num_cut = 0
-
-    async def check(self, options: SegmentOptions) -> None:
-        return
-
-    async def answer(
-        self, upload: Upload, options: SegmentOptions, context: RequestContext
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        self.contexts.append(context)
-        self.num_inside += 1
-        self.most_inside = max(self.most_inside, self.num_inside)
-        model = FakePredictor().info
-        is_whole = False
-        try:
-            clip = ClipInfo(4, 3, "1:1", 2.0, 25.0, NUM_FRAMES)
-            yield ClipStarted(context.request_id, model, clip, options.resolve(model))
-            for number in range(NUM_FRAMES):
-                await asyncio.sleep(FRAME_S)
-                if self.failures and number == NUM_FRAMES // 2:
-                    raise self.failures.pop(0)
-                yield FrameMasks(number + 0.9375, float(number), number, ())
-            yield Summary(NUM_FRAMES, {"total": 1.0})
-            is_whole = True
-        finally:
-            self.num_inside -= 1
-            self.num_cut += not is_whole
-
-
-class Site:
-    """Fronts over one store and one shelf."""
-
-    def __init__(self, folder: Path) -> None:
-        self.shared = LeasedJobs(lease_s=LEASE_S, ttl_s=TTL_S, clock=virtual_clock)
-        self.shelf = Shelf(clock=virtual_clock)
-        self.paced = Paced()
-        self.spool = Spool(folder, max_bytes=2**20)
-        self.told: list[Job] = []
-        self.view = FrontView(self.shared)
-        self.jobs = self.jobs_of(self.view)
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Site:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._stack.aclose()
-
-    def jobs_of(self, view: FrontView) -> Jobs:
-        async def check(url: str) -> None:
-            return
-
-        return Jobs(view, self.shelf, max_waiting=10, check_webhook=check, wall_clock=virtual_clock)
-
-    def front(self, *, view: FrontView | None = None, tell: Tell | None = None, **policy: float) -> JobRunner:
-        """A started runner."""
-
-        async def note(job: Job) -> None:
-            self.told.append(job)
-
-        parts = JobParts(
-            view or self.view,
-            self.shelf,
-            self.paced,
-            self.spool,
-            Journal(metrics=Metrics(), clock=virtual_clock),
-            tell or note,
-        )
-        made = JobPolicy(lease_s=LEASE_S, **policy)  # type: ignore[arg-type]
-        runner = JobRunner(parts, made, max_upload_bytes=1000, clock=virtual_clock, wall_clock=virtual_clock)
-        self.jobs.on_added, self.jobs.on_erased = runner.wake, runner.drop
-        runner.start()
-        self._stack.push_async_callback(runner.aclose)
-        return runner
-
-    async def submit(self, *, webhook: str | None = None) -> Job:
-        upload = await self.spool.open_upload(max_bytes=1000)
-        await upload.write(b"clip" * 60)
-        upload.finish()
-        try:
-            request = JobRequest("r", OWNER, SegmentOptions(), may_use_cache=False, webhook=webhook)
-            return await self.jobs.submit(upload, request)
-        finally:
-            upload.close()
-
-    async def until_settled(self, job: Job) -> Job:
-        async with asyncio.timeout(10_000):
-            while job.job_id not in self.shared.settled_at_s:
-                await asyncio.sleep(0.1)
-        return self.shared.jobs[job.job_id]
-
-    async def frames(self, job: Job) -> list[int]:
-        events = [event async for event in self.jobs.answer(self.shared.jobs[job.job_id])]
-        assert isinstance(events[0], ClipStarted)
-        assert isinstance(events[-1], Summary)
-        return [event.index for event in events if isinstance(event, FrameMasks)]
-
-
-def run(folder: Path, scene: Callable[[Site], Coroutine[object, object, None]]) -> None:
-    """Play a scene on virtual time."""
-
-    async def play() -> None:
-        async with Site(folder) as site:
-            await scene(site)
-
-    run_virtual(play())
 
 
 def test_a_job_is_answered_in_parts_and_told(tmp_path: Path) -> None:
@@ -166,7 +35,7 @@ def test_a_job_is_answered_in_parts_and_told(tmp_path: Path) -> None:
         assert not context.may_use_cache
         assert context.deadline.remaining_s(virtual_clock) == float("inf")
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_a_new_job_wakes_the_runner(tmp_path: Path) -> None:
@@ -177,7 +46,7 @@ def test_a_new_job_wakes_the_runner(tmp_path: Path) -> None:
         await site.until_settled(await site.submit())
         assert virtual_clock() - begun_s < 10
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_so_many_run_at_once_and_a_dead_webhook_holds_none_up(tmp_path: Path) -> None:
@@ -197,7 +66,7 @@ def test_so_many_run_at_once_and_a_dead_webhook_holds_none_up(tmp_path: Path) ->
             await site.until_settled(job)
         assert len(site.told) == 4
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_a_partitioned_fronts_job_is_done_by_another_and_only_once(tmp_path: Path) -> None:
@@ -217,7 +86,7 @@ def test_a_partitioned_fronts_job_is_done_by_another_and_only_once(tmp_path: Pat
         assert len(site.told) == 1
         assert site.paced.num_inside == 0
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_a_closed_front_gives_back_at_once(tmp_path: Path) -> None:
@@ -234,7 +103,7 @@ def test_a_closed_front_gives_back_at_once(tmp_path: Path) -> None:
         assert (ended.state, ended.attempt, ended.num_deaths) == ("done", 2, 0)
         assert virtual_clock() - begun_s < LEASE_S
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_what_trying_again_can_help_is_tried_again(tmp_path: Path) -> None:
@@ -248,7 +117,7 @@ def test_what_trying_again_can_help_is_tried_again(tmp_path: Path) -> None:
         assert (failed.state, failed.code, failed.detail, failed.attempt) == ("failed", "no_audio", "silent", 1)
         assert failed.ended_at_s is not None
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_trying_again_has_an_end(tmp_path: Path) -> None:
@@ -262,7 +131,7 @@ def test_trying_again_has_an_end(tmp_path: Path) -> None:
         with pytest.raises(ServiceError, match="backend_down"):
             await site.frames(failed)
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_a_fault_inside_fails_its_job_and_no_other(tmp_path: Path) -> None:
@@ -273,7 +142,7 @@ def test_a_fault_inside_fails_its_job_and_no_other(tmp_path: Path) -> None:
         assert (failed.state, failed.code) == ("failed", "internal")
         assert (await site.until_settled(await site.submit())).state == "done"
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_an_upload_that_is_gone_fails_its_job(tmp_path: Path) -> None:
@@ -283,7 +152,7 @@ def test_an_upload_that_is_gone_fails_its_job(tmp_path: Path) -> None:
         site.front()
         assert (await site.until_settled(job)).code == "internal"
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_an_erased_job_is_stopped_and_not_told(tmp_path: Path) -> None:
@@ -297,7 +166,7 @@ def test_an_erased_job_is_stopped_and_not_told(tmp_path: Path) -> None:
         await asyncio.sleep(3 * LEASE_S)
         assert (site.told, site.shelf.blobs, site.shared.jobs) == ([], {}, {})
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_a_job_erased_at_another_front_is_stopped_at_the_next_renewal(tmp_path: Path) -> None:
@@ -310,7 +179,7 @@ def test_a_job_erased_at_another_front_is_stopped_at_the_next_renewal(tmp_path: 
         await asyncio.sleep(LEASE_S / 4)
         assert site.paced.num_inside == 0
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_a_job_that_kills_its_fronts_is_given_up(tmp_path: Path) -> None:
@@ -322,7 +191,7 @@ def test_a_job_that_kills_its_fronts_is_given_up(tmp_path: Path) -> None:
         assert (failed.state, failed.code) == ("failed", "poison_clip")
         assert site.paced.contexts == []
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_an_end_that_was_not_told_is_told_by_the_next(tmp_path: Path) -> None:
@@ -342,7 +211,7 @@ def test_an_end_that_was_not_told_is_told_by_the_next(tmp_path: Path) -> None:
         assert (ended.attempt, len(site.paced.contexts)) == (1, 1)
         assert [told.job_id for told in site.told] == [job.job_id]
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 @pytest.mark.parametrize("flush_s", [0.5, 1000.0])
@@ -361,7 +230,7 @@ def test_a_store_that_is_away_for_a_moment_costs_no_work(tmp_path: Path, flush_s
         assert (ended.state, ended.attempt) == ("done", 1)
         assert await site.frames(job) == list(range(NUM_FRAMES))
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_lines_that_wait_for_a_store_are_bounded(tmp_path: Path) -> None:
@@ -375,7 +244,7 @@ def test_lines_that_wait_for_a_store_are_bounded(tmp_path: Path) -> None:
         site.shelf.error = None
         assert (await site.until_settled(job)).attempt > 1
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_a_follower_is_told_each_frame_once_whatever_front_dies(tmp_path: Path) -> None:
@@ -403,7 +272,7 @@ def test_a_follower_is_told_each_frame_once_whatever_front_dies(tmp_path: Path) 
             assert [event.number for event in again if event.frame] == [n for n in numbers if n > number]
             assert again[-1].kind == "done"
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_what_is_over_is_swept_with_its_blobs(tmp_path: Path) -> None:
@@ -423,7 +292,7 @@ def test_what_is_over_is_swept_with_its_blobs(tmp_path: Path) -> None:
         await asyncio.sleep(500)
         assert site.shelf.blobs == {}
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
 
 
 def test_a_full_queue_and_other_callers_are_refused(tmp_path: Path) -> None:
@@ -439,4 +308,4 @@ def test_a_full_queue_and_other_callers_are_refused(tmp_path: Path) -> None:
             await site.jobs.erase(jobs[0].job_id, owner="another")
         assert len(site.shared.jobs) == 10
 
-    run(tmp_path, scene)
+    play(tmp_path, scene)
