@@ -54,7 +54,8 @@ class TrainingConfig:
         rate_schedule: `cosine`, `constant` or `poly` (power 0.9), after the warm-up.
         backbone_rate: learning rate of the visual backbone over that of the rest.
         backbone_frozen_epochs: AVSBench: the backbone stands still for so long.
-        init: checkpoint to start from; weights of other shapes are drawn anew.
+        init: checkpoint to start from; a binary one gives all labels of a semantic run its last layer, other weights of
+            other shapes are drawn anew.
         backbone_weights: public weights of the visual backbone, a file or hub id.
         audio_weights: public weights of VGGish, likewise.
         has_tensorboard: write TensorBoard logs beside log.jsonl.

@@ -176,9 +176,16 @@ def test_a_semantic_run_starts_from_a_binary_checkpoint(tree: Path, tmp_path: Pa
     binary.save()
     path = tmp_path / "binary" / "model.safetensors"
     semantic = Trainer(small("avss-r50", tree, f"init={path}", "has_tensorboard=false"), out=tmp_path / "semantic")
-    assert semantic.initial["init"]["drawn"] == ["head.logits.bias", "head.logits.weight"]
+    assert semantic.initial["init"]["drawn"] == []
     weight = "decoder.norm.weight"
     assert torch.equal(semantic.model.state_dict()[weight], binary.average[weight])
+    # What sounds is known from the start, only its name is not.
+    batch = binary.course.batch(0, size_px=64)
+    with torch.no_grad():
+        single = binary.averaged_model()(batch.frames, batch.log_mel).sigmoid()[:, 0]
+        shares = semantic.model.eval()(batch.frames, batch.log_mel).softmax(dim=1)
+    assert torch.allclose(1 - shares[:, 0], single, atol=1e-4)
+    assert torch.allclose(shares[:, 1], shares[:, -1], atol=1e-6)
     other = small("avss-r50", tree, "init=/nowhere/absent.safetensors")
     with pytest.raises(ValueError, match=r"absent\.safetensors"):
         Trainer(other, out=tmp_path / "none")
