@@ -17,6 +17,7 @@ NOISE_SHARE = 0.35
 NOISE_RANGE_DB = (15.0, 45.0)  # below the window's own level
 TRUNCATED_SHARE = 0.08  # a clip's first windows begin with silence
 TRUNCATED_MAX_S = 0.6
+SHIFT_MAX_S = 0.02  # sound 7 m away, or the padding of a codec
 
 BLUR_SHARE = 0.25
 CHROMA_SHARE = 0.5  # 4:2:0 video keeps colour at half resolution
@@ -29,7 +30,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def augment_windows(windows: Tensor, generator: torch.Generator) -> Tensor:
-    """Gain, low-pass, white noise, a silent beginning.
+    """Gain, low-pass, white noise, a small shift in time, a silent beginning.
 
     Args:
         windows: (B, S) float32 in [-1, 1].
@@ -38,6 +39,7 @@ def augment_windows(windows: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         (B, S) float32 in [-1, 1].
     """
+    windows = _shift(windows, generator)
     windows = _truncate(windows, generator)
     windows = _low_pass(windows, generator)
     windows = _add_noise(windows, generator)
@@ -166,6 +168,15 @@ def _subsample_chroma(values: Tensor) -> Tensor:
     weights = torch.tensor(LUMA, device=values.device).view(1, 3, 1, 1)
     luma = (values * weights).sum(dim=1, keepdim=True)
     return luma + _coarsen(values - luma)
+
+
+def _shift(windows: Tensor, generator: torch.Generator) -> Tensor:
+    """Each window earlier or later by up to 20 ms, silence where nothing is known."""
+    most = int(SHIFT_MAX_S * SAMPLE_RATE_HZ)
+    shifts = torch.randint(-most, most + 1, (len(windows), 1), generator=generator).to(windows.device)
+    places = torch.arange(windows.shape[1], device=windows.device) - shifts  # (B, S)
+    is_known = (places >= 0) & (places < windows.shape[1])
+    return windows.gather(1, places.clamp(0, windows.shape[1] - 1)) * is_known
 
 
 def _truncate(windows: Tensor, generator: torch.Generator) -> Tensor:

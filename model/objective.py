@@ -24,6 +24,8 @@ PIXEL_KIND_WEIGHT = 0.5
 AUDIO_KIND_WEIGHT = 0.5
 # Near an edge of a source the truth may be argued, yet it is what teaches timing.
 AMBIGUOUS_WEIGHT = 0.3
+# A false alarm is worse than a miss: who hears an unseen source must not be shown a wrong one.
+EMPTY_WEIGHT = 1.3
 # A visible sounding area below this share of the frame is ambiguous for masks (contract, section 8).
 MIN_AREA_SHARE = 0.003
 
@@ -152,7 +154,7 @@ class TrainingObjective(nn.Module):
         masks = sounding_masks(batch.kind_map, batch.sounding[index])  # (B, H, W)
         share = masks.float().mean(dim=(1, 2))
         weights = torch.where(batch.ambiguous[index], AMBIGUOUS_WEIGHT, 1.0)
-        weights = weights * ((share == 0) | (share >= MIN_AREA_SHARE))
+        weights = weights * ((share == 0) * EMPTY_WEIGHT + (share >= MIN_AREA_SHARE))
         height, width = logits.shape[-2:]
         if self.model.config.is_semantic:
             step = batch.kind_map.shape[1] // height

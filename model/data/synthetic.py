@@ -76,7 +76,7 @@ def sample_batch(
         samples_per_clip: samples of each clip, at times drawn uniformly (0.1 s .. end of the clip).
         size_px: height and width of the frames.
         device: where the batch is computed and left.
-        options: number of visible objects, length, aspect; default 1 to 4 objects, 5 s, any aspect.
+        options: number of visible objects, length, aspect, background; default 1 to 4 objects, 5 s, any aspect, usual.
         frame_rate_hz: of the clips' frames, to which times are moved back; None leaves them as drawn.
 
     Returns:

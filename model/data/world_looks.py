@@ -131,9 +131,10 @@ def rattle(spot: Spot) -> tuple[Tensor, Tensor]:
     """A heart with polka dots."""
     across, up = spot.u.abs(), 0.28 - spot.v
     lobe = torch.sqrt((across - 0.46) ** 2 + (up - 0.45) ** 2) - 0.5
-    # Below the lobes the sides run straight to the point at (0, -0.95).
+    # Below the lobes the sides run straight to the point at (0, -0.95), from where they touch the lobes.
     side = 0.79 * across - 0.613 * (up + 0.95)
-    wedge = torch.maximum(torch.maximum(side, up - 0.5), -(up + 1.1))
+    touch = 0.613 * (across - 0.46) + 0.79 * (up - 0.45)
+    wedge = torch.maximum(torch.maximum(side, touch), torch.maximum(up - 0.5, -(up + 1.1)))
     dot_u, dot_v = _fold(spot.u, 0.52), _fold(spot.v + 0.12, 0.52)
     return torch.minimum(lobe, wedge), spot.inside(torch.sqrt(dot_u * dot_u + dot_v * dot_v) - 0.15)
 

@@ -17,12 +17,13 @@ from model.data.world_looks import LOOKS, Spot
 from model.data.world_scene import STREAM_GRAIN, Floats, Ints, Scene, stream
 
 CACHED_PIXELS = 8 * 128 * 128  # pixels painted at a time on a CPU: about 1 MB of canvas
+BLUR_REACH = 2.5  # half length of the blur in standard deviations
 RIM = 0.14  # width of the darkened rim in local units
 
 # Radius factors that give every silhouette three quarters of the area of a disc of the drawn radius: the square root
 # of 0.75 pi over the area of the shape in world_looks (summed numerically). Clutter stays as it is.
 SIZE_FACTORS = (
-    0.94, 1.30, 0.98, 1.34, 1.17, 1.01, 1.04, 1.07, 1.12, 1.14, 1.01, 1.11, 1.12, 1.22, 1.0, 1.0,
+    0.94, 1.30, 0.98, 1.34, 1.17, 1.01, 1.04, 1.07, 1.12, 1.14, 1.02, 1.11, 1.12, 1.22, 1.0, 1.0,
 )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def _render_part(shots: Sequence[Shot], *, width: int, height: int, device: torc
     ids = torch.zeros(canvas.shape[1], dtype=torch.uint8, device=device)
     rows = _collect(shots, width=width, height=height)
     _paint(canvas, ids, rows, width=width, height=height)
-    frames = _expose(canvas.view(3, len(shots), height, width), shots)
+    frames = _expose(_defocus(canvas.view(3, len(shots), height, width), shots), shots)
     return Picture(frames=frames, ids=ids.view(len(shots), height, width))
 
 
@@ -253,6 +254,36 @@ def _shade(x: Tensor, y: Tensor, row: Tensor, params: Tensor, kind: Ints, areas:
     base, mark = params[10:13], params[13:16]  # (3, R)
     colour = base.index_select(1, row) + (mark - base).index_select(1, row) * marking
     return colour * light, alpha
+
+
+def _defocus(canvas: Tensor, shots: Sequence[Shot]) -> Tensor:
+    """(3, B, H, W): the blurred scenes' pictures under a Gaussian, the others as they are."""
+    height, width = canvas.shape[2:]
+    chosen = [i for i, shot in enumerate(shots) if shot.scene.backdrop.blur > 0]
+    if not chosen:
+        return canvas
+    rows = torch.tensor(chosen, device=canvas.device)
+    blurred = canvas.index_select(1, rows)
+    scenes = [shots[i].scene for i in chosen]
+    blurred = _blur_lines(blurred, np.array([scene.backdrop.blur * height for scene in scenes]))
+    across = np.array([scene.backdrop.blur * width / scene.aspect for scene in scenes])
+    blurred = _blur_lines(blurred.transpose(2, 3), across).transpose(2, 3)
+    return canvas.index_copy(1, rows, blurred)
+
+
+def _blur_lines(canvas: Tensor, deviation_px: Floats) -> Tensor:
+    """Blur (3, N, H, W) down its columns, each of the N by its own standard deviation in pixels; edges repeat."""
+    reach = max(1, int(np.ceil(BLUR_REACH * deviation_px.max())))
+    offsets = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (offsets[None] / np.maximum(deviation_px, 1e-3)[:, None]) ** 2)
+    weights /= weights.sum(axis=1, keepdims=True)
+    factors = torch.from_numpy(weights.astype(np.float32)).to(canvas.device)  # (N, 2 * reach + 1)
+    height = canvas.shape[2]
+    padded = F.pad(canvas, (0, 0, reach, reach), mode="replicate")
+    total = torch.zeros_like(canvas)
+    for tap in range(2 * reach + 1):
+        total.addcmul_(padded[:, :, tap : tap + height], factors[:, tap].view(1, -1, 1, 1))
+    return total
 
 
 def _expose(canvas: Tensor, shots: Sequence[Shot]) -> Tensor:

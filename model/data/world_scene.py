@@ -7,14 +7,16 @@ independent of its look, size, motion, place and depth.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Background = Literal["usual", "unseen"]
 
 # One name per kind; world_looks draws it, world_sounds voices it. The order is part of the world's version.
 KINDS: tuple[str, ...] = (
@@ -28,7 +30,7 @@ MAX_VISIBLE = len(KINDS) - 2  # two kinds stay free for off-screen sources
 # Random streams of one clip. A new stream gets a new number; numbers are never reused.
 STREAM_KINDS, STREAM_LOOKS, STREAM_MOTION, STREAM_BACKDROP, STREAM_GATES = 0, 1, 2, 3, 4
 STREAM_LEVELS, STREAM_AMBIENCE, STREAM_GRAIN, STREAM_TIMES, STREAM_SOUNDS = 5, 6, 7, 8, 9
-STREAM_CODECS = 10
+STREAM_CODECS, STREAM_STRIPES = 10, 11
 
 ASPECTS = (4 / 3, 16 / 9, 9 / 16, 1.0)
 ASPECT_SHARES = (0.4, 0.4, 0.1, 0.1)
@@ -38,6 +40,8 @@ MIN_PAUSE_S = 0.4  # over 0.25 s, or the pause would count as sounding
 
 
 TEXTURE_PX = 96
+BLURRED_SHARE = 0.35
+MAX_BLUR = 0.009  # 2 pixels at 240 lines: a phone out of focus
 
 
 def _octaves() -> npt.NDArray[np.float32]:
@@ -62,11 +66,13 @@ class SceneOptions:
         seconds: length of the clip.
         visible: least and most visible objects, at most MAX_VISIBLE.
         aspect: width over height; None draws one per seed (mostly 4:3 and 16:9).
+        background: "unseen" is a family of stripes and checks that training never shows.
     """
 
     seconds: float = 5.0
     visible: tuple[int, int] = (1, 4)
     aspect: float | None = None
+    background: Background = "usual"
 
     def __post_init__(self) -> None:
         low, high = self.visible
@@ -74,6 +80,8 @@ class SceneOptions:
             raise ValueError(f"visible must satisfy 1 <= low <= high <= {MAX_VISIBLE}, got {self.visible}")
         if self.seconds < 1.0:
             raise ValueError(f"seconds must be at least 1, got {self.seconds}")
+        if self.background not in ("usual", "unseen"):
+            raise ValueError(f"background must be 'usual' or 'unseen', got {self.background!r}")
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class Backdrop:
         camera: (2, 3) sway of the whole scene per axis: amplitude, frequency in Hz, phase in turns.
         brightness: amplitude, frequency in Hz, phase in turns of a slow change.
         grain: amplitude of the per-frame noise.
+        blur: standard deviation of the lens's blur in frame heights, 0 where it is sharp.
     """
 
     texture: npt.NDArray[np.float32]
@@ -121,6 +130,7 @@ class Backdrop:
     camera: Floats
     brightness: Floats
     grain: float
+    blur: float
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,7 @@ def draw_scene(seed: int, options: SceneOptions) -> Scene:
     drawn = float(rng.choice(ASPECTS, p=ASPECT_SHARES))
     aspect = drawn if aspect is None else aspect
     num_visible = _draw_num_visible(rng, options.visible)
-    num_off = int(rng.choice((0, 1, 2), p=(0.5, 0.42, 0.08)))
+    num_off = int(rng.choice((0, 1, 2), p=(0.4, 0.45, 0.15)))
     kinds = rng.permutation(len(KINDS))[: num_visible + num_off]
     return Scene(
         seed=seed,
@@ -162,7 +172,7 @@ def draw_scene(seed: int, options: SceneOptions) -> Scene:
         seconds=options.seconds,
         num_visible=num_visible,
         sprites=_draw_sprites(seed, kinds[:num_visible], aspect=aspect),
-        backdrop=_draw_backdrop(stream(seed, STREAM_BACKDROP)),
+        backdrop=_draw_backdrop(seed, options.background),
         sources=_draw_sources(seed, kinds, num_visible=num_visible, seconds=options.seconds),
     )
 
@@ -177,7 +187,7 @@ def _draw_num_visible(rng: np.random.Generator, visible: tuple[int, int]) -> int
 
 def _draw_sprites(seed: int, kinds: Ints, *, aspect: float) -> Sprites:
     looks, moves = stream(seed, STREAM_LOOKS), stream(seed, STREAM_MOTION)
-    num_clutter = int(looks.integers(0, 6))
+    num_clutter = int(looks.integers(0, 8))
     num, total = len(kinds), num_clutter + len(kinds)
     all_kinds = np.concatenate([len(KINDS) + looks.integers(0, NUM_CLUTTER_KINDS, num_clutter), kinds])
     crowd = 1.0 if num <= 2 else 1.6 / num + 0.2
@@ -222,14 +232,14 @@ def _draw_motion(rng: np.random.Generator, radius: Floats, *, num_clutter: int, 
 
 
 def _draw_colours(rng: np.random.Generator, total: int, *, num_clutter: int) -> Floats:
-    """Vivid objects whose marking is clearly darker or lighter; clutter is dull. Kind plays no part."""
+    """Vivid objects whose marking is clearly darker or lighter; clutter is duller. Kind plays no part."""
     hue = np.stack([rng.random(total), rng.random(total)], axis=1)
     saturation = rng.uniform(0.45, 0.95, (total, 2))
     bright = rng.uniform(0.72, 1.0, total)
     dark = bright - rng.uniform(0.45, 0.65, total)
     is_light_base = rng.random(total) < 0.6
     value = np.stack([np.where(is_light_base, bright, dark), np.where(is_light_base, dark, bright)], axis=1)
-    saturation[:num_clutter] *= 0.35
+    saturation[:num_clutter] *= 0.6
     return hsv_to_rgb(hue, saturation, value)
 
 
@@ -240,17 +250,17 @@ def hsv_to_rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
     return np.asarray(value[..., None] * (1 - saturation[..., None] * ramp), dtype=np.float64)
 
 
-def _draw_backdrop(rng: np.random.Generator) -> Backdrop:
-    spectrum = (rng.random((2, *OCTAVES.shape, 2), dtype=np.float32) - 0.5).view(np.complex64)[..., 0]
-    weight = np.exp(OCTAVES * np.float32(-rng.uniform(0.9, 2.3)))
-    noise = np.fft.irfft2(spectrum * weight, s=(TEXTURE_PX, TEXTURE_PX))
-    noise /= noise.std(axis=(1, 2), keepdims=True) + 1e-9
+def _draw_backdrop(seed: int, background: Background) -> Backdrop:
+    rng = stream(seed, STREAM_BACKDROP)
+    pattern = _draw_noise(rng)
+    if background == "unseen":  # colours, camera and light stay those of the seed
+        pattern = _draw_stripes(stream(seed, STREAM_STRIPES))
     middle, *tones = hsv_to_rgb(rng.random(4), rng.uniform(0.0, 0.5, 4), rng.uniform(0.2, 0.85, 4))
-    strength = rng.uniform(0.03, 0.16, 2)
+    strength = rng.uniform(0.04, 0.22, 2)
     ramp = np.linspace(-1, 1, TEXTURE_PX)
     heading = rng.uniform(0, 2 * np.pi)
     slant = (np.cos(heading) * ramp[None] + np.sin(heading) * ramp[:, None]) * rng.uniform(0, 0.5)
-    fields = np.stack([noise[0] * strength[0], noise[1] * strength[1], slant]).astype(np.float32)
+    fields = np.stack([pattern[0] * strength[0], pattern[1] * strength[1], slant]).astype(np.float32)
     spread = np.tensordot(np.stack(tones, axis=1).astype(np.float32), fields, axes=1)
     texture = middle[:, None, None].astype(np.float32) + spread
     return Backdrop(
@@ -259,10 +269,33 @@ def _draw_backdrop(rng: np.random.Generator) -> Backdrop:
         angle=rng.uniform(0, 2 * np.pi),
         offset=rng.uniform(-0.15, 0.15, 2),
         drift=rng.uniform(-0.03, 0.03, 2),
-        camera=np.stack([rng.uniform(0, 0.02, 2), rng.uniform(0.05, 0.5, 2), rng.random(2)], axis=1),
-        brightness=np.array([rng.uniform(0, 0.12), rng.uniform(0.05, 0.5), rng.random()]),
-        grain=float(rng.uniform(0.0, 0.05)),
+        camera=np.stack([rng.uniform(0, 0.03, 2), rng.uniform(0.05, 0.5, 2), rng.random(2)], axis=1),
+        brightness=np.array([rng.uniform(0, 0.22), rng.uniform(0.05, 0.5), rng.random()]),
+        grain=float(rng.uniform(0.0, 0.08)),
+        blur=float(rng.uniform(0.0, MAX_BLUR)) if rng.random() < BLURRED_SHARE else 0.0,
     )
+
+
+def _draw_noise(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(2, TEXTURE_PX, TEXTURE_PX) two fields of unit deviation whose spectra fall as 1/f to a drawn power."""
+    spectrum = (rng.random((2, *OCTAVES.shape, 2), dtype=np.float32) - 0.5).view(np.complex64)[..., 0]
+    weight = np.exp(OCTAVES * np.float32(-rng.uniform(0.9, 2.3)))
+    noise = np.fft.irfft2(spectrum * weight, s=(TEXTURE_PX, TEXTURE_PX))
+    return np.asarray(noise / (noise.std(axis=(1, 2), keepdims=True) + 1e-9), dtype=np.float32)
+
+
+def _draw_stripes(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(2, TEXTURE_PX, TEXTURE_PX) stripes or checks of two tones, of values -1 and 1, at two angles."""
+    line = np.linspace(-1, 1, TEXTURE_PX)
+    angle, count, phase = rng.uniform(0, np.pi, 2), rng.uniform(2.0, 8.0, 2), rng.random((2, 2))
+    pattern = []
+    for i in range(2):
+        along = np.cos(angle[i]) * line[None] + np.sin(angle[i]) * line[:, None]
+        across = np.cos(angle[i]) * line[:, None] - np.sin(angle[i]) * line[None]
+        wave = np.sin(np.pi * (count[i] * along + phase[i, 0]))
+        is_checked = rng.random() < 0.5
+        pattern.append(np.sign(wave * np.sin(np.pi * (count[i] * across + phase[i, 1])) if is_checked else wave))
+    return np.asarray(pattern, dtype=np.float32)
 
 
 def _draw_sources(seed: int, kinds: Ints, *, num_visible: int, seconds: float) -> tuple[Source, ...]:

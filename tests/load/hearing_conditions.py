@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from support.odd_clips import rotated
 from model.data.mp4 import WAVEFORM_RATE_HZ, Mp4Policy, copy_with_sound, write_mp4
 from model.data.synthesize import CPU
 from model.data.world_mix import mix_scene
-from model.data.world_scene import SceneOptions, draw_scene
+from model.data.world_scene import draw_scene
 
 SIZES = ((320, 240), (480, 270))
 FULL_HD_RATE = Fraction(5, 2)
@@ -81,14 +81,12 @@ class Condition:
         share: of the base clips, the first ones; 1 is all.
         fps: samples per second that are asked for.
         files: name of the condition whose files are posted, where it is not its own.
-        needs_field: a field of SceneOptions without which the condition is left out.
     """
 
     make: Callable[[Base], Made | None]
     share: float = 1.0
     fps: float = 1.0
     files: str | None = None
-    needs_field: str | None = None
 
     def numbers(self, num_clips: int) -> range:
         """The base clips that take part."""
@@ -190,7 +188,7 @@ CONDITIONS: dict[str, Condition] = {
     "portrait": Condition(_portrait, share=_SOME),
     "rotated": Condition(_rotated, share=_SOME),
     "1080p": Condition(_full_hd, share=1 / 4),
-    "unseen": Condition(_unseen, share=_SOME, needs_field="background"),
+    "unseen": Condition(_unseen, share=_SOME),
     **{f"visible{num}": Condition(lambda base, num=num: _visible(base, num=num), share=0.1) for num in range(1, 7)},
 }
 VISIBLE_NAMES = tuple(name for name in CONDITIONS if name.startswith("visible"))
@@ -206,12 +204,7 @@ def chosen(names: Sequence[str]) -> Iterator[str]:
     unknown = sorted(wanted - set(CONDITIONS))
     if unknown:
         raise ValueError(f"conditions: unknown {unknown[0]!r}; there are visible, {', '.join(CONDITIONS)}")
-    known = {one.name for one in fields(SceneOptions)}
-    for name, condition in CONDITIONS.items():
-        if names and name not in wanted:
-            continue
-        if condition.needs_field is None or condition.needs_field in known:
-            yield name
+    yield from (name for name in CONDITIONS if not names or name in wanted)
 
 
 def clip_path(folder: Path, number: int, name: str) -> Path:

@@ -69,7 +69,7 @@ LOSSES = {
     "1080p": ("1080p", BARS["carrier"]),
     "unseen": ("unseen backgrounds", None),
 }
-AMBIENCE_EDGES_DB = (-math.inf, 5.0, 10.0, 15.0, 20.0, math.inf)
+AMBIENCE_EDGES_DB = (-math.inf, 0.0, 5.0, 10.0, 15.0, 20.0, math.inf)
 
 
 @dataclass(frozen=True)

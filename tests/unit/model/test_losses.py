@@ -22,7 +22,7 @@ def test_shrinking_needs_multiples() -> None:
 def test_undecided_logits_cost_five_times_ln_2_and_the_dice_term() -> None:
     truth = torch.zeros(1, 10, 10)
     truth[0, :5] = 1
-    smooth = 0.004 * 100
+    smooth = 0.002 * 100
     dice = 1 - (2 * 25 + smooth) / (50 + 50 + smooth)
     loss = binary_mask_loss(torch.zeros(1, 10, 10), truth, torch.ones(1))
     assert float(loss) == pytest.approx(5 * math.log(2) + dice, rel=1e-5)

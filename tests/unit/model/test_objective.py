@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.augment import augment_frames, augment_windows, flip, quiet_windows
+from model.augment import _shift, augment_frames, augment_windows, flip, quiet_windows
 from model.avesformer import AVESFormer
 from model.config import variant
 from model.data.synthetic import KINDS, TRAINING_SEEDS, SampleBatch, sample_batch
@@ -89,6 +89,34 @@ def test_augmented_windows_stay_in_range_and_vary_in_level(samples: SampleBatch)
     assert changed.abs().max() <= 1
     level_db = 20 * changed.square().mean(dim=1).sqrt().log10()
     assert float(level_db.max() - level_db.min()) > 15
+
+
+def test_a_shifted_window_keeps_its_sound_and_knows_nothing_beyond() -> None:
+    ramp = torch.linspace(0.1, 0.5, 15_600).expand(64, -1)
+    shifted = _shift(ramp, generator())
+    lost = (shifted == 0).sum(dim=1)
+    assert 200 < int(lost.max()) <= 320  # 20 ms
+    for row in shifted:
+        known = row[row > 0]
+        at = int((ramp[0] - known[0]).abs().argmin())
+        assert torch.equal(known, ramp[0, at : at + len(known)])
+    assert any(float(row[0]) == 0 for row in shifted)
+    assert any(float(row[-1]) == 0 for row in shifted)
+
+
+def test_a_false_alarm_weighs_more_than_a_miss(samples: SampleBatch) -> None:
+    torch.manual_seed(0)
+    objective = TrainingObjective(AVESFormer(variant("tiny")), num_kinds=len(KINDS))
+    batch = prepare(samples, generator())
+    own = torch.arange(len(batch.frames))
+    shares = sounding_masks(batch.kind_map, batch.sounding[own]).float().mean(dim=(1, 2))
+    is_clear = ~batch.ambiguous[own]
+    logits = torch.zeros(len(own), 1, 32, 32)
+    logits[is_clear & (shares == 0)] = 10.0  # wrong wherever nothing sounds, undecided elsewhere
+    wrong = float(objective._mask_loss(logits, own, batch))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.objective.EMPTY_WEIGHT", 1.0)
+        assert wrong > float(objective._mask_loss(logits, own, batch))
 
 
 def test_quiet_windows_are_quiet() -> None:
