@@ -1,7 +1,6 @@
 """SegmentLive over a real connection, with real decoders and the real batcher."""
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Iterable, Iterator
 from fractions import Fraction
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from pycocotools import mask as coco
-from support.clips import make_clip
 from support.front import RunningFront, running_front
 
 from service.backends.predictor_fake import FakePredictor, FakeTiming
@@ -20,8 +18,7 @@ from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
-from service.domain.options import SegmentOptions
-from service.domain.result import FrameMasks, ModelInfo
+from service.domain.result import ModelInfo
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
 
@@ -232,56 +229,3 @@ async def test_what_the_callers_own_inputs_raise_comes_back(front: RunningFront)
         with pytest.raises(RuntimeError, match="unplugged"):
             async for _ in client.live(broken_too()):
                 pass
-
-
-def live_inputs_of(clip: bytes) -> list[LiveInput]:
-    """A clip as a camera would send it: each frame as RGB, its sound before it in pieces of 20 ms or so."""
-    with av.open(io.BytesIO(clip)) as container:
-        frames = [(float(frame.time or 0), frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
-    items: list[tuple[float, int, LiveInput]] = [(at_s, 1, raw_frame(at_s, picture)) for at_s, picture in frames]
-    with av.open(io.BytesIO(clip)) as container:
-        resampler = av.AudioResampler(format="s16", layout="mono")
-        for sound in container.decode(audio=0):
-            for mono in resampler.resample(sound):
-                start_s = float(mono.time or 0)
-                pcm = mono.to_ndarray().astype("<i2").tobytes()
-                piece = SoundPiece(start_s, pcm, mono.sample_rate)
-                items.append((start_s + mono.samples / mono.sample_rate, 0, piece))
-    return [item for _, _, item in sorted(items, key=lambda entry: entry[:2])]
-
-
-def iou(one: FrameMasks, other: FrameMasks) -> float:
-    """Of the two frames' only masks; 1 where both have none."""
-    first, second = (
-        [{"size": list(m.segmentation.size), "counts": m.segmentation.counts.encode()} for m in frame.masks]
-        for frame in (one, other)
-    )
-    if not first or not second:
-        return float(len(first) == len(second))
-    return float(coco.iou(first, second, [0])[0][0])
-
-
-@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.slow)])
-async def test_live_equals_the_upload(front: RunningFront, seconds: int) -> None:
-    flashes = frozenset(range(10, 25 * seconds, 7))
-    clip = make_clip(num_frames=25 * seconds, width=320, height=240, flash_frames=flashes)
-    async with AsyncGrpcClient(front.grpc_target, ONCE) as client, asyncio.timeout(10 * HANG_S):
-        uploaded = await client.segment(clip, SegmentOptions(fps=1, native_fps=True))
-        frames: list[FrameMasks] = []
-        options = LiveOptions(max_waiting_frames=64, max_audio_wait_s=5)
-        answered = asyncio.Semaphore(8)
-
-        async def paced() -> AsyncIterator[LiveInput]:
-            for item in live_inputs_of(clip):
-                if isinstance(item, LiveFrame):
-                    await answered.acquire()
-                yield item
-
-        async for event in client.live(paced(), options):
-            assert not isinstance(event, LiveFrameError)
-            if isinstance(event, LiveMasks):
-                frames.append(event.masks)
-                answered.release()
-    assert len(frames) == len(uploaded.frames) == 25 * seconds
-    assert sum(bool(frame.masks) for frame in uploaded.frames) >= len(flashes) // 2
-    assert np.mean([iou(*pair) for pair in zip(frames, uploaded.frames, strict=True)]) >= 0.97
