@@ -7,7 +7,7 @@ independent of its look, size, motion, place and depth.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -80,8 +80,8 @@ class SceneOptions:
             raise ValueError(f"visible must satisfy 1 <= low <= high <= {MAX_VISIBLE}, got {self.visible}")
         if self.seconds < 1.0:
             raise ValueError(f"seconds must be at least 1, got {self.seconds}")
-        if self.background not in ("usual", "unseen"):
-            raise ValueError(f"background must be 'usual' or 'unseen', got {self.background!r}")
+        if self.background not in get_args(Background):
+            raise ValueError(f"background must be one of {', '.join(get_args(Background))}, got {self.background!r}")
 
 
 @dataclass(frozen=True)

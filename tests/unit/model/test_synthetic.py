@@ -91,7 +91,7 @@ def test_impossible_numbers_of_objects_are_refused(visible: tuple[int, int]) -> 
 
 
 def test_an_unknown_background_is_refused() -> None:
-    with pytest.raises(ValueError, match="'usual' or 'unseen'"):
+    with pytest.raises(ValueError, match="one of usual, unseen"):
         SceneOptions(background="stripes")  # type: ignore[arg-type]
 
 
@@ -153,16 +153,14 @@ def test_every_kind_has_a_look_of_the_promised_area_inside_its_box() -> None:
 
 
 def test_the_heart_has_no_corners_beside_its_lobes() -> None:
-    """Every row of its lower half is one run that only narrows downwards."""
+    """From its lobes down to its point no row is much wider or narrower than the one above."""
     line = (torch.arange(400) + 0.5) / 160 - 1.25
     v, u = (grid.flatten() for grid in torch.meshgrid(line, line, indexing="ij"))
     distance, _ = rattle(Spot(u=u, v=v, shape=torch.full_like(u, 0.5), pixel=torch.full_like(u, 0.05)))
     widths = (distance < 0).view(400, 400).sum(dim=1)
     widest = int(widths.argmax())
-    below = widths[widest:].int()
-    assert int(below.max()) > 150
-    assert (below.diff() <= 1).all()
-    assert (below.diff() >= -8).all() or (below[below > 0].diff()[:-4] >= -8).all()
+    assert int(widths[widest]) > 250
+    assert int(widths[widest - 30 :].diff().abs().max()) <= 4
 
 
 def test_looks_differ_in_shape_or_marking() -> None:
