@@ -64,7 +64,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 	@touch $@
 
 hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 20 --conditions mp3,timing")
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/hearing.py $(HEARING_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m service.bench.hearing.run $(HEARING_ARGS)
 
 soak: $(VENV)/.installed-dev ## is memory flat? a ten-minute 720p clip, then mixed requests (SOAK_ARGS="--requests 2000")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow --timeout 3600 tests/load/test_memory.py

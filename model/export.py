@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.checkpoint import load_checkpoint
 from model.inference import Predictor, fold_norms
-from model.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
+from model.network.checkpoint import load_checkpoint
+from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
 
 ExportFormat = Literal["onnx", "torch"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.avesformer import AVESFormer
-from model.checkpoint import SHIPPED_CHECKPOINT, Checkpoint, load_checkpoint
-from model.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
+from model.network.avesformer import AVESFormer
+from model.network.checkpoint import SHIPPED_CHECKPOINT, Checkpoint, load_checkpoint
+from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Attribute names under which a module keeps a convolution and the batch norm after it: ours, and transformers' ResNet.

@@ -41,7 +41,7 @@ for url in ("http://127.0.0.1:9", "grpc://127.0.0.1:9"):
     open_client(url).close()
 """
 RUN_COMMAND = """
-from service.cli import main
+from service.cli.main import main
 sys.argv = ["avesformer", *sys.argv[2:]]
 main()
 """

@@ -28,7 +28,7 @@ spec:
 
 
 def stream_digest(checkpoint: Path) -> str:
-    """The part of the checkpoint's SHA-256 that stream names hold (service/backends/redis_link.py)."""
+    """The part of the checkpoint's SHA-256 that stream names hold (service/redis/link.py)."""
     return hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:32]
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.data.synthetic import KINDS, SampleBatch, draw_times, masks_of, sample_batch
-from model.data.world_mix import mix_scene, window_at
-from model.data.world_render import Shot, render
-from model.data.world_scene import STREAM_CODECS, WORLD_VERSION, Scene, SceneOptions, draw_scene, stream
+from model.data.world.mix import mix_scene, window_at
+from model.data.world.render import Shot, render
+from model.data.world.scene import STREAM_CODECS, WORLD_VERSION, Scene, SceneOptions, draw_scene, stream
 
 CLIPS_PER_SHARD, SAMPLES_PER_CLIP = 16, 6
 SHARD_SEEDS = 2**48  # above every seed that training renders itself

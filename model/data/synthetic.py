@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.data.world_mix import Mix, is_near_edge, mix_scene, window_at
-from model.data.world_render import Shot, render
-from model.data.world_scene import (
+from model.data.world.mix import Mix, is_near_edge, mix_scene, window_at
+from model.data.world.render import Shot, render
+from model.data.world.scene import (
     KINDS,
     MAX_VISIBLE,
     STREAM_TIMES,

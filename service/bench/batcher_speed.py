@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from service.backends.bench_accelerator import ITEM_BYTES, BenchAccelerator
+from service.batching.emulated import ITEM_BYTES, BenchAccelerator
 from service.bench.figures import BenchPlan, Figures, OnStep
 from service.domain.deadline import Deadline
 from service.domain.request import RequestContext

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from service.bench.figures import BenchPlan, Figures, OnStep, call_s, cpu_s
-from service.media.clip_decode import samples_of
 from service.media.masks import encode_pixels
 from service.media.policy import DecodeJob, MediaPolicy
-from service.media.source import UploadSource
+from service.media.sandbox.clip_decode import samples_of
+from service.media.sandbox.source import UploadSource
 
 _SIDE_PX = 224
 """The field's frame size (AVSBench)."""

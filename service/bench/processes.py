@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 from service.settings import Settings
 
 _READY = re.compile(r"avesformer is ready: (?P<url>\S+) .*gRPC: (?P<grpc>[^;]+);")
-_CLI = "from service.cli import main; main()"
+_CLI = "from service.cli.main import main; main()"
 _EMULATED_WORKER = """
-from service.backends.predictor_fake import FakePredictor, FakeTiming
-from service.cli_worker import run_worker
+from service.predictors.fake import FakePredictor, FakeTiming
+from service.cli.worker import run_worker
 from service.settings import Settings
 raise SystemExit(run_worker(Settings(), make_predictor=lambda: FakePredictor(timing={timing})))
 """

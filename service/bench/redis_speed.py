@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from service.backends.redis_link import RedisLink
-from service.backends.segmenter_redis import RedisSegmenter, RedisSegmenterPolicy
 from service.bench.figures import BenchPlan, Figures, OnStep
 from service.bench.processes import EmulatedAccelerator, running_emulated_worker, running_redis
 from service.domain.chunk import WINDOW_SAMPLES, Chunk, MaskPolicy, SampleBlock
 from service.domain.deadline import Deadline
 from service.domain.result import SOUNDING
+from service.redis.link import RedisLink
+from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
 from service.telemetry.metrics import Metrics
 
 ACCELERATOR = EmulatedAccelerator(batch_s=0.200, item_s=0.010, max_batch=16)

@@ -12,12 +12,12 @@ from service.bench.live_speed import measure_live
 from service.bench.processes import RunningService, running_over_redis, running_service
 from service.domain.deadline import Deadline
 from service.domain.options import AppliedOptions
-from service.media.decoder import DecoderPool
+from service.media.decoders.pool import DecoderPool
 from service.media.policy import DecodeRequest
 from service.media.upload import Spool
-from service.policies import media_policy
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.wiring.policies import media_policy
 
 CLIENTS = (1, 4, 16)
 ITEM_CLIENTS = (1, 8, 32)

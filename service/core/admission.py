@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from service.core.interrupt import Interrupt
+from service.aio.interrupt import Interrupt
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.core.task_end import first_error
+from service.aio.tasks import first_error
 from service.domain.chunk import Chunk, MaskPolicy, SampleBlock
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
@@ -24,7 +24,7 @@ from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput,
 from service.domain.options import AppliedOptions
 from service.domain.request import RequestContext
 from service.domain.result import FrameMasks, ModelInfo
-from service.media.decoder import DecoderPool
+from service.media.decoders.pool import DecoderPool
 from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
 from service.ports import Segmenter
 

@@ -13,10 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from service.aio.byte_budget import ByteBudget
+from service.aio.tasks import first_error
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
-from service.core.byte_budget import ByteBudget
 from service.core.chunker import ChunkPolicy, chunks_of
-from service.core.task_end import first_error
 from service.core.timings import Timings
 from service.domain.chunk import Chunk, MaskPolicy, SampleBlock, SegmentedChunk
 from service.domain.clip import ClipInfo
@@ -25,7 +25,7 @@ from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions, SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, ModelInfo, Summary
-from service.media.decoder import ClipReader, DecoderPool
+from service.media.decoders.pool import ClipReader, DecoderPool
 from service.media.policy import DecodeRequest
 from service.media.upload import Upload
 from service.ports import Segmenter

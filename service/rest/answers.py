@@ -9,7 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import IO, TypeVar
 
-from service.core.journal import RequestRecord
+from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, Summary

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 from starlette.types import Receive
 
-from service.core.interrupt import Interrupt
-from service.core.journal import RequestRecord
+from service.aio.interrupt import Interrupt
+from service.core.request_log import RequestRecord
 from service.core.upload_rate import UploadRate
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext

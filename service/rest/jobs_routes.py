@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope
 
-from service.core.idempotency import Idempotency, key_scope
-from service.core.job_lines import job_shape
-from service.core.jobs import JobEvent, JobRequest, Jobs
-from service.core.journal import RequestRecord
+from service.answers.codec import job_shape
+from service.answers.idempotency import Idempotency, key_scope
+from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions, parse_options
+from service.jobs.api import JobEvent, JobRequest, Jobs
 from service.rest.answers import HEARTBEAT_S, answer_json, answer_ndjson, with_heartbeats
 from service.rest.intake import ended_by_disconnect
 from service.rest.long_answer import LongAnswer

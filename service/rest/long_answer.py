@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.core.journal import RequestRecord
+from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.rest.answers import end_with_error
 from service.rest.errors import Problem, send_problem

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
-from service.core.journal import RequestRecord
+from service.core.request_log import RequestRecord
 from service.domain.deadline import Deadline
 from service.domain.options import SegmentOptions, parse_options
 from service.domain.request import RequestContext

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from grpc import aio
 from grpc.aio import ServicerContext
 
-from service.core.journal import Journal, RequestRecord
+from service.core.request_log import Journal, RequestRecord
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext, Transport, accept_request_id, accept_traceparent

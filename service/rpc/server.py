@@ -13,9 +13,9 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from service.core.admission import Admission
-from service.core.journal import Journal
 from service.core.live import LiveStreams
 from service.core.pipeline import Answering
+from service.core.request_log import Journal
 from service.domain.deadline import Clock
 from service.media.upload import Spool
 from service.ports import Segmenter

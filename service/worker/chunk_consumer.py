@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from service.core.task_end import end_tasks
+from service.aio.tasks import end_tasks
 from service.domain.chunk import SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError

@@ -13,12 +13,12 @@ import pytest
 from support.queue_parts import REDIS_PARAM
 from support.redis_server import RedisServer
 
-from service.backends.jobs_folder import FolderJobStore
-from service.backends.jobs_redis import RedisJobStore
-from service.backends.redis_link import RedisLink
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.ports import JobStore
+from service.redis.jobs import RedisJobStore
+from service.redis.link import RedisLink
+from service.storage.jobs import FolderJobStore
 
 TTL_S = 0.2
 LEASE_S = 0.2

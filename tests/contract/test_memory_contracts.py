@@ -13,15 +13,15 @@ from support.queue_parts import REDIS_PARAM
 from support.redis_server import RedisServer
 from support.s3_server import s3_bucket
 
-from service.backends import keys_folder
-from service.backends.blobs import Blobs
-from service.backends.cache_memory import MemoryCache
-from service.backends.cache_redis import RedisCache
-from service.backends.keys_folder import FolderKeyStore
-from service.backends.keys_redis import RedisKeyStore
-from service.backends.redis_link import RedisLink
 from service.domain.errors import ServiceError
 from service.ports import BlobStore, KeyRecord, KeyStore, ResultCache
+from service.redis.cache import RedisCache
+from service.redis.keys import RedisKeyStore
+from service.redis.link import RedisLink
+from service.storage import keys as keys_folder
+from service.storage.blobs import Blobs
+from service.storage.cache import MemoryCache
+from service.storage.keys import FolderKeyStore
 
 HANG_S = 30
 

@@ -1,6 +1,6 @@
 """Everything that Redis is asked over a cluster of one node, which refuses keys of different slots in one command.
 
-What cluster mode still lacks is a client that follows MOVED (`service/backends/redis_link.py`); the keys are ready.
+What cluster mode still lacks is a client that follows MOVED (`service/redis/link.py`); the keys are ready.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from support.chunks import make_chunk
 from support.queue_parts import front, worker
 from support.redis_server import RedisServer
 
-from service.backends.cache_redis import RedisCache
-from service.backends.jobs_redis import RedisJobStore
-from service.backends.keys_redis import RedisKeyStore
-from service.backends.redis_link import RedisLink
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.ports import KeyRecord
+from service.redis.cache import RedisCache
+from service.redis.jobs import RedisJobStore
+from service.redis.keys import RedisKeyStore
+from service.redis.link import RedisLink
 
 pytestmark = pytest.mark.redis
 HANG_S = 60

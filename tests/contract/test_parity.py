@@ -20,7 +20,6 @@ from support.front import RunningFront, beside, running_front
 from support.hostile import hostile_corpus
 from support.odd_clips import odd_clip
 
-from service.backends.predictor_fake import FakePredictor
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_messages import segment_requests
 from service.client.policy import ClientPolicy
@@ -30,6 +29,7 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, ModelInfo
 from service.media.upload import Upload
+from service.predictors.fake import FakePredictor
 from service.rest.errors import status_of
 from service.rpc.errors import status_code
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub

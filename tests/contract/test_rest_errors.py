@@ -9,8 +9,8 @@ import pytest
 from support.rest_front import FrontSpec, rest_front
 from support.scripted_decoders import Script, ScriptedDecoders
 
-from service.backends.predictor_fake import FakeTiming
 from service.domain.errors import CODES, Kind
+from service.predictors.fake import FakeTiming
 from service.rest.errors import status_of
 
 RAW = {"Content-Type": "video/mp4"}

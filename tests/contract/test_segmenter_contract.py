@@ -12,9 +12,9 @@ import pytest
 from support.chunks import make_chunk
 from support.queue_parts import REDIS_PARAM, Parts, local_parts, redis_parts
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
+from service.predictors.fake import FakePredictor, FakeTiming
 
 HANG_S = 60
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from load import hearing
+
+from service.bench.hearing import run as hearing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -14,10 +15,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 def _save_semantic(folder: Path) -> Path:
     import torch
 
-    from model.avesformer import AVESFormer
-    from model.checkpoint import save_checkpoint
-    from model.config import BACKGROUND, variant
-    from model.data.world_scene import KINDS
+    from model.data.world.scene import KINDS
+    from model.network.avesformer import AVESFormer
+    from model.network.checkpoint import save_checkpoint
+    from model.network.config import BACKGROUND, variant
 
     torch.manual_seed(0)
     config = variant("tiny", labels=(BACKGROUND, *KINDS))

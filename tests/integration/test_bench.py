@@ -15,7 +15,7 @@ from service.bench.figures import BenchPlan, latency_figures
 from service.bench.http_load import Load, drive
 from service.bench.live_speed import measure_live, measure_streams
 from service.bench.processes import RunningService
-from service.cli import app
+from service.cli.main import app
 
 ITEM = bytes(12_288)
 

@@ -11,9 +11,9 @@ from support.clips import make_clip
 from support.front import running_front
 from typer.testing import CliRunner
 
-from service import bootstrap
-from service.backends.predictor_fake import FakePredictor
-from service.cli import app
+from service.cli.main import app
+from service.predictors.fake import FakePredictor
+from service.wiring import front as bootstrap
 
 OWN_KEYS = {"request_id", "timings_s"}
 """What differs between two answers to one clip."""

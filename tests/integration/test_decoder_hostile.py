@@ -14,7 +14,7 @@ from support.clips import make_clip
 from support.hostile import BadFile, base_clip, box, find, fragmented_clip, hostile_corpus, tail_clip
 from support.pools import code_of, make_request, running_pool
 
-from service.media.decoder import DecoderPool, MediaPolicy
+from service.media.decoders.pool import DecoderPool, MediaPolicy
 
 HANG_S = 10.0
 DOCUMENTED = frozenset(

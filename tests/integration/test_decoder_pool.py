@@ -22,9 +22,9 @@ from support.pools import HANG_S, code_of, decode_through, known, make_request, 
 
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
-from service.media.decoder import DecoderPool, MediaPolicy
+from service.media.decoders.pool import DecoderPool, MediaPolicy
+from service.media.sandbox.warmup import make_warmup_jpeg
 from service.media.upload import Upload
-from service.media.warmup import make_warmup_jpeg
 from service.telemetry.metrics import Metrics
 
 PROCESS = psutil.Process()

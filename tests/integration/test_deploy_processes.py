@@ -14,9 +14,9 @@ from pycocotools import mask as coco
 from support.deploy_files import ROOT
 from support.deploy_fleet import Fleet, Member
 
-from model.avesformer import AVESFormer
-from model.checkpoint import save_checkpoint
-from model.config import variant
+from model.network.avesformer import AVESFormer
+from model.network.checkpoint import save_checkpoint
+from model.network.config import variant
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(1200)]
 

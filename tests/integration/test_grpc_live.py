@@ -12,13 +12,13 @@ import pytest_asyncio
 from pycocotools import mask as coco
 from support.front import RunningFront, running_front
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
 from service.domain.result import ModelInfo
+from service.predictors.fake import FakePredictor, FakeTiming
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
 

@@ -12,7 +12,6 @@ from grpc import aio
 from support.clips import make_clip
 from support.front import RunningFront, beside, running_front
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
 from service.client.failures import grpc_error
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.policy import ClientPolicy
@@ -20,6 +19,7 @@ from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import ClipStarted
 from service.domain.result import FrameMasks, Summary
+from service.predictors.fake import FakePredictor, FakeTiming
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
 

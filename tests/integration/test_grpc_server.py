@@ -21,16 +21,16 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.clips import make_clip
 from support.front import beside, running_front
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
-from service.bootstrap import ListenError
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
 from service.domain.errors import ServiceError
 from service.domain.live import LiveFrame, LiveInput
 from service.domain.options import SegmentOptions
+from service.predictors.fake import FakePredictor, FakeTiming
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
+from service.wiring.front import ListenError
 
 HANG_S = 60.0
 ONCE = ClientPolicy(attempts=1)

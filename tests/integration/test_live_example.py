@@ -9,11 +9,11 @@ import pytest
 from support.clips import make_clip
 from support.front import running_front
 
-from service.client.live_example import LiveOverlay, LivePlan
 from service.client.policy import ClientPolicy
+from service.client.video.live_capture import CapturePolicy
+from service.client.video.live_example import LiveOverlay, LivePlan
 from service.domain.errors import ServiceError
 from service.domain.live import LiveOptions
-from service.media.live_capture import CapturePolicy
 
 HANG_S = 90.0
 

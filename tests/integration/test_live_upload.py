@@ -16,14 +16,14 @@ from support.clips import make_clip
 from support.front import running_front
 
 from model.data.synthesize import SynthesizeOptions, synthesize
-from service.backends.predictor_fake import FakePredictor
-from service.backends.predictor_torch import load_predictor
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.policy import ClientPolicy
 from service.domain.live import LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
 from service.domain.options import SegmentOptions
 from service.domain.result import FrameMasks
 from service.ports import Predictor
+from service.predictors.fake import FakePredictor
+from service.predictors.torch import load_predictor
 
 HANG_S = 600.0
 LEAST_IOU = 0.97

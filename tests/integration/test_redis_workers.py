@@ -20,12 +20,12 @@ from support.queue_parts import front, local_parts
 from support.redis_server import RedisServer
 from support.worker_process import WorkerProcess
 
-from service.backends.predictor_fake import FakeTiming
-from service.backends.redis_link import dead_letter_name, payload_name, stream_name
-from service.backends.segmenter_redis import RedisSegmenter
 from service.domain.chunk import Chunk
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
+from service.predictors.fake import FakeTiming
+from service.redis.link import dead_letter_name, payload_name, stream_name
+from service.redis.segmenter import RedisSegmenter
 
 pytestmark = pytest.mark.redis
 HANG_S = 120

@@ -14,7 +14,7 @@ import pytest
 from support.clips import make_clip
 from support.front import running_front
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
+from service.predictors.fake import FakePredictor, FakeTiming
 
 RAW = {"Content-Type": "video/mp4"}
 

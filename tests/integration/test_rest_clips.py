@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 from support.clips import make_clip
 from support.front import RunningFront, running_front
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
+from service.predictors.fake import FakePredictor, FakeTiming
 
 RAW = {"Content-Type": "video/mp4"}
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"

@@ -12,8 +12,8 @@ import pytest
 from support.rest_front import HANG_GUARD_S, FrontSpec, RestFront, rest_front
 from support.scripted_decoders import Script
 
-from service.backends.predictor_fake import FakeTiming
 from service.core import upload_rate
+from service.predictors.fake import FakeTiming
 from service.rest.protocol import ConnectionPolicy
 
 RAW = {"Content-Type": "video/mp4"}

@@ -10,12 +10,12 @@ import time
 import pytest
 from support.samples import make_chunk
 
-from service.backends.predictor_fake import FakePredictor
-from service.backends.segmenter_local import LocalSegmenter
 from service.batching.policy import BatchPolicy
+from service.batching.segmenter import LocalSegmenter
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.media.masks import encode_masks
+from service.predictors.fake import FakePredictor
 from service.telemetry.metrics import Metrics
 
 POISON = (251, 3, 7)

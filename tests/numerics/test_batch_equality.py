@@ -12,11 +12,11 @@ from pycocotools import mask as coco
 from support.samples import make_chunk
 from support.untrained import save_untrained
 
-from service.backends.predictor_torch import load_predictor
-from service.backends.segmenter_local import LocalSegmenter
 from service.batching.policy import BatchPolicy
+from service.batching.segmenter import LocalSegmenter
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.result import FrameMasks
+from service.predictors.torch import load_predictor
 from service.telemetry.metrics import Metrics
 
 SIDE_PX = 160

@@ -12,12 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from model.avesformer import AVESFormer
-from model.checkpoint import save_checkpoint
-from model.cli import app
-from model.config import BackboneConfig, DecoderConfig, HeadConfig, ModelConfig, PromptConfig, variant
+from model.cli.main import app
 from model.export import METADATA_NAME, ExportError, export_checkpoint, measure_parity
 from model.inference import Predictor
+from model.network.avesformer import AVESFormer
+from model.network.checkpoint import save_checkpoint
+from model.network.config import BackboneConfig, DecoderConfig, HeadConfig, ModelConfig, PromptConfig, variant
 
 SHARE = 1e-5  # of the largest logit
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from model.avesformer import AVESFormer
-from model.config import variant
 from model.data.synthetic import TRAINING_SEEDS, SampleBatch, sample_batch
-from model.objective import sounding_masks
-from model.objective_avsbench import ClipBatch, ClipObjective, prepare_clips
-from model.preprocess import window_log_mel
+from model.network.avesformer import AVESFormer
+from model.network.config import variant
+from model.network.preprocess import window_log_mel
+from model.training.tasks.avsbench_objective import ClipBatch, ClipObjective, prepare_clips
+from model.training.tasks.synthetic_objective import sounding_masks
 
 SIZE_PX = 64
 NUM_CLIPS = 80

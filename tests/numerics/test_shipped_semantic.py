@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import BACKGROUND
 from model.data.synthetic import KINDS, WORLD_VERSION
-from model.evaluation import evaluate_synthetic_semantic, segmenter
+from model.evaluation.synthetic import evaluate_synthetic_semantic, segmenter
+from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.network.config import BACKGROUND
 
 UNSEEN = 7_100_000
 """First of seeds far below those of training (2**32 and up)."""

@@ -10,9 +10,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from service.backends.cache_memory import MemoryCache
-from service.backends.predictor_fake import FakePredictor
-from service.core.result_cache import CachedAnswers, CachePolicy
+from service.answers.result_cache import CachedAnswers, CachePolicy
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Clock, Deadline
@@ -21,6 +19,8 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, Summary
 from service.media.upload import Spool, Upload
+from service.predictors.fake import FakePredictor
+from service.storage.cache import MemoryCache
 from service.telemetry.metrics import Metrics
 
 NO_DEADLINE = Deadline()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig, variant
-from model.preprocess import FRAME_MEAN, FRAME_STD
+from model.network.config import ModelConfig, variant
+from model.network.preprocess import FRAME_MEAN, FRAME_STD
 
 HIGH_BANDS, LOW_BANDS = slice(30, 45), slice(0, 12)
 # The last 0.4 s decide, so that what ended earlier is not heard.

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.data.avsbench_clip import palette
-from model.data.avsbench_sound import field_examples
+from model.data.avsbench.clip import palette
+from model.data.avsbench.sound import field_examples
 
 COUNTS = {"train": 4, "val": 2, "test": 3}
 CATEGORIES = ("bell", "hum")

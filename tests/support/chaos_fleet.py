@@ -21,8 +21,8 @@ from support.redis_server import RedisServer
 from support.service_process import ServiceProcess
 from support.worker_process import WorkerProcess
 
-from service.backends.redis_link import GROUP, PREFIX, fields_of
-from service.bootstrap_worker import worker_name
+from service.redis.link import GROUP, PREFIX, fields_of
+from service.wiring.worker import worker_name
 
 LEASE_S = 10.0
 NUM_CLIENTS = 6

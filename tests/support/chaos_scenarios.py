@@ -26,7 +26,7 @@ from support.clips import make_clip
 from support.redis_server import RedisServer
 from support.worker_process import WorkerProcess
 
-from service.bootstrap_worker import worker_name
+from service.wiring.worker import worker_name
 
 NUM_JOBS = 6
 OUTAGE_S = 5.0

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
-from service.media.child import scan
-from service.media.clip_decode import decode_clip
 from service.media.policy import DecodeJob, MediaPolicy
-from service.media.source import UploadSource
+from service.media.sandbox.child import scan
+from service.media.sandbox.clip_decode import decode_clip
+from service.media.sandbox.source import UploadSource
 
 SIDE_PX = 32
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from support.poison import is_poisonous
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
-from service.cli_worker import run_worker
+from service.cli.worker import run_worker
+from service.predictors.fake import FakePredictor, FakeTiming
 from service.settings import Settings
 
 

@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from service.backends.predictor_fake import FakePredictor
-from service.bootstrap import Front, build_front
 from service.core.live import LivePolicy, LiveStreams
 from service.core.pipeline import Answering
 from service.ports import Predictor
+from service.predictors.fake import FakePredictor
 from service.rest.app import create_app
 from service.rest.parts import Probes, RestParts, RestPolicy
 from service.rest.server import HttpServer, ServerPolicy
 from service.rpc.server import GrpcParts, GrpcPolicy, build_server
 from service.rpc.servicer import ServicerPolicy
 from service.settings import Settings
+from service.wiring.front import Front, build_front
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from support.answer_stage import Shelf
 from support.leased_jobs import FrontView, LeasedJobs
 from support.virtual_time import run_virtual, virtual_clock
 
-from service.backends.predictor_fake import FakePredictor
-from service.core.job_runner import JobParts, JobPolicy, JobRunner
-from service.core.jobs import JobRequest, Jobs
-from service.core.journal import Journal
+from service.core.request_log import Journal
 from service.domain.clip import ClipInfo
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Summary
+from service.jobs.api import JobRequest, Jobs
+from service.jobs.runner import JobParts, JobPolicy, JobRunner
 from service.media.upload import Spool, Upload
+from service.predictors.fake import FakePredictor
 from service.telemetry.metrics import Metrics
 
 LEASE_S = 10.0

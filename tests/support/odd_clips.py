@@ -7,16 +7,9 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from support.clips import ClipSpec, make_clip
-from support.hostile import find, patch, replace_box
+from support.hostile import replace_box
 
-_TURNS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
-
-
-def rotated(data: bytes, degrees: int) -> bytes:
-    """The clip with a display matrix in its picture track (tkhd) that turns it clockwise."""
-    a, b, c, d = (value * 0x10000 for value in _TURNS[degrees])
-    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
-    return patch(data, find(data, "tkhd") + 40, matrix)
+from service.bench.hearing.rotation import rotated
 
 
 def edited(data: bytes, edits: list[tuple[int, int]], *, number: int = 0) -> bytes:

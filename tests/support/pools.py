@@ -13,7 +13,7 @@ from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions
-from service.media.decoder import ClipReader, DecodeRequest, DecoderPool, MediaPolicy
+from service.media.decoders.pool import ClipReader, DecodeRequest, DecoderPool, MediaPolicy
 from service.media.upload import Spool, Upload
 from service.telemetry.metrics import Metrics
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from support.redis_server import RedisServer
 
-from service.backends.chunk_source_redis import ChunkSourcePolicy, RedisChunkSource
-from service.backends.predictor_fake import FakePredictor, FakeTiming
-from service.backends.redis_link import RedisLink
-from service.backends.segmenter_local import LocalSegmenter
-from service.backends.segmenter_redis import RedisSegmenter, RedisSegmenterPolicy
 from service.batching.policy import BatchPolicy
+from service.batching.segmenter import LocalSegmenter
 from service.domain.chunk import MAX_CHUNK_SAMPLES
 from service.domain.deadline import Clock
+from service.predictors.fake import FakePredictor, FakeTiming
+from service.redis.chunk_source import ChunkSourcePolicy, RedisChunkSource
+from service.redis.link import RedisLink
+from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
 from service.telemetry.metrics import Metrics
 from service.worker.chunk_consumer import ChunkConsumer, ConsumerPolicy
 

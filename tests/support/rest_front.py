@@ -11,15 +11,15 @@ from pathlib import Path
 import httpx
 from support.scripted_decoders import ScriptedDecoders
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
-from service.backends.segmenter_local import LocalSegmenter
 from service.batching.policy import BatchPolicy
+from service.batching.segmenter import LocalSegmenter
 from service.core.admission import Admission, AdmissionPolicy
 from service.core.api_keys import ApiKeys
-from service.core.journal import Journal
 from service.core.pipeline import Pipeline, PipelinePolicy
+from service.core.request_log import Journal
 from service.domain.errors import ServiceError
 from service.media.upload import Spool
+from service.predictors.fake import FakePredictor, FakeTiming
 from service.rest.app import create_app
 from service.rest.parts import Probes, RestParts, RestPolicy
 from service.rest.protocol import ConnectionPolicy

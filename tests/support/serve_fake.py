@@ -12,8 +12,8 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends.predictor_fake import FakePredictor, FakeTiming
-from service.cli_serve import run_front
+from service.cli.serve import run_front
+from service.predictors.fake import FakePredictor, FakeTiming
 from service.settings import Settings
 
 LEAK_BYTES = int(os.environ.get("FAKE_LEAK_BYTES", "0"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from service.cli_serve import run_front
+from service.cli.serve import run_front
 from service.settings import Settings
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from model.course_avsbench import AvsbenchCourse
-from model.processes import join_processes
-from model.recipes import recipe
-from model.training import Trainer
+from model.training.distributed import join_processes
+from model.training.recipes import recipe
+from model.training.tasks.avsbench import AvsbenchCourse
+from model.training.trainer import Trainer
 
 SETTINGS = ("variant=tiny", "sizes=0:32", "epochs=0", "steps=4", "batch_clips=4", "warmup_steps=1", "device=cpu",
             "backbone_frozen_epochs=1", "learning_rate=1e-3", "has_tensorboard=false")  # fmt: skip

@@ -9,9 +9,9 @@ def save_untrained(folder: Path, *, seed: int = 0) -> Path:
     """Write it; the same seed gives the same file."""
     import torch
 
-    from model.avesformer import AVESFormer
-    from model.checkpoint import save_checkpoint
-    from model.config import variant
+    from model.network.avesformer import AVESFormer
+    from model.network.checkpoint import save_checkpoint
+    from model.network.config import variant
 
     torch.manual_seed(seed)
     config = variant("tiny")

@@ -116,7 +116,13 @@ def test_image_tag_is_the_version() -> None:
 
 def test_build_context_holds_what_is_copied_and_nothing_private() -> None:
     files = set(load_script("check_image.py").context_files())
-    assert {"pyproject.toml", "LICENSE", "deploy/healthcheck.py", "deploy/locks/front.txt", "service/cli.py"} <= files
+    assert {
+        "pyproject.toml",
+        "LICENSE",
+        "deploy/healthcheck.py",
+        "deploy/locks/front.txt",
+        "service/cli/main.py",
+    } <= files
     assert not [name for name in files if name.startswith((".git", ".env", ".venv", "tests/", "runs/"))]
     assert not [name for name in files if "__pycache__" in name]
 

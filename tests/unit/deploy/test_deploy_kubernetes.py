@@ -22,7 +22,7 @@ from support.deploy_files import (
     rendered,
 )
 
-from service.backends.redis_link import GROUP, stream_name
+from service.redis.link import GROUP, stream_name
 from service.settings import Settings
 
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason=HOW_TO_GET_KUBECTL)

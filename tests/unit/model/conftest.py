@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.avesformer import AVESFormer
-from model.config import ModelConfig, variant
+from model.network.avesformer import AVESFormer
+from model.network.config import ModelConfig, variant
 
 
 @pytest.fixture(autouse=True)

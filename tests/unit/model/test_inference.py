@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.avesformer import AVESFormer
-from model.checkpoint import save_checkpoint
 from model.inference import Predictor, choose_device
-from model.preprocess import normalise_frames, window_log_mel
+from model.network.avesformer import AVESFormer
+from model.network.checkpoint import save_checkpoint
+from model.network.preprocess import normalise_frames, window_log_mel
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_info_tells_what_the_file_is(predictor: Predictor) -> None:
 def test_logits_are_those_of_the_network(
     predictor: Predictor, checkpoint: Path, batch: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    from model.checkpoint import load_checkpoint
+    from model.network.checkpoint import load_checkpoint
 
     frames, windows = (torch.from_numpy(values) for values in batch)
     with torch.inference_mode():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from support.samples import FakeClock, make_chunk
 
-from service.backends.predictor_fake import FakePredictor
 from service.batching.batch_runner import BatchRunner, assemble
 from service.batching.sample_queue import PendingChunk, SampleSlice
 from service.domain.errors import ServiceError
+from service.predictors.fake import FakePredictor
 
 SIZES = (1, 2, 4, 8, 16)
 POISON = (251, 3, 7)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app, example_environment
+from service.cli.main import app, example_environment
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[4]

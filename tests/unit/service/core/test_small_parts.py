@@ -11,10 +11,10 @@ import os
 import pytest
 from support.samples import FakeClock
 
+from service.aio.byte_budget import ByteBudget
+from service.aio.tasks import first_error
 from service.core.api_keys import ApiKeys
-from service.core.byte_budget import ByteBudget
-from service.core.journal import Journal
-from service.core.task_end import first_error
+from service.core.request_log import Journal
 from service.core.upload_rate import UploadRate
 from service.domain.errors import ServiceError
 from service.telemetry.logs import JsonFormatter

@@ -13,7 +13,7 @@ from support.virtual_time import run_virtual, virtual_clock
 
 from service.client.failures import grpc_error
 from service.core.admission import Admission, AdmissionPolicy
-from service.core.journal import Journal
+from service.core.request_log import Journal
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, RequestContext

@@ -14,7 +14,7 @@ from support.samples import FakeClock, make_chunk
 from service.batching.batch_runner import BatchOutcome
 from service.batching.batch_traces import BatchTraces
 from service.batching.sample_queue import PendingChunk, SampleSlice
-from service.core.journal import Journal
+from service.core.request_log import Journal
 from service.domain.errors import CODES, ServiceError
 from service.domain.request import accept_traceparent
 from service.telemetry.metrics import Metrics

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from support.chunks import make_chunk
 
-from service.backends.predictor_fake import FakePredictor
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, ModelInfo
 from service.ports import Delivery
+from service.predictors.fake import FakePredictor
 from service.worker.chunk_consumer import ChunkConsumer, ConsumerPolicy
 
 HANG_S = 30

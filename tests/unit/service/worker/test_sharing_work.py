@@ -15,7 +15,6 @@ import pytest
 from support.chunks import make_chunk
 from support.virtual_time import run_virtual, virtual_clock
 
-from service.backends.predictor_fake import FakePredictor
 from service.batching.batch_plan import BatchPlan
 from service.batching.batch_runner import BatchOutcome
 from service.batching.encode_groups import EncodeInput
@@ -26,6 +25,7 @@ from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, ModelInfo
 from service.ports import Delivery
+from service.predictors.fake import FakePredictor
 from service.telemetry.metrics import Metrics
 from service.worker.chunk_consumer import ChunkConsumer, ConsumerPolicy
 

@@ -1,0 +1,138 @@
+"""Speed of a checkpoint beside a bare ResNet-50 in the same run: ratios travel between machines, seconds do not."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.inference import DTYPES, Predictor, choose_device
+from model.network.avesformer import AVESFormer
+from model.network.checkpoint import Checkpoint
+from model.network.config import variant
+from model.network.preprocess import WINDOW_SAMPLES
+
+MIN_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measurement.
+
+    Attributes:
+        variant: name of the model variant.
+        dtype: of weights and activations.
+        batch: samples of a call.
+        frames_per_s: whole predictor, from uint8 frames and waveforms to logits in host memory.
+        ratio_to_resnet50: its time over that of a bare ResNet-50 forward pass of as many frames of the same size.
+    """
+
+    variant: str
+    dtype: str
+    batch: int
+    frames_per_s: float
+    ratio_to_resnet50: float
+
+
+def measure_speed(
+    path: Path | None, *, device: str, batches: Sequence[int], threads: int | None, seconds: float
+) -> Iterator[Speed]:
+    """Time a checkpoint, calls of both networks taking turns.
+
+    Args:
+        path: the checkpoint; None is the shipped one.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        batches: samples of a call.
+        threads: CPU threads of torch; None leaves torch's choice.
+        seconds: spent on each batch size and dtype, about.
+
+    Yields:
+        one Speed for each dtype (float32; on CUDA bfloat16 too) and batch.
+    """
+    for dtype in _dtypes(choose_device(device)):
+        predictor = Predictor.load(path, device=device, dtype=dtype, threads=threads)
+        yield from _speeds(predictor, batches=batches, seconds=seconds)
+
+
+def measure_variant_speed(
+    name: str, *, device: str, batches: Sequence[int], threads: int | None, seconds: float
+) -> Iterator[Speed]:
+    """Time a variant with random weights: its speed does not depend on what it has learnt.
+
+    Args:
+        name: a variant, at its own frame size (`r50`: 224 px).
+        device: as in `measure_speed`; so are the other arguments and what is yielded.
+
+    Raises:
+        ValueError: no such variant.
+    """
+    place = choose_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = variant(name)
+    drawn = Checkpoint(config, AVESFormer(config).state_dict(), digest="", world_version=None, training={})
+    for dtype in _dtypes(place):
+        yield from _speeds(Predictor(drawn, device=place, dtype=DTYPES[dtype]), batches=batches, seconds=seconds)
+
+
+def _dtypes(place: torch.device) -> tuple[str, ...]:
+    return ("float32", "bfloat16") if place.type == "cuda" else ("float32",)
+
+
+def _speeds(predictor: Predictor, *, batches: Sequence[int], seconds: float) -> Iterator[Speed]:
+    place, dtype = predictor.device, predictor.dtype
+    height, width = predictor.info.input_height, predictor.info.input_width
+    resnet = _resnet50().to(device=place, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for batch in batches:
+        pictures = torch.zeros(batch, 3, height, width, device=place, dtype=dtype)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        ours_s, resnet_s = _take_turns(
+            _predict_call(predictor, batch), _forward_call(resnet, pictures), seconds=seconds
+        )
+        name = str(dtype).removeprefix("torch.")
+        yield Speed(predictor.info.variant, name, batch, batch / ours_s, ours_s / resnet_s)
+
+
+def _resnet50() -> torch.nn.Module:
+    """ResNet-50 with random weights: transformers' default ResNet configuration is that network."""
+    from transformers import ResNetConfig, ResNetModel
+
+    network: torch.nn.Module = ResNetModel(ResNetConfig())
+    return network.eval()
+
+
+def _predict_call(predictor: Predictor, batch: int) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    shape = (batch, predictor.info.input_height, predictor.info.input_width, 3)
+    frames = rng.integers(0, 256, shape).astype(np.uint8)
+    windows = rng.normal(0, 0.1, (batch, WINDOW_SAMPLES)).astype(np.float32)
+    return lambda: predictor.predict(frames, windows)
+
+
+def _forward_call(network: torch.nn.Module, pictures: torch.Tensor) -> Callable[[], object]:
+    @torch.inference_mode()
+    def call() -> object:
+        answer = network(pictures)
+        if pictures.is_cuda:
+            torch.cuda.synchronize(pictures.device)
+        return answer
+
+    return call
+
+
+def _take_turns(first: Callable[[], object], second: Callable[[], object], *, seconds: float) -> tuple[float, float]:
+    """Median seconds of both calls, made in turns so that a busy moment meets both."""
+    first(), second()
+    spent: tuple[list[float], list[float]] = ([], [])
+    until_s = time.perf_counter() + seconds
+    while len(spent[0]) < MIN_ROUNDS or time.perf_counter() < until_s:
+        for call, times_s in ((first, spent[0]), (second, spent[1])):
+            started_s = time.perf_counter()
+            call()
+            times_s.append(time.perf_counter() - started_s)
+    return statistics.median(spent[0]), statistics.median(spent[1])

@@ -1,0 +1,106 @@
+"""Visual backbone (transformers' AutoBackbone) and the neck that fuses its pyramid to one width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.network.config import BackboneConfig, NormKind
+from model.network.layers import ConvNorm
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+class VisualBackbone(nn.Module):
+    """Four feature maps at strides 4, 8, 16 and 32.
+
+    Args:
+        config: model type and options of transformers' configuration class.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        # Imported here because transformers takes seconds, and most of the service never builds a model.
+        from transformers import AutoBackbone, AutoConfig
+
+        options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.options.items()}
+        stages = [f"stage{number}" for number in range(1, 5)]
+        settings = AutoConfig.for_model(config.model_type, out_features=stages, **options)
+        self.network: Any = AutoBackbone.from_config(settings)  # type: ignore[no-untyped-call]
+        self.channels: tuple[int, ...] = tuple(self.network.channels)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Extract the pyramid.
+
+        Args:
+            frames: (B, 3, H, W) normalised, H and W multiples of 16.
+
+        Returns:
+            Four maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up.
+        """
+        return tuple(self.network(frames).feature_maps)
+
+
+class Neck(nn.Module):
+    """Top-down pyramid: every level to D channels, summed downwards to the fuse stride.
+
+    Args:
+        channels: C of the four levels.
+        width: D.
+        fuse_stride: 8 or 16; finer levels become laterals for the head.
+        lateral_width: channels of the laterals.
+        has_smoothing: end with a 3x3 convolution.
+        norm: kind of norm after each convolution.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        width: int,
+        fuse_stride: int,
+        lateral_width: int,
+        has_smoothing: bool,
+        norm: NormKind = "batch",
+    ) -> None:
+        super().__init__()
+        self.num_laterals = PYRAMID_STRIDES.index(fuse_stride)
+        self.laterals = nn.ModuleList(
+            ConvNorm(count, lateral_width, kernel=1, norm=norm) for count in channels[: self.num_laterals]
+        )
+        self.inner = nn.ModuleList(
+            ConvNorm(count, width, kernel=1, norm=norm) for count in channels[self.num_laterals :]
+        )
+        self.smooth = ConvNorm(width, width, kernel=3, norm=norm) if has_smoothing else nn.Identity()
+
+    def forward(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Fuse.
+
+        Args:
+            pyramid: four maps, finest first.
+
+        Returns:
+            (B, D, h, w) at the fuse stride, and the laterals (finest first), strides 4 up to half the fuse stride.
+        """
+        levels = [project(level) for project, level in zip(self.inner, pyramid[self.num_laterals :], strict=True)]
+        fused = levels[-1]
+        for level in reversed(levels[:-1]):
+            fused = level + F.interpolate(fused, size=level.shape[-2:], mode="bilinear", align_corners=False)
+        laterals = [project(level) for project, level in zip(self.laterals, pyramid, strict=False)]
+        return F.relu(self.smooth(fused)), laterals
+
+
+def check_frame_size(frames: Tensor) -> None:
+    """Raise ValueError unless frames are (B, 3, H, W) with H and W multiples of 16.
+
+    The fused grid (stride 8 or 16) must divide the frame; the coarsest map, of stride 32, may be rounded up.
+    """
+    stride = PYRAMID_STRIDES[-2]
+    if frames.ndim != 4 or frames.shape[1] != 3 or any(size % stride or size == 0 for size in frames.shape[2:]):
+        raise ValueError(f"frames: got {tuple(frames.shape)}, expected (B, 3, H, W), H and W multiples of {stride}")
+    if not torch.is_floating_point(frames):
+        raise ValueError(f"frames: got {frames.dtype}, expected a floating dtype")

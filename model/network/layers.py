@@ -1,0 +1,215 @@
+"""Small layers shared by the boxes of the figure: attention, feed-forward, convolution blocks, positions."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.network.config import NormKind
+
+# Temperature of the sine positions (DETR; the value of "Attention is all you need").
+POSITION_TEMPERATURE = 10_000.0
+# Groups of a group norm, as in its paper and in the paper's neighbours.
+NUM_GROUPS = 32
+
+
+class Attention(nn.Module):
+    """Multi-head attention over scaled dot products.
+
+    Args:
+        width: D, a multiple of `num_heads`.
+        num_heads: parallel heads.
+    """
+
+    def __init__(self, width: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, L, D).
+            key: (B, Q, D).
+            value: (B, Q, D).
+
+        Returns:
+            (B, L, D).
+        """
+        q, k, v = self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
+        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, L, D / heads)
+        return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))  # (B, L, D)
+
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """The attention weights, for entropy measurements.
+
+        Args:
+            query: (B, L, D).
+            key: (B, Q, D).
+
+        Returns:
+            (B, heads, L, Q), rows summing to 1.
+        """
+        q, k = self._split(self.query(query)), self._split(self.key(key))
+        return torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), dim=-1)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        batch, length, width = tokens.shape
+        return tokens.view(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with a ReLU between: (B, L, D) to (B, L, D)."""
+
+    def __init__(self, width: int, *, hidden: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+
+class ResidualConv(nn.Module):
+    """Residual block of two 3x3 convolutions: conv, norm, ReLU, conv, norm, added to the input.
+
+    Args:
+        width: channels in and out.
+        norm: kind of norm.
+    """
+
+    def __init__(self, width: int, *, norm: NormKind = "batch") -> None:
+        super().__init__()
+        self.first = ConvNorm(width, width, kernel=3, norm=norm)
+        self.second = ConvNorm(width, width, kernel=3, norm=norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, h, w)."""
+        return F.relu(features + self.second(F.relu(self.first(features))))
+
+
+class DepthwiseConv(nn.Module):
+    """Residual block of a depthwise 7x7 convolution and a pointwise two-layer network.
+
+    Args:
+        width: channels in and out.
+        norm: kind of norm.
+    """
+
+    def __init__(self, width: int, *, norm: NormKind = "batch") -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)
+        self.norm = make_norm(norm, width)
+        self.expand = nn.Conv2d(width, 2 * width, 1)
+        self.project = nn.Conv2d(2 * width, width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, h, w)."""
+        mixed = F.relu(self.expand(self.norm(self.spatial(features))))
+        return cast(Tensor, features + self.project(mixed))
+
+
+class ConvNorm(nn.Module):
+    """Convolution and norm, without activation.
+
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        kernel: its side, odd.
+        stride: of the convolution.
+        norm: `batch` (in eval mode it costs nothing, a sample never sees its neighbours, and on a CPU it trains
+            faster) or `group` (the paper's neighbours; the same in training and use, whatever the batch).
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel: int,
+        stride: int | tuple[int, int] = 1,
+        norm: NormKind = "batch",
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.norm = make_norm(norm, channels_out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C_in, h, w) to (B, C_out, h / stride, w / stride)."""
+        return cast(Tensor, self.norm(self.conv(features)))
+
+
+class LiftedConv(nn.Conv2d):
+    """3x3 convolution of a bilinearly enlarged map, without ever making the enlarged map.
+
+    Both steps are linear, so channels are mixed first, at the small size and for each of the nine taps; enlarging and
+    shifting are then one product per axis with a fixed matrix. At 56x56 to 224x224, 128 to 32 channels, that is a third
+    of the multiplications and an eighth of the memory; the result is the same up to rounding.
+
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        lift: how many times larger, 1 for a plain convolution.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, lift: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1)
+        self.lift = lift
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C_in, h, w) to (B, C_out, lift h, lift w)."""
+        if self.lift == 1:
+            return super().forward(input)
+        batch, channels_in, height, width = input.shape
+        by_row = self.weight.permute(2, 3, 0, 1).reshape(3, -1, channels_in)  # (3, 3 C_out, C_in), row of taps first
+        places = input.permute(0, 2, 3, 1)  # (B, h, w, C_in)
+        taps = torch.cat([F.linear(places, weights) for weights in by_row], dim=1)  # (B, 3 h, w, 3 C_out)
+        rows = _lift_matrix(height, self.lift, like=input).flatten(1)  # (H, 3 h)
+        columns = _lift_matrix(width, self.lift, like=input).transpose(1, 2).flatten(1)  # (W, w 3)
+        tall = (rows @ taps.flatten(2)).view(-1, 3 * width, self.out_channels)  # (B H, w 3, C_out)
+        full = (columns @ tall + cast(Tensor, self.bias)).view(
+            batch, -1, width * self.lift, self.out_channels
+        )  # (B, H, W, C_out)
+        return full.permute(0, 3, 1, 2)
+
+
+def _lift_matrix(length: int, lift: int, *, like: Tensor) -> Tensor:
+    """(lift length, 3, length): what each place of the larger axis sees of each smaller place by each of three taps."""
+    each = torch.eye(length, device=like.device, dtype=like.dtype)[None]  # (1, length, length)
+    larger = F.interpolate(each, scale_factor=float(lift), mode="linear", align_corners=False)[0].T
+    padded = F.pad(larger, (0, 0, 1, 1))  # (lift length + 2, length), zeros beyond the ends as a convolution has them
+    return torch.stack([padded[tap : tap + length * lift] for tap in range(3)], dim=1)
+
+
+def make_norm(kind: NormKind, channels: int) -> nn.Module:
+    """The norm of a kind over (B, C, h, w); group norm takes 32 groups, or as many as divide C evenly."""
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(NUM_GROUPS, channels), channels)
+
+
+def sine_positions(height: int, width: int, *, channels: int) -> Tensor:
+    """Two-dimensional sine positions, half of the channels per axis, for any grid size.
+
+    Args:
+        height: h of the grid.
+        width: w of the grid.
+        channels: D, a multiple of 4.
+
+    Returns:
+        (1, h * w, D) float32. Coordinates run over (0, 2 pi) whatever the grid, so that a model trained at one
+        size reads another.
+    """
+    per_axis = channels // 2
+    exponent = torch.arange(0, per_axis, 2, dtype=torch.float32) / per_axis
+    scale = POSITION_TEMPERATURE**-exponent * 2 * math.pi * 8  # 8: the finest wave is an eighth of the frame
+
+    def encode(length: int) -> Tensor:
+        centre = (torch.arange(length, dtype=torch.float32) + 0.5) / length
+        angle = centre[:, None] * scale  # (length, per_axis / 2)
+        return torch.cat((angle.sin(), angle.cos()), dim=1)  # (length, per_axis)
+
+    rows = encode(height)[:, None].expand(height, width, per_axis)
+    columns = encode(width)[None].expand(height, width, per_axis)
+    return torch.cat((rows, columns), dim=2).reshape(1, height * width, channels)

@@ -1,0 +1,133 @@
+"""What a training run is: one frozen value, named by a recipe and changed by `--set key=value`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from model.network.config import ModelConfig, variant
+
+AmpMode = Literal["auto", "off", "bf16", "fp16"]
+DataName = Literal["synthetic", "avsbench-s4", "avsbench-ms3", "avsbench-avss"]
+RateSchedule = Literal["cosine", "constant", "poly"]
+Augmentation = Literal["none", "flip", "full"]
+
+# Of these only the file name is written into checkpoints: where a user keeps files is nobody's business.
+PATH_FIELDS = ("root", "init", "backbone_weights", "audio_weights", "shards")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A named run.
+
+    Attributes:
+        name: of the recipe.
+        variant: model variant.
+        is_semantic: synthetic data: one label per kind instead of one for all. AVSS is always semantic.
+        seed: of the weights, the order and the augmentation.
+        steps: optimizer steps of the whole run.
+        max_minutes: end (with the schedule complete) after this wall time; 0 for no limit.
+        batch_samples: synthetic data: samples of a step.
+        clips_per_group: synthetic data: clips rendered at once; their samples are shuffled over the next steps.
+        samples_per_clip: synthetic data: samples of each, which share the cost of its sound.
+        shards: synthetic data: folder of clips that went through codecs (`avesformer data shards`), or empty.
+        shard_share: share of the groups that are read from there.
+        sizes: (progress from, frame size in pixels), progress in [0, 1).
+        learning_rate: peak.
+        weight_decay: of matrices and kernels; norms, biases and prompts have none.
+        warmup_steps: linear warm-up.
+        clip_norm: gradient clipping.
+        ema_decay: of the averaged weights that are saved.
+        amp: `auto` (bf16 on CUDA, off on CPU), `off`, `bf16` or `fp16`.
+        device: `auto`, `cpu` or `cuda`.
+        save_minutes: between checkpoints.
+        evaluate_minutes: between evaluations on unseen clips; 0 for none by time.
+        evaluate_clips: clips of such an evaluation; 0 for all of AVSBench's validation split.
+        data: `synthetic` or a part of AVSBench.
+        root: folder of AVSBench.
+        epochs: AVSBench: passes over the training clips; sets `steps` unless 0.
+        batch_clips: AVSBench: clips of a step, over all processes.
+        evaluate_epochs: AVSBench: epochs between evaluations.
+        augmentation: AVSBench: `none` (as AVSBench trains), `flip`, or `full` (flip, colour, zoom).
+        loader_threads: AVSBench: threads that read files ahead.
+        rate_schedule: `cosine`, `constant` or `poly` (power 0.9), after the warm-up.
+        backbone_rate: learning rate of the visual backbone over that of the rest.
+        backbone_frozen_epochs: AVSBench: the backbone stands still for so long.
+        init: checkpoint to start from; a binary one gives all labels of a semantic run its last layer, other weights of
+            other shapes are drawn anew.
+        backbone_weights: public weights of the visual backbone, a file or hub id.
+        audio_weights: public weights of VGGish, likewise.
+        has_tensorboard: write TensorBoard logs beside log.jsonl.
+        knobs: (`part.field`, value) of the model configuration.
+    """
+
+    name: str
+    variant: str
+    is_semantic: bool = False
+    seed: int = 0
+    steps: int = 10_000
+    max_minutes: float = 0.0
+    batch_samples: int = 24
+    clips_per_group: int = 16
+    samples_per_clip: int = 6
+    shards: str = ""
+    shard_share: float = 0.3
+    sizes: tuple[tuple[float, int], ...] = ((0.0, 128),)
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.03
+    warmup_steps: int = 300
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    amp: AmpMode = "auto"
+    device: str = "auto"
+    save_minutes: float = 5.0
+    evaluate_minutes: float = 5.0
+    evaluate_clips: int = 64
+    data: DataName = "synthetic"
+    root: str = ""
+    epochs: float = 0.0
+    batch_clips: int = 4
+    evaluate_epochs: float = 1.0
+    augmentation: Augmentation = "full"
+    loader_threads: int = 4
+    rate_schedule: RateSchedule = "cosine"
+    backbone_rate: float = 1.0
+    backbone_frozen_epochs: float = 0.0
+    init: str = ""
+    backbone_weights: str = ""
+    audio_weights: str = ""
+    has_tensorboard: bool = False
+    knobs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def steps_per_group(self) -> int:
+        """Steps that one rendered group of clips lasts."""
+        return max(1, self.clips_per_group * self.samples_per_clip // self.batch_samples)
+
+    def model_config(self, *, labels: tuple[str, ...]) -> ModelConfig:
+        """Configuration of the network to train."""
+        return variant(self.variant, labels=labels, knobs=dict(self.knobs))
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for a checkpoint's header, without folders."""
+        return asdict(self) | {name: Path(getattr(self, name)).name for name in PATH_FIELDS}
+
+
+@dataclass
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        elapsed_s: wall time spent, over all resumes.
+        best: highest selection figure of the evaluations so far.
+    """
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    best: float = -1.0
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to try."""

@@ -1,0 +1,36 @@
+"""How fast which weights move: parameter groups and the learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from model.training.config import RateSchedule, TrainingConfig
+
+FINAL_RATE_SHARE = 0.01  # the cosine ends at this share of the peak learning rate
+POLY_POWER = 0.9  # COMBO's schedule
+
+
+def rate_share(schedule: RateSchedule, progress: float) -> float:
+    """Share of the peak learning rate at a point of the run."""
+    if schedule == "constant":
+        return 1.0
+    if schedule == "poly":
+        return float((1 - progress) ** POLY_POWER)
+    return FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(module: nn.Module, config: TrainingConfig) -> Iterator[dict[str, Any]]:
+    """Groups with and without weight decay; the backbone's own ones where its rate differs."""
+    named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+    is_matrix = {name: value.ndim >= 2 and not name.endswith("prompts") for name, value in named}
+    is_slow = {name: config.backbone_rate != 1.0 and name.startswith("model.backbone.") for name, _ in named}
+    for slow in (False, True):
+        for matrix in (True, False):
+            values = [value for name, value in named if is_matrix[name] is matrix and is_slow[name] is slow]
+            if values:
+                decay = config.weight_decay if matrix else 0.0
+                yield {"params": values, "weight_decay": decay, "rate": config.backbone_rate if slow else 1.0}

@@ -1,0 +1,240 @@
+"""Idempotency keys: the same request again gives the first answer, whichever front it meets.
+
+A key's scope is caller, key, route and options; its fingerprint is the upload. What a server or its load caused (5xx,
+429) and what a caller broke off is not remembered: trying again is then the point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from service.aio.deadlines import within
+from service.aio.tasks import end_tasks
+from service.answers.codec import decode_lines, encode_line
+from service.core.pipeline import Answering
+from service.domain.deadline import Clock, Deadline
+from service.domain.errors import CODES, Kind, ServiceError
+from service.domain.options import SegmentOptions
+from service.domain.request import AnswerEvent, ClipStarted, RequestContext
+from service.media.upload import Upload
+from service.ports import BlobStore, KeyRecord, KeyStore
+
+logger = logging.getLogger(__name__)
+
+LEASE_S = 30.0
+"""A key whose process died is free again after this."""
+ANSWERS = "answers"
+"""Where remembered answers are, as blobs."""
+MAX_KEY_CHARS = 255
+_FORGOTTEN = frozenset(
+    {
+        Kind.OVERLOADED,
+        Kind.CANCELLED,
+        Kind.INTERNAL,
+        Kind.UNAVAILABLE,
+        Kind.DEADLINE_EXCEEDED,
+        Kind.STORAGE_FULL,
+        Kind.UPLOAD_TIMEOUT,
+    }
+)
+
+
+@dataclass(slots=True)
+class KeyUse:
+    """A key in use by a running request; `reply` set means: remember it."""
+
+    scope: str
+    fingerprint: str
+    first_reply: bytes | None = None
+    reply: bytes | None = None
+
+
+class Idempotency:
+    """Takes keys for running requests and remembers replies.
+
+    Args:
+        keys: store of keys.
+        ttl_s: replies are remembered for this long.
+    """
+
+    def __init__(self, keys: KeyStore, *, ttl_s: float) -> None:
+        self._keys = keys
+        self._ttl_s = ttl_s
+
+    @asynccontextmanager
+    async def use(self, scope: str, fingerprint: str) -> AsyncIterator[KeyUse]:
+        """Hold a key for the body; a body that leaves no reply frees it.
+
+        Raises:
+            ServiceError: `idempotency_mismatch` (used with another body), `idempotency_in_progress`.
+        """
+        found = await self._keys.begin(scope, fingerprint, lease_s=LEASE_S)
+        use = KeyUse(scope, fingerprint)
+        if found is not None:
+            _check(found, fingerprint)
+            use.first_reply = found.reply
+            yield use
+            return
+        keeping = asyncio.create_task(self._keep(scope))
+        try:
+            yield use
+        finally:
+            await end_tasks([keeping])
+            await self._end(use)
+
+    async def _end(self, use: KeyUse) -> None:
+        try:
+            if use.reply is None:
+                await self._keys.forget(use.scope)
+            else:
+                await self._keys.finish(use.scope, KeyRecord(use.fingerprint, use.reply), ttl_s=self._ttl_s)
+        except ServiceError:
+            logger.warning("an idempotency key could not be written")
+
+    async def _keep(self, scope: str) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            try:
+                await self._keys.renew(scope, lease_s=LEASE_S)
+            except ServiceError:
+                continue
+
+
+def _check(found: KeyRecord, fingerprint: str) -> None:
+    if found.fingerprint != fingerprint:
+        detail = "This Idempotency-Key was used with another upload; take a new key for a new request."
+        raise ServiceError("idempotency_mismatch", detail)
+    if found.reply is None:
+        detail = "The first request with this Idempotency-Key is still running; ask again later."
+        raise ServiceError("idempotency_in_progress", detail, retry_after_s=2.0)
+
+
+def key_scope(context: RequestContext, *, route: str, options: SegmentOptions, extra: str = "") -> str:
+    """The scope of a context's key as a hash; raises `bad_option` for a key that is too long or not printable."""
+    key = context.idempotency_key or ""
+    if not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable():
+        raise ServiceError("bad_option", f"Idempotency-Key: give 1 to {MAX_KEY_CHARS} printable characters.")
+    return hashlib.sha256(json.dumps([context.owner, key, route, repr(options), extra]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RememberPolicy:
+    """How answers are remembered.
+
+    Attributes:
+        max_bytes: a larger answer is not remembered; the same request again is then computed again.
+        directory: for answers on their way to the blobs; None takes the system's.
+    """
+
+    max_bytes: int = 1024**3
+    directory: Path | None = None
+
+
+class IdempotentAnswering:
+    """`Answering` that honours idempotency keys of complete uploads.
+
+    Args:
+        inner: answers what was not asked before.
+        idempotency: holds the keys.
+        blobs: where answers are remembered.
+        policy: bounds.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, inner: Answering, idempotency: Idempotency, blobs: BlobStore, policy: RememberPolicy, *, clock: Clock
+    ) -> None:
+        self._inner = inner
+        self._idempotency = idempotency
+        self._blobs = blobs
+        self._policy = policy
+        self._clock = clock
+
+    async def check(self, options: SegmentOptions) -> None:
+        """Refuse early what cannot be answered."""
+        await self._inner.check(options)
+
+    async def answer(
+        self, upload: Upload, options: SegmentOptions, context: RequestContext
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """The events of the first answer to this key, or of a new one."""
+        if context.idempotency_key is None or not upload.is_complete:
+            async with aclosing(self._inner.answer(upload, options, context)) as events:
+                async for event in events:
+                    yield event
+            return
+        scope = key_scope(context, route="segment", options=options)
+        async with AsyncExitStack() as holding:
+            async with within(context.deadline, clock=self._clock, stage="a look at the Idempotency-Key"):
+                use = await holding.enter_async_context(self._idempotency.use(scope, upload.sha256))
+            if use.first_reply is not None:
+                answer = self._first(scope, use.first_reply)
+            else:
+                answer = self._remembered(upload, options, context, use)
+            async with aclosing(answer) as events:
+                async for event in events:
+                    yield event
+
+    async def _first(self, scope: str, reply: bytes) -> AsyncGenerator[AnswerEvent, None]:
+        said: dict[str, Any] = json.loads(reply)
+        if said.get("code") in CODES:
+            raise ServiceError(said["code"], str(said["detail"]))
+        cut = b""
+        async for piece in self._blobs.read(f"{ANSWERS}/{scope}"):
+            whole, end, cut = (cut + piece).rpartition(b"\n")
+            for event in decode_lines(whole + end):
+                yield event
+
+    async def _remembered(
+        self, upload: Upload, options: SegmentOptions, context: RequestContext, use: KeyUse
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        with tempfile.TemporaryFile(dir=self._policy.directory, prefix="remember-") as file:
+            try:
+                async with aclosing(self._inner.answer(upload, options, context)) as events:
+                    async for event in events:
+                        self._note(event, file)
+                        yield event
+            except ServiceError as error:
+                if error.kind not in _FORGOTTEN:
+                    use.reply = json.dumps({"code": error.code, "detail": error.detail}).encode()
+                raise
+            await self._keep(use, file, context.deadline)
+
+    def _note(self, event: AnswerEvent, file: IO[bytes]) -> None:
+        """Write a line; an answer that does not fit is marked by an empty file."""
+        line = encode_line(event)
+        is_first = isinstance(event, ClipStarted)
+        if not is_first and not file.tell():
+            return
+        fits = file.tell() + len(line) <= self._policy.max_bytes
+        try:
+            if fits:
+                file.write(line)
+        except OSError:
+            fits = False
+        if not fits:
+            logger.warning("an answer cannot be remembered for its idempotency key")
+            file.seek(0)
+            file.truncate()
+
+    async def _keep(self, use: KeyUse, file: IO[bytes], deadline: Deadline) -> None:
+        """Store what was noted; the answer was given, so that a failure here is not the caller's."""
+        num_bytes = file.tell()
+        if not num_bytes:
+            return
+        try:
+            file.flush()
+            async with within(deadline, clock=self._clock, stage="remembering the answer"):
+                await self._blobs.put_file(f"{ANSWERS}/{use.scope}", file.fileno(), num_bytes=num_bytes)
+            use.reply = b"{}"
+        except (ServiceError, OSError):
+            logger.warning("an answer cannot be remembered for its idempotency key")

@@ -1,0 +1,161 @@
+"""Answers that were given before, and equal requests in flight computed once.
+
+The key is the upload's hash, the options as applied, the checkpoint, the compute type and the version of the data path,
+so that a hit equals what would be computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from service.aio.deadlines import within
+from service.answers.codec import decode_lines
+from service.answers.shared_answer import SharedAnswer
+from service.core.pipeline import Answering
+from service.domain.deadline import Clock, Deadline
+from service.domain.options import SegmentOptions
+from service.domain.request import AnswerEvent, ClipStarted, RequestContext
+from service.domain.result import ModelInfo, Summary
+from service.media.upload import Upload
+from service.ports import ResultCache, Segmenter
+from service.telemetry.metrics import Metrics
+
+PIPELINE_VERSION = 1
+"""Raised with every change that may change an answer's bytes: sampling, audio windows, mask encoding."""
+_ALL = 1 << 62
+"""More bytes than any upload holds: waiting for them is waiting for its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """How answers are kept.
+
+    Attributes:
+        dtype: compute type, part of the key.
+        max_entry_bytes: larger answers are not kept.
+        max_shared_bytes: of an answer that several readers share.
+        directory: for answers in flight; None takes the system's.
+        growing_wait_s: an upload that is complete within this is looked up; a slower one is decoded while it comes,
+            which tells its masks sooner than waiting for its hash would.
+    """
+
+    dtype: str
+    max_entry_bytes: int
+    max_shared_bytes: int
+    directory: Path | None = None
+    growing_wait_s: float = 0.1
+
+
+class CachedAnswers:
+    """`Answering` with a memory.
+
+    Args:
+        inner: computes.
+        segmenter: tells the model, which is part of the key.
+        cache: keeps encoded answers.
+        policy: bounds.
+        metrics: counts lookups: hit, miss, joined.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        inner: Answering,
+        segmenter: Segmenter,
+        cache: ResultCache,
+        policy: CachePolicy,
+        *,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._inner = inner
+        self._segmenter = segmenter
+        self._cache = cache
+        self._policy = policy
+        self._metrics = metrics
+        self._clock = clock
+        self._shared: dict[str, SharedAnswer] = {}
+
+    async def check(self, options: SegmentOptions) -> None:
+        """Refuse early what cannot be answered."""
+        await self._inner.check(options)
+
+    async def answer(
+        self, upload: Upload, options: SegmentOptions, context: RequestContext
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """The events of an answer: kept, shared with an equal request in flight, or computed."""
+        if not context.may_use_cache or not await self._completes_soon(upload):
+            async with aclosing(self._inner.answer(upload, options, context)) as events:
+                async for event in events:
+                    yield event
+            return
+        started_s = self._clock()
+        async with within(context.deadline, clock=self._clock, stage="a look into the cache"):
+            key = self._key(upload, options, await self._segmenter.describe())
+            kept = None if key in self._shared else await self._cache.get(key)
+        if kept is not None:
+            self._metrics.cache_lookups_total.labels("hit").inc()
+            for event in decode_lines(kept):
+                yield self._as_hit(event, context, started_s)
+            return
+        shared = self._shared.get(key)
+        self._metrics.cache_lookups_total.labels("miss" if shared is None else "joined").inc()
+        if shared is None:
+            shared = self._start(key, upload, options, context)
+        async with aclosing(shared.read(context.deadline, clock=self._clock)) as events:
+            async for event in events:
+                yield replace(event, request_id=context.request_id) if isinstance(event, ClipStarted) else event
+
+    async def _completes_soon(self, upload: Upload) -> bool:
+        """Whether all bytes are there, or come within a moment; raises what the upload is aborted with."""
+        if not upload.is_complete:
+            try:
+                async with asyncio.timeout(self._policy.growing_wait_s):
+                    await upload.wait_for(_ALL)
+            except TimeoutError:
+                return False
+        return True
+
+    def _start(self, key: str, upload: Upload, options: SegmentOptions, context: RequestContext) -> SharedAnswer:
+        """Begin a computation that outlives this request if others join; its readers have deadlines, it has none."""
+        upload.retain()
+
+        async def keep(content: bytes) -> None:
+            await self._cache.put(key, content)
+
+        def forget(ended: SharedAnswer) -> None:
+            if self._shared.get(key) is ended:
+                del self._shared[key]
+
+        self._shared[key] = SharedAnswer(
+            self._inner.answer(upload, options, replace(context, deadline=Deadline())),
+            directory=self._policy.directory,
+            max_bytes=self._policy.max_shared_bytes,
+            max_kept_bytes=self._policy.max_entry_bytes,
+            keep=keep,
+            on_end=forget,
+            on_done=upload.close,
+        )
+        return self._shared[key]
+
+    def _key(self, upload: Upload, options: SegmentOptions, model: ModelInfo) -> str:
+        applied = asdict(options.resolve(model))
+        parts = [upload.sha256, applied, model.checkpoint, self._policy.dtype, PIPELINE_VERSION]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _as_hit(self, event: AnswerEvent, context: RequestContext, started_s: float) -> AnswerEvent:
+        """A kept event in this request's name, with this request's times."""
+        if isinstance(event, ClipStarted):
+            return replace(event, request_id=context.request_id)
+        if not isinstance(event, Summary):
+            return event
+        came_s = started_s if context.started_at_s is None else context.started_at_s
+        spent = {"upload": started_s - came_s, "total": self._clock() - came_s}
+        timings_s = {stage: round(spent.get(stage, 0.0), 6) for stage in event.timings_s}
+        return replace(event, timings_s=timings_s, cached=True)

@@ -1,0 +1,95 @@
+"""An emulated accelerator behind the real batcher: what the benchmark's route works on (contract section 7)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batching.policy import BatchPolicy
+from service.batching.segmenter import LocalSegmenter
+from service.domain.chunk import WINDOW_SAMPLES, Chunk, MaskPolicy, SampleBlock
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.request import RequestContext
+from service.domain.result import SOUNDING, ModelInfo
+from service.telemetry.metrics import Metrics
+
+ITEM_SIDE_PX = 64
+ITEM_BYTES = ITEM_SIDE_PX * ITEM_SIDE_PX * 3
+"""12 288: one frame of 64 x 64 RGB."""
+_LARGEST_BATCH = 64
+
+
+class _SleepingPredictor:
+    """Costs time and no work, as an accelerator does to its host; nothing ever sounds."""
+
+    info = ModelInfo("emulated", "sha256:" + "0" * 64, (SOUNDING,), None, ITEM_SIDE_PX, ITEM_SIDE_PX)
+
+    def __init__(self, spend: Callable[[int], None]) -> None:
+        self._spend = spend
+
+    def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._spend(len(frames))
+        return np.full((len(frames), 1, 16, 16), -8.0, np.float32)
+
+    def is_healthy(self) -> bool:
+        return True
+
+    def memory_bytes(self) -> int:
+        return 0
+
+
+class BenchAccelerator:
+    """One-frame items through batcher, device thread and encoder; the device sleeps `batch_s + item_s * n`.
+
+    Every batch size is a shape of its own, as the cost of the emulated device counts items and no padding.
+    """
+
+    def __init__(self, *, batch_s: float, item_s: float, metrics: Metrics, clock: Clock) -> None:
+        """Wire it; `start` starts it.
+
+        Args:
+            batch_s: seconds of a device call whatever its size.
+            item_s: seconds more for each item.
+            metrics: where its batches are counted.
+            clock: seconds, monotonic.
+        """
+        self._is_cold = True
+        self._clock = clock
+        policy = BatchPolicy(max_batch=_LARGEST_BATCH, buckets=tuple(range(1, _LARGEST_BATCH + 1)))
+        predictor = _SleepingPredictor(lambda num: self._sleep(batch_s + item_s * num))
+        self._segmenter = LocalSegmenter(lambda: predictor, policy, metrics=metrics, clock=clock)
+        self._silence = np.zeros(WINDOW_SAMPLES, np.int16)
+        self._zero, self._origin = np.zeros(1), np.zeros(1, np.int64)
+
+    async def start(self) -> None:
+        """Make it ready; warming up takes no emulated time."""
+        await self._segmenter.start()
+        self._is_cold = False
+
+    async def aclose(self) -> None:
+        """Stop at once."""
+        await self._segmenter.aclose()
+
+    def expect(self, request_id: str) -> AbstractContextManager[None]:
+        """While open, this request's item is on its way."""
+        return self._segmenter.expect(request_id)
+
+    async def answer(self, body: bytes, context: RequestContext) -> dict[str, object]:
+        """Put one item through; raises ServiceError `malformed_body` unless it has 12 288 bytes."""
+        if len(body) != ITEM_BYTES:
+            raise ServiceError("malformed_body", f"The item has {len(body)} bytes; send {ITEM_BYTES}.")
+        frame = np.frombuffer(body, np.uint8).reshape(1, ITEM_SIDE_PX, ITEM_SIDE_PX, 3)
+        samples = SampleBlock(frame, self._silence, self._origin, self._zero, self._zero, self._origin)
+        masks = MaskPolicy((ITEM_SIDE_PX, ITEM_SIDE_PX), 0.5, (SOUNDING,), 0)
+        chunk = Chunk(context.request_id, 0, samples, masks, context.deadline)
+        done = await self._segmenter.segment(chunk)
+        return {"request_id": context.request_id, "num_masks": len(done.frames[0].masks), "queue_s": done.queue_s}
+
+    def _sleep(self, seconds: float) -> None:
+        if not self._is_cold:
+            time.sleep(seconds)

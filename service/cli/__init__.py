@@ -1,0 +1,1 @@
+"""The `avesformer` command: one file per subcommand."""

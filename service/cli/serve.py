@@ -1,0 +1,81 @@
+"""`avesformer serve`: the event loop, the signals, and what a person reads at the start and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from service.settings import Settings
+from service.telemetry.logs import configure_logging
+from service.wiring.front import Front, ListenError, build_front
+from service.wiring.policies import MakePredictor
+
+_logger = logging.getLogger("avesformer.serve")
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+
+class StartError(Exception):
+    """The service could not start; the message is for the person who started it."""
+
+
+def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code (0 after a drain, 1 if it could not start or go on)."""
+    configure_logging(settings.log_level)
+    try:
+        return asyncio.run(_serve(settings, make_predictor))
+    except (StartError, ListenError) as error:
+        print(f"avesformer: {error}", file=sys.stderr)
+        return 1
+
+
+async def _serve(settings: Settings, make_predictor: MakePredictor | None) -> int:
+    stopping, hurrying = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurrying if stopping.is_set() else stopping).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        async with build_front(settings, make_predictor=make_predictor) as front:
+            await _listen(front)
+            is_up = await _until_stopped(front, stopping)
+            if is_up:
+                print("avesformer: draining, no new work is taken", file=sys.stderr)
+                await front.drain(hurrying)
+                _logger.info("drained")
+            return 0 if is_up else 1
+    except OSError as error:
+        raise StartError(f"cannot start: {error.strerror or error}") from error
+
+
+async def _listen(front: Front) -> None:
+    settings = front.settings
+    port, grpc_port = await front.listen()
+    scheme = "http" if settings.tls_cert is None else "https"
+    host = _ANY_ADDRESS.get(settings.host, settings.host)
+    front.warming.add_done_callback(lambda done: _announce(done, f"{scheme}://{host}:{port}", f"{host}:{grpc_port}"))
+
+
+def _announce(warming: asyncio.Task[None], url: str, grpc_address: str) -> None:
+    if not warming.cancelled() and warming.exception() is None:
+        print(f"avesformer is ready: {url}  (docs: {url}/docs, gRPC: {grpc_address}; Ctrl-C ends it)", file=sys.stderr)
+
+
+async def _until_stopped(front: Front, stopping: asyncio.Event) -> bool:
+    """Wait for a signal; False if the model could not be loaded (one clear line, then the process ends)."""
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({waiting, front.warming}, return_when=asyncio.FIRST_COMPLETED)
+        if front.warming.done() and not waiting.done():
+            error = front.warming.exception()
+            if error is not None:
+                _logger.error("model could not be loaded", exc_info=error)
+                raise StartError(f"the model could not be loaded: {error}")
+            await waiting
+        return True
+    finally:
+        waiting.cancel()

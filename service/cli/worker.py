@@ -1,0 +1,61 @@
+"""`avesformer worker`: the event loop and the signals of a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from service.settings import Settings
+from service.telemetry.logs import configure_logging
+from service.wiring.policies import MakePredictor
+from service.wiring.worker import Worker, build_worker, worker_name
+
+_logger = logging.getLogger("avesformer.worker")
+
+
+def run_worker(settings: Settings, *, make_predictor: MakePredictor | None = None) -> int:
+    """Work until SIGTERM or SIGINT; 0 after a drain, 1 if it could not start or its device died."""
+    configure_logging(settings.log_level)
+    try:
+        return asyncio.run(_work(settings, make_predictor))
+    except OSError as error:
+        _complain(f"cannot listen on {settings.host}:{settings.worker_port} ({error.strerror or error})")
+        return 1
+
+
+async def _work(settings: Settings, make_predictor: MakePredictor | None) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with build_worker(settings, make_predictor=make_predictor) as worker:
+        port = await worker.http.start()
+        _complain(f"worker listens on http://{settings.host}:{port} (livez, readyz, metrics); Ctrl-C ends it")
+        return await _run(worker, stopping, port)
+
+
+async def _run(worker: Worker, stopping: asyncio.Event, port: int) -> int:
+    """Run the worker beside the wait for a signal: one that comes while the model loads ends it at once."""
+    running = asyncio.create_task(worker.run(stopping, name=worker_name(port)))
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if worker.consumer is None and not running.done():
+            running.cancel()
+            return 0
+        is_healthy = await running
+    except Exception as error:
+        _logger.exception("worker failed")
+        _complain(f"the worker could not go on: {error}")
+        return 1
+    finally:
+        waiting.cancel()
+    if not is_healthy:
+        _complain("the compute device does not answer any more; start the worker anew")
+    return 0 if is_healthy else 1
+
+
+def _complain(line: str) -> None:
+    print(f"avesformer: {line}", file=sys.stderr)

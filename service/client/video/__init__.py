@@ -1,0 +1,1 @@
+"""Overlay and capture: video code that runs on a user's own machine."""

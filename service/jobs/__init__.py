@@ -1,0 +1,1 @@
+"""Jobs: their API, their runner, their lease, their webhooks."""

@@ -1,0 +1,167 @@
+"""Jobs as their callers see them: handed in, asked about, followed, erased."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+from service.answers.codec import decode_lines
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.job import Job
+from service.domain.options import SegmentOptions
+from service.domain.request import AnswerEvent
+from service.domain.result import FrameMasks
+from service.media.upload import Upload
+from service.ports import BlobStore, JobStore
+
+_FOLLOW_S = 0.5
+"""How often a followed job is looked at."""
+_FULL_RETRY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What is handed in with an upload."""
+
+    request_id: str
+    owner: str
+    options: SegmentOptions
+    may_use_cache: bool = True
+    webhook: str | None = None
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """What a follower is told. `number` counts the lines of the answer up to here and resumes after it."""
+
+    kind: Literal["progress", "frame", "done", "failed"]
+    number: int
+    job: Job
+    frame: FrameMasks | None = None
+
+
+class Jobs:
+    """Hands jobs in and answers questions about them; `JobRunner` works on them.
+
+    Args:
+        store: of jobs.
+        blobs: of uploads and answers.
+        max_waiting: most jobs queued.
+        check_webhook: raises `bad_option` for an address that may not be told.
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        blobs: BlobStore,
+        *,
+        max_waiting: int,
+        check_webhook: Callable[[str], Awaitable[None]],
+        wall_clock: Clock,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._max_waiting = max_waiting
+        self._check_webhook = check_webhook
+        self._wall_clock = wall_clock
+        self.on_added: Callable[[], None] = lambda: None
+        self.on_erased: Callable[[str], None] = lambda job_id: None
+
+    async def submit(self, upload: Upload, request: JobRequest) -> Job:
+        """Keep a complete upload and queue its job; when this returns, the job will end as done or failed.
+
+        Raises:
+            ServiceError: `queue_full`, `bad_option` (webhook), `storage_full`, `backend_down`.
+        """
+        if request.webhook is not None:
+            await self._check_webhook(request.webhook)
+        if await self._store.num_waiting() >= self._max_waiting:
+            raise ServiceError("queue_full", "Too many jobs are waiting; try again later.", retry_after_s=_FULL_RETRY_S)
+        job = Job(
+            job_id=secrets.token_hex(16),
+            owner=request.owner,
+            request_id=request.request_id,
+            options=request.options,
+            created_at_s=self._wall_clock(),
+            may_use_cache=request.may_use_cache,
+            webhook=request.webhook,
+            webhook_secret=None if request.webhook is None else secrets.token_hex(32),
+            traceparent=request.traceparent,
+        )
+        await self._blobs.put_file(job.upload_name(), upload.fd, num_bytes=upload.size)
+        await self._store.add(job)
+        self.on_added()
+        return job
+
+    async def get(self, job_id: str, *, owner: str) -> Job:
+        """The job; raises `job_not_found` (also for another caller's) or `job_expired`."""
+        job = await self._store.get(job_id)
+        if job is not None and job.owner == owner:
+            return job
+        if job is None and await self._store.was_known(job_id):
+            raise ServiceError("job_expired", "The job ended long ago and is no longer kept; hand it in again.")
+        raise ServiceError("job_not_found", "There is no such job; ids are bound to the key that handed them in.")
+
+    async def erase(self, job_id: str, *, owner: str) -> None:
+        """Cancel and erase it, with everything that was kept of it."""
+        job = await self.get(job_id, owner=owner)
+        await self._store.erase(job_id)
+        self.on_erased(job_id)
+        await self._blobs.delete_all(job.blob_prefix())
+
+    async def answer(self, job: Job) -> AsyncGenerator[AnswerEvent, None]:
+        """The events of a finished job's answer; raises `job_not_ready`, or what the job failed with."""
+        if job.failure is not None:
+            raise job.failure
+        if job.state != "done":
+            raise ServiceError("job_not_ready", f"The job is {job.state}; ask again later.", retry_after_s=2.0)
+        for number in range(len(job.part_starts)):
+            for event in await self._part(job, number):
+                yield event
+
+    async def follow(self, job_id: str, *, owner: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """What happens to a job from line `after` of its answer on, until its end (or until it is erased).
+
+        A job that is begun anew by another process writes the same lines again; those already told are not repeated.
+        """
+        job = await self.get(job_id, owner=owner)
+        told: tuple[str, float] | None = None
+        while True:
+            async with aclosing(self._frames(job, after)) as frames:
+                async for number, frame in frames:
+                    after = number
+                    yield JobEvent("frame", number, job, frame)
+            if job.has_ended:
+                yield JobEvent("done" if job.state == "done" else "failed", max(after, job.num_lines), job)
+                return
+            if told != (job.state, job.progress):
+                told = (job.state, job.progress)
+                yield JobEvent("progress", after, job)
+            await asyncio.sleep(_FOLLOW_S)
+            found = await self._store.get(job_id)
+            if found is None:
+                return
+            job = found
+
+    async def _frames(self, job: Job, after: int) -> AsyncGenerator[tuple[int, FrameMasks], None]:
+        """The frames behind line `after`, part by part; line 1 is the clip's, the last the summary's."""
+        for number, start in enumerate(job.part_starts):
+            following = job.part_starts[number + 1] if number + 1 < len(job.part_starts) else job.num_lines
+            if following <= after:
+                continue
+            for line, event in enumerate(await self._part(job, number), start=start + 1):
+                if line > after and isinstance(event, FrameMasks):
+                    yield line, event
+
+    async def _part(self, job: Job, number: int) -> list[AnswerEvent]:
+        data = await self._blobs.get(job.part_name(number))
+        if data is None:
+            raise ServiceError("job_expired", "The job's answer is no longer kept.")
+        return decode_lines(data)

@@ -1,0 +1,311 @@
+"""Works on jobs: claim one, answer it into parts, tell its webhook; give it back when this process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from service.aio.tasks import end_tasks
+from service.answers.idempotency import ANSWERS
+from service.core.pipeline import Answering
+from service.core.request_log import Journal, RequestRecord
+from service.domain.deadline import Clock, Deadline
+from service.domain.errors import ServiceError
+from service.domain.job import Job
+from service.domain.request import AnswerEvent, RequestContext, accept_traceparent
+from service.domain.result import FrameMasks, Summary
+from service.jobs.lease import AnswerLog, Held, LostError
+from service.media.upload import Spool, Upload
+from service.ports import BlobStore, JobStore
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_RENEWALS_PER_LEASE = 5
+MAX_DEATHS = 5
+"""A job whose process died so often is what kills them. Workers have a stricter rule for single chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPolicy:
+    """How jobs are worked on.
+
+    Attributes:
+        lease_s: a job that is not saved for this long belongs to whoever claims it.
+        num_parallel: jobs of this process at once; their samples yield to people waiting anyway.
+        num_telling: ended jobs whose webhooks are being told at once, beside those.
+        flush_bytes, flush_s: a part of the answer is stored at this size or age.
+        poll_s: how often the queue is looked at when nothing wakes the runner.
+        retry_for_s: failures that trying again can help are tried again while the job is younger than this.
+        sweep_s: how often ended jobs are looked through.
+        keep_answers_s: remembered answers of idempotency keys are kept for this long.
+        keep_blobs_s: what no job accounts for (its process died between two steps) is gone after this; far over the
+            longest life of a job.
+    """
+
+    lease_s: float
+    num_parallel: int = 2
+    num_telling: int = 16
+    flush_bytes: int = 256 * 1024
+    flush_s: float = 1.0
+    poll_s: float = 1.0
+    retry_for_s: float = 3600.0
+    sweep_s: float = 60.0
+    keep_answers_s: float = 86_400.0
+    keep_blobs_s: float = 30 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobParts:
+    """What a runner works with. `tell` delivers a job's end to its webhook and does not raise."""
+
+    store: JobStore
+    blobs: BlobStore
+    answering: Answering
+    spool: Spool
+    journal: Journal
+    tell: Callable[[Job], Awaitable[None]]
+
+
+class JobRunner:
+    """Works on jobs until closed.
+
+    Args:
+        parts: what it works with.
+        policy: how.
+        max_upload_bytes: bound of an upload that is read back.
+        clock: seconds, monotonic.
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, parts: JobParts, policy: JobPolicy, *, max_upload_bytes: int, clock: Clock, wall_clock: Clock
+    ) -> None:
+        self._parts = parts
+        self._policy = policy
+        self._max_upload_bytes = max_upload_bytes
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._holder = uuid.uuid4().hex
+        self._wake = asyncio.Event()
+        self._places = asyncio.Semaphore(policy.num_parallel)
+        self._held: dict[str, Held] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to claim jobs."""
+        num_tasks = self._policy.num_parallel + self._policy.num_telling
+        self._tasks = [asyncio.create_task(self._work_on_jobs(), name="jobs") for _ in range(num_tasks)]
+        self._tasks.append(asyncio.create_task(self._sweep(), name="sweep jobs"))
+
+    async def aclose(self) -> None:
+        """Give running jobs back: another process, or the next life of this one, begins them anew."""
+        await end_tasks(self._tasks)
+
+    def wake(self) -> None:
+        """There is a new job."""
+        self._wake.set()
+
+    def drop(self, job_id: str) -> None:
+        """The job was erased: stop its work, if it is here."""
+        if job_id in self._held:
+            self._held[job_id].lose()
+
+    async def _work_on_jobs(self) -> None:
+        while True:
+            try:
+                await self._work_on_one()
+            except ServiceError:
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                logger.exception("working on jobs failed")
+                await asyncio.sleep(_RETRY_S)
+
+    async def _work_on_one(self) -> None:
+        """The next job: claimed and answered in one of the places; told outside of them, since that may take long."""
+        async with AsyncExitStack() as holding:
+            async with self._places:
+                job = await self._parts.store.claim(self._holder)
+                if job is None:
+                    await self._wait()
+                    return
+                held = await holding.enter_async_context(self._holding(job))
+                if not await self._has_ended(held):
+                    return
+            if held.job.webhook is not None:
+                await self._parts.tell(held.job)
+            await self._persist(held.settle)
+
+    async def _wait(self) -> None:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(self._policy.poll_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    @asynccontextmanager
+    async def _holding(self, job: Job) -> AsyncIterator[Held]:
+        """A claimed job while it is this process's, its lease renewed; given back when this process ends."""
+        held = Held(job, self._parts.store, self._holder)
+        self._held[job.job_id] = held
+        keeping = asyncio.create_task(self._keep(held))
+        try:
+            yield held
+        except LostError:
+            logger.info("a job was erased or is another's by now", extra={"job_id": job.job_id})
+        except asyncio.CancelledError:
+            await end_tasks([] if held.work is None else [held.work])
+            await self._give_back(held)
+            raise
+        finally:
+            del self._held[job.job_id]
+            await end_tasks([keeping])
+
+    async def _has_ended(self, held: Held) -> bool:
+        """Answer it; False if it was lost or goes back to the queue."""
+        work = held.work = asyncio.create_task(self._run(held), name=f"job {held.job.job_id}")
+        await asyncio.wait([work])
+        if held.is_lost or work.cancelled():
+            return False
+        error = work.exception()
+        if isinstance(error, ServiceError) and self._may_try_again(held.job, error):
+            logger.info("job is tried again", extra={"code": error.code})
+            await asyncio.sleep(min(error.retry_after_s or _RETRY_S, self._policy.lease_s))
+            await self._give_back(held)
+            return False
+        if isinstance(error, ServiceError):
+            await self._end(held, state="failed", code=error.code, detail=error.detail)
+        elif error is not None:
+            logger.error("a job failed inside", exc_info=error)
+            await self._end(held, state="failed", code="internal", detail="Something failed inside the service.")
+        return True
+
+    def _may_try_again(self, job: Job, error: ServiceError) -> bool:
+        return error.spec.is_retryable and self._wall_clock() - job.created_at_s < self._policy.retry_for_s
+
+    async def _give_back(self, held: Held) -> None:
+        try:
+            await held.give_back()
+        except ServiceError:
+            logger.warning("a job could not be given back; its lease will run out")
+
+    async def _keep(self, held: Held) -> None:
+        """Renew the lease; one that is gone ends the work."""
+        while not held.is_lost:
+            await asyncio.sleep(self._policy.lease_s / _RENEWALS_PER_LEASE)
+            try:
+                await held.save()
+            except ServiceError:
+                continue
+            except LostError:
+                held.lose()
+
+    async def _run(self, held: Held) -> None:
+        """Answer the job; failures that are final become its end."""
+        job = held.job
+        if not job.has_ended:
+            num_deaths = job.num_deaths + (job.state == "running")
+            started = {"started_at_s": job.started_at_s or self._wall_clock(), "num_deaths": num_deaths}
+            await held.save(
+                state="running", attempt=job.attempt + 1, part_starts=(), num_lines=0, progress=0.0, **started
+            )
+            try:
+                if num_deaths >= MAX_DEATHS:
+                    raise ServiceError("poison_clip", "The processes that worked on this job died; it is given up.")
+                await self._answer(held)
+            except ServiceError as error:
+                if self._may_try_again(held.job, error):
+                    raise
+                await self._end(held, state="failed", code=error.code, detail=error.detail)
+            else:
+                await self._end(held, state="done", progress=1.0)
+
+    async def _end(self, held: Held, **changes: Any) -> None:
+        await self._persist(lambda: held.save(ended_at_s=self._wall_clock(), **changes))
+
+    async def _persist(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Until the store takes it; raises LostError."""
+        while True:
+            try:
+                await action()
+                return
+            except ServiceError:
+                await asyncio.sleep(_RETRY_S)
+
+    async def _answer(self, held: Held) -> None:
+        job = held.job
+        trace = {"traceparent": accept_traceparent(job.traceparent), "operation": "job"}
+        with self._parts.journal.record(request_id=job.request_id, transport="job", **trace) as record:
+            context = RequestContext(
+                request_id=job.request_id,
+                transport="job",
+                deadline=Deadline(),
+                may_use_cache=job.may_use_cache,
+                started_at_s=self._clock(),
+                traceparent=record.span.traceparent,
+            )
+            record.span.set(job_id=job.job_id, attempt=job.attempt)
+            async with self._upload(job) as upload:
+                record.upload_bytes, record.is_body_read = upload.size, True
+                events = self._parts.answering.answer(upload, job.options, context)
+                log = self._log(held)
+                async with aclosing(events):
+                    async for event in events:
+                        await log.write(event)
+                        _note(event, record)
+                await self._flush(log)
+
+    async def _flush(self, log: AnswerLog) -> None:
+        """Store what is left of an answer; a store that is away for less than a lease costs no work."""
+        until_s = self._clock() + self._policy.lease_s
+        while True:
+            try:
+                await log.flush()
+                return
+            except ServiceError:
+                if self._clock() >= until_s:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+
+    def _log(self, held: Held) -> AnswerLog:
+        policy = self._policy
+        return AnswerLog(
+            held, self._parts.blobs, flush_bytes=policy.flush_bytes, flush_s=policy.flush_s, clock=self._clock
+        )
+
+    @asynccontextmanager
+    async def _upload(self, job: Job) -> AsyncIterator[Upload]:
+        upload = await self._parts.spool.open_upload(max_bytes=self._max_upload_bytes)
+        try:
+            async for piece in self._parts.blobs.read(job.upload_name()):
+                await upload.write(piece)
+            upload.finish()
+            yield upload
+        finally:
+            upload.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                for job_id in await self._parts.store.sweep():
+                    await self._parts.blobs.delete_all(f"jobs/{job_id}")
+                await self._parts.blobs.delete_all(ANSWERS, older_than_s=self._policy.keep_answers_s)
+                await self._parts.blobs.delete_all("jobs", older_than_s=self._policy.keep_blobs_s)
+            except ServiceError:
+                logger.info("jobs could not be swept")
+            except Exception:
+                logger.exception("sweeping jobs failed")
+            await asyncio.sleep(self._policy.sweep_s)
+
+
+def _note(event: AnswerEvent, record: RequestRecord) -> None:
+    if isinstance(event, FrameMasks):
+        record.num_samples += 1
+    elif isinstance(event, Summary):
+        record.timings_s = event.timings_s

@@ -1,0 +1,249 @@
+"""One upload being decoded, as the service sees it: a child's messages turned into samples, and what may go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+from service.domain.chunk import SampleBlock
+from service.domain.clip import ClipInfo
+from service.domain.deadline import Clock, Deadline
+from service.domain.errors import ServiceError
+from service.media import framing
+from service.media.decoders.child_channel import Channel, ChildGoneError
+from service.media.decoders.zygote_link import ZygoteLink
+from service.media.framing import FrameSize, ProtocolError
+from service.media.policy import DecodeJob, DecodeRequest, MediaPolicy
+from service.media.upload import Upload
+
+_logger = logging.getLogger(__name__)
+_MAX_DEATHS = 2
+_EXIT_NOTICE_S = 10.0
+_OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+
+
+class Slot:
+    """One reader's place among the decoders that may work at once."""
+
+    def __init__(self, slots: asyncio.Semaphore, deadline: Deadline, clock: Clock) -> None:
+        self._slots = slots
+        self._deadline = deadline
+        self._clock = clock
+        self._is_taken = False
+        self.waited_s = 0.0
+
+    async def take(self) -> None:
+        """Wait for a place, first come, first served; raises `deadline_exceeded`."""
+        since_s = self._clock()
+        try:
+            async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _late() from None
+        self._is_taken = True
+        self.waited_s += self._clock() - since_s
+
+    def leave(self) -> None:
+        """Give the place back (idempotent)."""
+        if self._is_taken:
+            self._is_taken = False
+            self._slots.release()
+
+
+class ClipReader:
+    """One upload being decoded. A child that dies is replaced once, and what had come already is passed over."""
+
+    def __init__(
+        self,
+        link: ZygoteLink,
+        policy: MediaPolicy,
+        upload: Upload,
+        request: DecodeRequest,
+        *,
+        slot: Slot,
+        deadline: Deadline,
+        clock: Clock,
+    ) -> None:
+        self._slot = slot
+        self._link = link
+        self._policy = policy
+        self._upload = upload
+        self._request = request
+        self._deadline = deadline
+        self._clock = clock
+        self._size = FrameSize(request.frame_height, request.frame_width)
+        self._channel: Channel | None = None
+        self._clip: ClipInfo | None = None
+        self._num_deaths = 0
+        self._num_delivered = 0
+        self._to_skip = 0
+        self._is_at_end = False
+        self.failure: ServiceError | None = None
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent waiting for a place among the decoders."""
+        return self._slot.waited_s
+
+    @property
+    def clip(self) -> ClipInfo:
+        """The clip as far as it is known; whole once `blocks` has ended."""
+        assert self._clip is not None
+        return self._clip
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return self._channel.pid if self._channel is not None else None
+
+    async def start(self) -> None:
+        """Fork the child and wait for the clip."""
+        with self._noting_failure():
+            await self._fork()
+            while self._clip is None:
+                await self._next()
+
+    async def blocks(self) -> AsyncIterator[SampleBlock]:
+        """The samples in order, 1 to 8 a block. While nobody asks for the next, the child waits and no deadline runs.
+
+        Raises:
+            ServiceError: why decoding stopped.
+        """
+        with self._noting_failure():
+            while not self._is_at_end:
+                block = await self._next()
+                if block is not None:
+                    self._num_delivered += len(block)
+                    yield block
+
+    def close(self) -> None:
+        """End the child; its slot is free once it has ended."""
+        if self._channel is None:
+            self._slot.leave()
+        else:
+            self._channel.close(then=self._slot.leave)
+            self._channel = None
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except ServiceError as error:
+            self.failure = error
+            raise
+
+    async def _fork(self) -> None:
+        options = self._request.options
+        job = DecodeJob(
+            fps=options.fps,
+            start_s=options.start_s,
+            end_s=options.end_s,
+            frame_height=self._request.frame_height,
+            frame_width=self._request.frame_width,
+            policy=self._policy,
+            size_bytes=self._upload.size,
+            is_complete=self._upload.is_complete,
+        )
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                child = await self._link.spawn("clip", framing.pack_job(job), [theirs.fileno(), self._upload.fd])
+        except BaseException:
+            ours.close()
+            raise
+        self._channel = Channel(self._link, child, ours)
+
+    async def _next(self) -> SampleBlock | None:
+        """Handle one message; the block if it was one."""
+        assert self._channel is not None
+        try:
+            kind, body = await self._receive(self._channel)
+            return await self._handle(kind, body)
+        except (ChildGoneError, ProtocolError) as error:
+            await self._recover(is_protocol_error=isinstance(error, ProtocolError))
+            return None
+
+    async def _receive(self, channel: Channel) -> tuple[int, bytearray]:
+        """The next message, within the deadline and the time that may pass without a sign of life."""
+        remaining_s = self._deadline.remaining_s(self._clock)
+        try:
+            async with asyncio.timeout(min(remaining_s, self._policy.progress_s)):
+                return await channel.receive(self._size)
+        except TimeoutError:
+            raise _late() from None
+
+    async def _handle(self, kind: int, body: bytearray) -> SampleBlock | None:
+        if kind == framing.BLOCK:
+            return self._take(framing.unpack_block(body, self._size))
+        if kind == framing.NEED:
+            await self._wait_for_growth(framing.unpack_need(body))
+        elif kind == framing.CLIP:
+            self._clip = self._clip or framing.unpack_clip(body)
+        elif kind == framing.END:
+            self._clip = framing.unpack_clip(body)
+            self._is_at_end = True
+        elif kind == framing.ERROR:
+            error, cause = framing.unpack_error(body)
+            if cause:
+                _logger.warning("decoder met an unexpected exception", extra={"cause": cause})
+            raise error
+        return None
+
+    def _take(self, block: SampleBlock) -> SampleBlock | None:
+        if self._clip is None:
+            raise ProtocolError("block before clip")
+        if self._num_delivered + len(block) - self._to_skip > self._policy.max_samples:
+            raise ProtocolError("more samples than allowed")
+        skip = min(self._to_skip, len(block))
+        self._to_skip -= skip
+        if skip == len(block):
+            return None
+        return framing.drop_samples(block, skip) if skip else block
+
+    async def _wait_for_growth(self, num_bytes: int) -> None:
+        """Answer the child once the upload has grown; meanwhile it works at nothing and another may have its slot."""
+        assert self._channel is not None
+        if self._upload.size < num_bytes and not self._upload.is_complete:
+            self._slot.leave()
+            try:
+                async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
+                    await self._upload.wait_for(num_bytes)
+            except TimeoutError:
+                raise ServiceError(
+                    "deadline_exceeded", "The deadline passed during upload; send a longer timeout."
+                ) from None
+            await self._slot.take()
+        await self._channel.send(framing.GROWN.pack(self._upload.size, self._upload.is_complete))
+
+    async def _recover(self, *, is_protocol_error: bool) -> None:
+        """The child is gone: why, and is there another try?"""
+        assert self._channel is not None
+        channel, self._channel = self._channel, None
+        exited = channel.child.exited
+        channel.close()
+        code = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_NOTICE_S):
+                code = await asyncio.shield(exited)
+        if code == -signal.SIGXCPU:
+            raise ServiceError("too_costly", "The clip costs more CPU time to decode than its size and length allow.")
+        is_outside = not is_protocol_error and (code is None or (code < 0 and -code in _OUTSIDE_SIGNALS))
+        self._num_deaths += 1
+        _logger.warning("decoder child died", extra={"exit_code": code, "deaths": self._num_deaths})
+        if self._num_deaths >= _MAX_DEATHS:
+            if is_outside:
+                raise ServiceError(
+                    "decoder_gone", "The decoder was stopped from outside; try again.", retry_after_s=1.0
+                )
+            raise ServiceError("broken", "The file ended its decoder twice; export the clip again.")
+        self._to_skip = self._num_delivered
+        await self._fork()
+
+
+def _late() -> ServiceError:
+    return ServiceError("deadline_exceeded", "The deadline passed during decode; send a longer timeout.")

@@ -1,0 +1,1 @@
+"""Code of the jailed decoder child: only this package ever parses an upload."""

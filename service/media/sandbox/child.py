@@ -1,0 +1,145 @@
+"""A decoder child from fork to exit: limits itself, decodes one upload (or single pictures), talks to its parent."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import Any
+
+from service.domain.chunk import SampleBlock
+from service.domain.clip import ClipInfo
+from service.domain.errors import ServiceError
+from service.media import framing
+from service.media.policy import DecodeJob
+from service.media.sandbox import jail
+from service.media.sandbox.clip_decode import Tracks, decode_clip
+from service.media.sandbox.prescan import Scanner
+from service.media.sandbox.source import UploadSource
+from service.media.sandbox.stills import serve_stills
+
+_BASE_CPU_S = 10.0
+
+
+def run_child(kind: str, fields: dict[str, Any], fds: list[int], *, has_filter: bool) -> None:
+    """Do the work that the parent asked for; returns when the process may exit.
+
+    Args:
+        kind: `clip` (fds: talk, upload) or `stills` (fds: talk).
+        fields: the job.
+        fds: this child's descriptors; all others are closed.
+        has_filter: whether the seccomp filter is known to work here.
+    """
+    pipe = _Pipe(fds[0])
+    try:
+        if kind == "clip":
+            _run_clip(framing.unpack_job(fields), pipe, fds[1], has_filter=has_filter)
+        else:
+            jail.limit_resources(memory_bytes=int(fields["memory_bytes"]))
+            _lock(has_filter)
+            serve_stills(pipe.read_exactly, pipe.write, max_pixels=int(fields["max_pixels"]))
+    except (BrokenPipeError, ConnectionError, EOFError):
+        pass  # the parent has lost interest
+
+
+def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, *, has_filter: bool) -> None:
+    jail.limit_resources(memory_bytes=job.policy.memory_bytes)
+    jail.limit_cpu(_BASE_CPU_S)
+    try:
+        source = UploadSource(
+            upload_fd, size_bytes=job.size_bytes, is_complete=job.is_complete, need=pipe.wait_for_bytes
+        )
+        scanner, tracks = scan(job, source)
+        jail.limit_cpu(scanner.cpu_budget_s())
+        _lock(has_filter)
+        clip = decode_clip(job, source, pipe, tracks=tracks)
+        if source.is_complete:
+            scanner.rest()
+        pipe.write(framing.pack_clip(framing.END, clip))
+    except ServiceError as error:
+        pipe.write(framing.pack_error(error))
+    except (BrokenPipeError, ConnectionError, EOFError):
+        raise
+    except MemoryError:
+        pipe.write(framing.pack_error(_no_memory()))
+    except Exception as error:
+        pipe.write(framing.pack_error(_unexpected(), cause=_describe(error)))
+
+
+def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
+    """Check the upload's structure; a part that has not arrived yet is checked when FFmpeg asks for it.
+
+    Raises:
+        ServiceError: why the file is not taken.
+    """
+    scanner = Scanner(source, job.policy)
+    index = scanner.head()
+    if not scanner.is_streamable:
+        source.complete()
+    if source.is_complete:
+        scanner.rest()
+    else:
+        source.guard(scanner.vet)
+    return scanner, Tracks(picture=index.picture.track_id, sound=index.sound.track_id)
+
+
+def _lock(has_filter: bool) -> None:
+    if has_filter and not jail.install_filter():
+        os._exit(1)
+
+
+def _no_memory() -> ServiceError:
+    return ServiceError("too_costly", "The clip needs more memory to decode than a decoder has.")
+
+
+def _unexpected() -> ServiceError:
+    return ServiceError("broken", "The file is damaged: its index or media cannot be read. Export the clip again.")
+
+
+def _describe(error: Exception) -> str:
+    """The exception's type and the last line of code it came through, for the parent's log."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
+    return f"{type(error).__name__} at {where}"
+
+
+class _Pipe:
+    """The child's end of its socket, by plain read and write: no socket call passes the filter."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def clip(self, clip: ClipInfo) -> None:
+        """Send what the upload holds."""
+        self.write(framing.pack_clip(framing.CLIP, clip))
+
+    def block(self, block: SampleBlock) -> None:
+        """Send samples; waits while the parent does not read."""
+        for part in framing.pack_block(block):
+            self.write(part)
+
+    def progress(self) -> None:
+        """Send a sign of life."""
+        self.write(framing.pack(framing.PROGRESS))
+
+    def wait_for_bytes(self, num_bytes: int) -> tuple[int, bool]:
+        """Ask for upload growth and wait for it: size and whether that is all."""
+        self.write(framing.pack_need(num_bytes))
+        size, is_complete = framing.GROWN.unpack(self.read_exactly(framing.GROWN.size))
+        return int(size), bool(is_complete)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """All of the data."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def read_exactly(self, num_bytes: int) -> bytes:
+        """So many bytes; EOFError if the parent closes before."""
+        parts: list[bytes] = []
+        while num_bytes:
+            part = os.read(self._fd, min(num_bytes, 1 << 20))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            num_bytes -= len(part)
+        return b"".join(parts)

@@ -1,0 +1,218 @@
+"""The picture track of one upload: decoded, put upright, squashed to the model's size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.codec.context import ThreadType
+from av.container.input import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from service.domain.errors import ServiceError
+from service.media.policy import PICTURE_DECODERS, MediaPolicy
+from service.media.sandbox.packets import Plan
+from service.media.sandbox.sampling import Shown
+
+_UNTAGGED_HD_HEIGHT = 720
+_UNSPECIFIED_COLORSPACE = 2
+"""AVCOL_SPC_UNSPECIFIED. FFmpeg reads untagged pictures as BT.601; from 720 lines on nearly all are BT.709."""
+
+
+def open_picture(container: InputContainer, policy: MediaPolicy, *, track_id: int | None) -> VideoStream:
+    """The picture track, checked and set up for decoding in one thread; the other tracks are not read.
+
+    Raises:
+        ServiceError: `no_video`, `unsupported_codec`, `picture_too_large`.
+    """
+    tracks = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    chosen = [s for s in tracks if track_id is None or s.id == track_id]
+    if not chosen:
+        raise ServiceError("no_video", "The clip has no picture track; send a video with pictures and sound.")
+    stream = chosen[0]
+    _keep_only(container, stream.index)
+    context = stream.codec_context
+    if context is None or context.name not in PICTURE_DECODERS:
+        raise ServiceError(
+            "unsupported_codec",
+            "The picture track's codec is not supported; H.264, HEVC, AV1, VP8, VP9, MPEG-4 and H.263 are.",
+        )
+    check_pixels(context.width, context.height, policy)
+    context.options = {"max_pixels": str(policy.max_coded_pixels)}
+    context.thread_type = ThreadType.SLICE
+    context.thread_count = 1
+    return stream
+
+
+def check_pixels(width: int, height: int, policy: MediaPolicy) -> None:
+    """Raise `picture_too_large` if a picture of this size is over the limit."""
+    if width * height > policy.max_pixels:
+        raise ServiceError(
+            "picture_too_large",
+            f"The picture has {width}x{height} pixels, over the limit of {policy.max_pixels}; scale the clip down.",
+        )
+
+
+class PictureDecoder:
+    """Decodes the track once, in presentation order.
+
+    Args:
+        container, stream: from `open_picture`, at the start of the track.
+        policy: limits.
+        plan: which packets to decode; None decodes all.
+        index_of: the place of a frame by its ticks where all frames are known; else frames are counted.
+        on_progress: called at every packet.
+    """
+
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        policy: MediaPolicy,
+        *,
+        plan: Plan | None,
+        index_of: dict[int, int] | None,
+        on_progress: Callable[[], None],
+    ) -> None:
+        self._container = container
+        self._stream = stream
+        self._policy = policy
+        self._plan = plan
+        self._index_of = index_of
+        self._on_progress = on_progress
+        assert stream.time_base is not None
+        self._base = Fraction(stream.time_base)
+        self._num_decoded = 0
+        self._last_pts: int | None = None
+        self._last_duration = 0
+        self._is_oversized = False
+
+    @property
+    def last_duration_s(self) -> float:
+        """What the last frame claims to last, seconds."""
+        return float(self._last_duration * self._base)
+
+    @property
+    def mean_spacing_s(self) -> float:
+        """Mean seconds between the frames so far; 0 before the second."""
+        if self._num_decoded < 2 or self._last_pts is None:
+            return 0.0
+        return float(self._last_pts * self._base) / (self._num_decoded - 1)
+
+    def frames(self) -> Iterator[Shown[VideoFrame]]:
+        """The frames in rising time; frames whose time does not rise are left out."""
+        context = self._stream.codec_context
+        may_skip = context.name == "h264"  # in HEVC a higher temporal layer may lean on a skipped picture
+        for at, packet in enumerate(self._container.demux(self._stream)):
+            self._on_progress()
+            is_flush = packet.size == 0 and packet.dts is None
+            if self._plan is not None and not is_flush:
+                if at >= len(self._plan.needed):
+                    break
+                if not self._plan.needed[at]:
+                    continue
+                if may_skip:
+                    context.skip_frame = "DEFAULT" if self._plan.wanted[at] else "NONREF"
+            yield from self._decode(packet)
+            if self._plan is not None and at == self._plan.last:
+                yield from self._decode(None)
+                return
+
+    def check_any(self) -> None:
+        """Raise if nothing could be decoded: `picture_too_large` or `no_frames`."""
+        if self._num_decoded:
+            return
+        if self._is_oversized:
+            raise ServiceError(
+                "picture_too_large", "The coded pictures are larger than the limit; scale the clip down."
+            )
+        raise ServiceError("no_frames", "No frame of the picture track could be decoded; the file may be damaged.")
+
+    def _decode(self, packet: av.Packet[VideoStream] | None) -> Iterator[Shown[VideoFrame]]:
+        try:
+            frames = self._stream.decode(packet)
+        except MemoryError:
+            raise
+        except (av.FFmpegError, ValueError) as error:  # one bad packet; the others may be fine
+            self._is_oversized |= "exceeds specified max pixel count" in str(getattr(error, "log", ""))
+            return
+        for frame in frames:
+            shown = self._place(frame)
+            if shown is not None:
+                yield shown
+
+    def _place(self, frame: VideoFrame) -> Shown[VideoFrame] | None:
+        check_pixels(frame.width, frame.height, self._policy)
+        pts = frame.pts
+        if pts is None:
+            pts = 0 if self._last_pts is None else self._last_pts + max(1, self._last_duration)
+        if self._last_pts is not None and pts <= self._last_pts:
+            return None
+        index = self._num_decoded if self._index_of is None else self._index_of.get(pts, self._num_decoded)
+        self._num_decoded += 1
+        self._last_pts, self._last_duration = pts, frame.duration or 0
+        return Shown(index=index, pts=pts, timestamp_s=float(pts * self._base), frame=frame)
+
+
+class FrameMaker:
+    """Turns decoded frames into the model's frames with one persistent scaler.
+
+    Args:
+        height, width: of the model's frame, pixels.
+    """
+
+    def __init__(self, *, height: int, width: int) -> None:
+        self._height = height
+        self._width = width
+        self._reformatter = VideoReformatter()
+
+    def make(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """The frame upright and squashed, uint8 RGB (height, width, 3), by swscale's bilinear filter."""
+        turns = quarter_turns(frame)
+        width, height = (self._height, self._width) if turns % 2 else (self._width, self._height)
+        small = self._reformatter.reformat(
+            frame,
+            width,
+            height,
+            "rgb24",
+            interpolation="BILINEAR",
+            threads=1,
+            src_colorspace=presumed_colorspace(frame),
+        )
+        rgb = small.to_ndarray().astype(np.uint8, copy=False)
+        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def presumed_colorspace(frame: VideoFrame) -> Colorspace | None:
+    """BT.709 for untagged HD, which FFmpeg would read as BT.601; None leaves the choice to the frame's own tag."""
+    is_untagged = int(frame.colorspace) == _UNSPECIFIED_COLORSPACE
+    return Colorspace.ITU709 if is_untagged and frame.height >= _UNTAGGED_HD_HEIGHT else None
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """Counter-clockwise quarter turns that put the frame upright; other angles are ignored."""
+    return (frame.rotation // 90) % 4 if frame.rotation % 90 == 0 else 0
+
+
+def display_size(frame: VideoFrame) -> tuple[int, int]:
+    """Width and height of the frame when upright, pixels."""
+    return (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
+
+
+def sample_aspect_ratio(stream: VideoStream, frame: VideoFrame) -> str:
+    """The pixels' aspect ratio as `w:h`, for the upright frame; 1:1 where untold."""
+    ratio = stream.sample_aspect_ratio
+    if not ratio or ratio <= 0:
+        return "1:1"
+    num, den = ratio.numerator, ratio.denominator
+    return f"{den}:{num}" if quarter_turns(frame) % 2 else f"{num}:{den}"
+
+
+def _keep_only(container: InputContainer, index: int) -> None:
+    for stream in container.streams:
+        stream.discard = av.stream.Discard.default if stream.index == index else av.stream.Discard.all

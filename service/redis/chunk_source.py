@@ -1,0 +1,348 @@
+"""The worker's side of the queue: a consumer group whose entries are leases, renewed while a chunk runs.
+
+An entry stays in the group's pending list until its answer is in the front's reply stream. A worker that dies stops
+renewing; its entries grow idle and another worker (or its own next life) claims them. Such a chunk may be what killed
+its worker, so it runs alone from then on; only deaths while alone count against it, and two make it `poison_clip`.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from service.domain.chunk import MAX_CHUNK_SAMPLES, Chunk, SegmentedChunk
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.result import ModelInfo
+from service.ports import Delivery
+from service.redis.link import (
+    GROUP,
+    GroupExistsError,
+    GroupMissingError,
+    RedisLink,
+    alone_name,
+    dead_letter_name,
+    fields_of,
+    payload_name,
+    replies_name,
+    stream_name,
+)
+from service.redis.model_directory import publish_model, withdraw_model
+from service.redis.scripts import FINISH, LEAVE, RELEASE, RENEW, TAKE
+from service.redis.wire import WireError, decode_chunk, encode_answer
+from service.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+DEAD_AFTER = 0.75
+"""Share of the lease after which an entry that was not renewed counts as its worker's death; renewals come at a fifth.
+
+A wedged worker is so noticed within the lease, not just after it."""
+MAX_DEATHS_ALONE = 2
+POISON = ServiceError("poison_clip", "The clip ended its worker twice and is not tried again; change the clip.")
+_REPLIES_TTL_MS = 60_000
+_ALONE_TTL_S = 86_400
+_DEAD_LETTERS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSourcePolicy:
+    """How a worker holds chunks.
+
+    Attributes:
+        worker: its name, the same over restarts (host and ops port), so that its next life takes over at once.
+        lease_s: a chunk that is not renewed for this long (less a margin) belongs to whoever claims it.
+    """
+
+    worker: str
+    lease_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """What the stream entry of a chunk says."""
+
+    stream: str
+    entry_id: str
+    ref: str
+    front: str
+    request_id: str
+
+    @property
+    def token(self) -> str:
+        """Names the entry among all streams: two may number theirs alike."""
+        return f"{self.stream}/{self.entry_id}"
+
+    @property
+    def alone_name(self) -> str:
+        return alone_name(self.stream, self.entry_id)
+
+
+class RedisChunkSource:
+    """`ports.ChunkSource` over Redis for the workers of one checkpoint.
+
+    Args:
+        jobs: the Redis of streams.
+        data: the Redis of payloads and replies; may be the same.
+        policy: name and lease.
+        checkpoint: of the model that this worker runs; names the streams.
+        metrics: counts redeliveries and dead letters.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        jobs: RedisLink,
+        data: RedisLink,
+        policy: ChunkSourcePolicy,
+        *,
+        checkpoint: str,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._jobs = jobs
+        self._data = data
+        self._policy = policy
+        self._checkpoint = checkpoint
+        self._metrics = metrics
+        self._clock = clock
+        self._consumer = f"{policy.worker}/{uuid.uuid4().hex}"
+        self._streams = tuple(stream_name(checkpoint, is_interactive=flag) for flag in (True, False))
+        self._tickets: dict[str, _Ticket] = {}
+        self._former: list[tuple[str, str]] = []
+        self._is_joined = False
+        self._server_offset_s = 0.0
+        self.num_late_replies = 0
+
+    async def announce(self, info: ModelInfo) -> None:
+        """Publish the model under this worker's name for one lease, and set the clock against Redis'."""
+        await self._join()
+        await publish_model(self._jobs, worker=self._consumer, info=info, ttl_s=self._policy.lease_s)
+        seconds, micros = await self._jobs.call("TIME")
+        self._server_offset_s = int(seconds) + int(micros) / 1e6 - self._clock()
+
+    async def withdraw(self) -> None:
+        """Take the published model back and leave the groups."""
+        await withdraw_model(self._jobs, worker=self._consumer)
+        if not self._tickets:
+            await self._jobs.pipeline(
+                [("XGROUP", "DELCONSUMER", name, GROUP, self._consumer) for name in self._streams]
+            )
+
+    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
+        """Interactive chunks first, then those of jobs; if there are none, wait for one of either."""
+        await self._join()
+        try:
+            taken = await self._jobs.script(
+                TAKE, self._streams, [GROUP, self._consumer, max_samples, MAX_CHUNK_SAMPLES]
+            )
+            tickets = [_ticket(self._streams[place - 1], entry) for place, *entry in taken]
+            if not tickets and wait_s > 0:
+                tickets = await self._wait_for_one(wait_ms=max(1, int(wait_s * 1000)))
+        except GroupMissingError:
+            self._is_joined = False
+            return ()
+        return await self._open(tickets)
+
+    async def reclaim(self) -> Delivery | None:
+        """The next chunk of a former life of this worker, or of one whose lease is over."""
+        await self._join()
+        try:
+            while (ticket := await self._claim()) is not None:
+                delivery = await self._reopen(ticket)
+                if delivery is not None:
+                    return delivery
+        except GroupMissingError:
+            self._is_joined = False
+        return None
+
+    async def start_alone(self, delivery: Delivery) -> None:
+        """Note the run before it begins: a death cannot note itself. Noted twice, by a repeated command, it is one."""
+        name = self._tickets[delivery.token].alone_name
+        await self._jobs.pipeline([("SADD", name, delivery.attempt), ("EXPIRE", name, _ALONE_TTL_S)])
+
+    async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
+        """Extend what is still this worker's."""
+        lost = {delivery.token for delivery in deliveries if delivery.token not in self._tickets}
+        for stream in self._streams:
+            mine = [(d.token, self._tickets[d.token]) for d in deliveries if d.token in self._tickets]
+            mine = [(token, ticket) for token, ticket in mine if ticket.stream == stream]
+            if not mine:
+                continue
+            words = [GROUP, self._consumer, *(ticket.entry_id for _, ticket in mine)]
+            try:
+                states = await self._jobs.script(RENEW, [stream], words)
+            except GroupMissingError:
+                self._is_joined, states = False, [0] * len(mine)
+            lost |= {token for (token, _), state in zip(mine, states, strict=True) if state != 1}
+        for token in lost:
+            self._tickets.pop(token, None)
+        return frozenset(lost)
+
+    async def complete(self, delivery: Delivery, answer: SegmentedChunk | ServiceError) -> bool:
+        """Check the lease, reply, then end the entry; a death in between repeats the reply, which the front drops."""
+        ticket = self._tickets.get(delivery.token)
+        if ticket is None or await self.renew([delivery]):
+            self.num_late_replies += 1
+            return False
+        await self._reply(ticket, encode_answer(answer), attempt=delivery.attempt)
+        await self._finish(ticket)
+        self._tickets.pop(delivery.token, None)
+        return True
+
+    async def release(self, delivery: Delivery) -> None:
+        """Let any worker claim it at once; the run that did not end does not count."""
+        ticket = self._tickets.pop(delivery.token, None)
+        if ticket is not None:
+            keys = [ticket.stream, ticket.alone_name]
+            idle_ms = int(self._policy.lease_s * 1000)
+            await self._jobs.script(RELEASE, keys, [GROUP, self._consumer, ticket.entry_id, idle_ms])
+
+    async def _join(self) -> None:
+        """Make streams and groups where they are missing, and look for former lives of this worker."""
+        if self._is_joined:
+            return
+        self._former = []
+        for stream in self._streams:
+            with suppress(GroupExistsError):
+                await self._jobs.call("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+            consumers = await self._jobs.call("XINFO", "CONSUMERS", stream, GROUP)
+            names = [fields_of(consumer)[b"name"].decode() for consumer in consumers]
+            mine = f"{self._policy.worker}/"
+            self._former += [(stream, name) for name in names if name.startswith(mine) and name != self._consumer]
+        self._is_joined = True
+
+    async def _wait_for_one(self, *, wait_ms: int) -> list[_Ticket]:
+        names = (*self._streams, *(">" for _ in self._streams))
+        reply = await self._jobs.call(
+            "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", 1, "BLOCK", wait_ms, "STREAMS", *names
+        )
+        return [_ticket(stream.decode(), entry) for stream, entries in reply or () for entry in entries]
+
+    async def _claim(self) -> _Ticket | None:
+        while self._former:
+            stream, former = self._former[-1]
+            pending = await self._jobs.call("XPENDING", stream, GROUP, "-", "+", 1, former)
+            if not pending:
+                await self._jobs.script(LEAVE, [stream], [GROUP, former])
+                self._former.pop()
+                continue
+            claimed = await self._jobs.call("XCLAIM", stream, GROUP, self._consumer, 0, pending[0][0])
+            if claimed:
+                return _ticket(stream, claimed[0])
+        for stream in self._streams:
+            cursor = b"0-0"
+            while True:
+                cursor, entries, *_ = await self._jobs.call(
+                    "XAUTOCLAIM", stream, GROUP, self._consumer, self._dead_after_ms, cursor, "COUNT", 1
+                )
+                if entries:
+                    return _ticket(stream, entries[0])
+                if cursor == b"0-0":
+                    break
+        return None
+
+    async def _open(self, tickets: Sequence[_Ticket]) -> list[Delivery]:
+        """Fetch the chunks behind new entries; what is unreadable, gone or late is answered here."""
+        if not tickets:
+            return []
+        bodies = await self._data.pipeline([("GET", payload_name(ticket.ref)) for ticket in tickets])
+        deliveries = []
+        for ticket, body in zip(tickets, bodies, strict=True):
+            chunk = await self._read_chunk(ticket, body, attempt=1)
+            if chunk is not None:
+                deliveries.append(self._hold(ticket, Delivery(token=ticket.token, chunk=chunk)))
+        return deliveries
+
+    async def _reopen(self, ticket: _Ticket) -> Delivery | None:
+        """A dead worker's chunk, unless it has killed enough of them."""
+        pending, deaths = await self._jobs.pipeline(
+            [
+                ("XPENDING", ticket.stream, GROUP, ticket.entry_id, ticket.entry_id, 1),
+                ("SCARD", ticket.alone_name),
+            ]
+        )
+        attempt = pending[0][3] if pending else 2
+        self._metrics.redeliveries_total.inc()
+        if int(deaths or 0) >= MAX_DEATHS_ALONE:
+            await self._give_up(ticket, POISON, reason="two workers died while it ran alone", attempt=attempt)
+            return None
+        chunk = await self._read_chunk(ticket, await self._data.call("GET", payload_name(ticket.ref)), attempt=attempt)
+        if chunk is None:
+            return None
+        return self._hold(ticket, Delivery(token=ticket.token, chunk=chunk, attempt=attempt, is_suspect=True))
+
+    def _hold(self, ticket: _Ticket, delivery: Delivery) -> Delivery:
+        self._tickets[delivery.token] = ticket
+        return delivery
+
+    async def _read_chunk(self, ticket: _Ticket, body: bytes | None, *, attempt: int) -> Chunk | None:
+        if body is None:  # its front dropped it, or the data role lost it: a front that still waits sends it again
+            await self._refuse(ticket, b"", attempt=attempt)
+            return None
+        try:
+            chunk = decode_chunk(body, clock=self._clock, elapsed_s=self._age_s(ticket))
+        except WireError as error:
+            failure = ServiceError("internal", "A chunk could not be read by its worker.")
+            await self._give_up(ticket, failure, reason=f"unreadable: {error}", attempt=attempt)
+            return None
+        if chunk.deadline.has_passed(self._clock):
+            late = ServiceError("deadline_exceeded", "The deadline passed in the queue; send a longer timeout.")
+            await self._refuse(ticket, encode_answer(late), attempt=attempt)
+            return None
+        return chunk
+
+    async def _give_up(self, ticket: _Ticket, failure: ServiceError, *, reason: str, attempt: int) -> None:
+        logger.error("a chunk is given up", extra={"reason": reason, "attempt": attempt})
+        self._metrics.dead_letters_total.inc()
+        fields = ("ref", ticket.ref, "request_id", ticket.request_id, "reason", reason, "attempt", attempt)
+        name = dead_letter_name(self._checkpoint)
+        await self._jobs.call("XADD", name, "MAXLEN", "~", _DEAD_LETTERS_KEPT, "*", *fields)
+        await self._reply(ticket, encode_answer(failure), attempt=attempt)
+        await self._finish(ticket)
+
+    async def _reply(self, ticket: _Ticket, body: bytes, *, attempt: int) -> None:
+        """Into the front's stream, which vanishes when the front no longer reads it; the payload is done with."""
+        name = replies_name(ticket.front)
+        fields = ("ref", ticket.ref, "attempt", attempt, "worker", self._policy.worker, "body", body)
+        await self._data.pipeline(
+            [
+                ("XADD", name, "*", *fields),
+                ("PEXPIRE", name, _REPLIES_TTL_MS),
+                *([("UNLINK", payload_name(ticket.ref))] if body else []),
+            ]
+        )
+
+    async def _refuse(self, ticket: _Ticket, body: bytes, *, attempt: int) -> None:
+        """End an entry without work, then say so; if the second step is lost, its front sends the chunk again."""
+        if await self._finish(ticket):
+            await self._reply(ticket, body, attempt=attempt)
+
+    async def _finish(self, ticket: _Ticket) -> bool:
+        keys = [ticket.stream, ticket.alone_name]
+        return bool(await self._jobs.script(FINISH, keys, [GROUP, self._consumer, ticket.entry_id]))
+
+    def _age_s(self, ticket: _Ticket) -> float:
+        """Seconds since the entry was added, by Redis' clock."""
+        added_s = int(ticket.entry_id.partition("-")[0]) / 1000
+        return max(0.0, self._clock() + self._server_offset_s - added_s)
+
+    @property
+    def _dead_after_ms(self) -> int:
+        return max(1, int(self._policy.lease_s * DEAD_AFTER * 1000))
+
+
+def _ticket(stream: str, entry: Sequence[Any]) -> _Ticket:
+    entry_id, flat = entry
+    fields = {name.decode(): value.decode("utf-8", "replace") for name, value in fields_of(flat or ()).items()}
+    return _Ticket(
+        stream=stream,
+        entry_id=entry_id.decode(),
+        ref=fields.get("ref", ""),
+        front=fields.get("front", ""),
+        request_id=fields.get("request_id", ""),
+    )

@@ -1,0 +1,367 @@
+"""The front's side of the queue: chunks out to workers of any machine, masks back on this front's own stream.
+
+A chunk's bytes are a key with a time to live, the stream entry is a reference to it. What is outstanding is kept here
+until its answer comes, so that nothing that Redis forgets is lost: a watch sends again what has vanished, and gives up
+with `backend_down` when Redis or the workers stay away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from service.aio.byte_budget import ByteBudget
+from service.aio.tasks import end_tasks
+from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
+from service.domain.result import ModelInfo
+from service.redis.link import (
+    GroupMissingError,
+    RedisLink,
+    backend_down,
+    fields_of,
+    payload_name,
+    replies_name,
+    stream_name,
+)
+from service.redis.model_directory import live_models
+from service.redis.wire import WireError, decode_answer, encode_chunk
+from service.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_REPLY_WAIT_MS = 1000
+_REPLY_BATCH = 64
+_RETRY_S = 0.2
+_HEADER_BYTES = 4096
+"""Room for a message's header in the budget of outstanding bytes."""
+_RATE_WEIGHT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSegmenterPolicy:
+    """Bounds of a front's use of Redis.
+
+    Attributes:
+        max_outstanding_bytes: of chunks sent and not answered; further ones wait.
+        payload_ttl_s: a chunk's bytes outlive their front by at most this.
+        watch_s: seconds between looks at the workers and at what is outstanding.
+        outage_grace_s: how long Redis may be away before its chunks fail.
+        worker_grace_s: how long all workers may be away (one that is restarted, say) before theirs do.
+        max_sends: sends of one chunk, the first included.
+    """
+
+    max_outstanding_bytes: int
+    payload_ttl_s: float = 60.0
+    watch_s: float = 1.0
+    outage_grace_s: float = 3.0
+    worker_grace_s: float = 30.0
+    max_sends: int = 5
+
+
+@dataclass(eq=False, slots=True)
+class _Outstanding:
+    """A chunk that is sent and not answered."""
+
+    chunk: Chunk
+    model: ModelInfo
+    ref: str
+    answer: asyncio.Future[SegmentedChunk]
+    sent_at_s: float
+    entry_id: bytes = b""
+    num_sends: int = 0
+    num_absences: int = 0
+    refreshed_at_s: float = 0.0
+
+    @property
+    def stream(self) -> str:
+        return stream_name(self.chunk.checkpoint, is_interactive=self.chunk.is_interactive)
+
+    def fail(self, error: ServiceError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class RedisSegmenter:
+    """`ports.Segmenter` over Redis; needs no torch.
+
+    Args:
+        jobs: the Redis of streams and of the workers' descriptions.
+        data: the Redis of payloads and replies; may be the same.
+        policy: bounds.
+        metrics: counts live workers and waiting samples.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, jobs: RedisLink, data: RedisLink, policy: RedisSegmenterPolicy, *, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._jobs = jobs
+        self._data = data
+        self._policy = policy
+        self._metrics = metrics
+        self._clock = clock
+        self._front = uuid.uuid4().hex
+        self._budget = ByteBudget(policy.max_outstanding_bytes)
+        self._outstanding: dict[str, _Outstanding] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._model: ModelInfo | None = None
+        self._has_model = asyncio.Event()
+        self._live: Counter[ModelInfo] = Counter()
+        self._last_seen_s: dict[str, float] = {}
+        self._samples_per_s = 0.0
+        self._last_answer_s: float | None = None
+        self.num_dropped_replies = 0
+
+    async def start(self) -> None:
+        """Start listening; returns when a worker was seen, however long Redis or all workers are away."""
+        self._spawn(self._forever(self._read_replies))
+        self._spawn(self._forever(self._watch))
+        await self._has_model.wait()
+
+    async def aclose(self) -> None:
+        """Fail what is outstanding, stop listening, leave nothing of this front in Redis."""
+        for entry in list(self._outstanding.values()):
+            entry.fail(ServiceError("draining", "The service is shutting down; send the request again."))
+        await asyncio.sleep(0)
+        await end_tasks(self._tasks)
+        try:
+            await self._data.call("UNLINK", replies_name(self._front))
+        except ServiceError:
+            logger.info("redis was away at shutdown")
+
+    def is_healthy(self) -> bool:
+        """A front has no device that could die."""
+        return True
+
+    def is_ready(self) -> bool:
+        """Whether a worker was seen at all; later absences are answered by `backend_down`, request by request."""
+        return self._model is not None
+
+    @property
+    def queue_depth(self) -> int:
+        """Samples sent and not answered."""
+        return sum(len(entry.chunk.samples) for entry in self._outstanding.values())
+
+    @property
+    def samples_per_s(self) -> float:
+        """Measured rate of answers (moving average), 0 before the first."""
+        return self._samples_per_s
+
+    def predicted_wait_s(self, num_samples: int) -> float:
+        """Seconds until `num_samples` more samples would be answered, behind this front's own."""
+        rate = self.samples_per_s
+        return (self.queue_depth + num_samples) / rate if rate else 0.0
+
+    async def describe(self) -> ModelInfo:
+        """The model of the live workers; the present one stays while any of its workers lives."""
+        if self._model is None or not self._is_served(self._model):
+            await self._refresh_models()
+        if self._model is None:
+            raise ServiceError("warming_up", "No worker has started yet; try again.", retry_after_s=5.0)
+        if not self._is_served(self._model):
+            raise backend_down()
+        return self._model
+
+    def expect(self, request_id: str) -> AbstractContextManager[None]:
+        """Batches are formed by the workers, which see what is in the stream; nothing to say from here."""
+        return nullcontext()
+
+    def is_idle(self) -> bool:
+        """Whether fewer chunks of this front are under way than workers live."""
+        return self._model is not None and len(self._outstanding) < self._live[self._model]
+
+    async def segment(self, chunk: Chunk) -> SegmentedChunk:
+        """The masks of a chunk, from whichever worker takes it."""
+        timeout_s = chunk.deadline.timeout_s(self._clock)
+        num_bytes = chunk.samples.num_bytes + _HEADER_BYTES
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._budget.acquire(num_bytes)
+                try:
+                    return await self._send_and_wait(chunk)
+                finally:
+                    self._budget.release(num_bytes)
+        except TimeoutError:
+            raise ServiceError(
+                "deadline_exceeded", "The deadline passed during predict; send a longer timeout."
+            ) from None
+
+    async def _send_and_wait(self, chunk: Chunk) -> SegmentedChunk:
+        if self._is_out():
+            raise backend_down()
+        model = await self._model_of(chunk)
+        entry = _Outstanding(
+            chunk=replace(chunk, checkpoint=model.checkpoint),
+            model=model,
+            ref=uuid.uuid4().hex,
+            answer=asyncio.get_running_loop().create_future(),
+            sent_at_s=self._clock(),
+        )
+        self._outstanding[entry.ref] = entry
+        self._metrics.queue_depth.set(self.queue_depth)
+        try:
+            await self._send(entry)
+            answer = await entry.answer
+        except BaseException:
+            self._spawn(self._retire(entry))
+            raise
+        finally:
+            del self._outstanding[entry.ref]
+            self._metrics.queue_depth.set(self.queue_depth)
+        elapsed_s = self._clock() - entry.sent_at_s
+        return replace(answer, queue_s=max(0.0, elapsed_s - answer.predict_s - answer.encode_s))
+
+    async def _model_of(self, chunk: Chunk) -> ModelInfo:
+        for model in self._live:
+            if model.checkpoint == chunk.checkpoint:
+                return model
+        model = await self.describe()
+        if chunk.checkpoint not in ("", model.checkpoint):
+            raise backend_down()  # a rolling upgrade took the last worker of that checkpoint away
+        return model
+
+    async def _send(self, entry: _Outstanding) -> None:
+        """Bytes first, reference second: a worker never sees a reference without its bytes."""
+        entry.num_sends += 1
+        entry.num_absences = 0
+        if entry.num_sends > self._policy.max_sends:
+            raise backend_down()
+        chunk = entry.chunk
+        body = encode_chunk(chunk, clock=self._clock)
+        ttl_ms = int(self._policy.payload_ttl_s * 1000)
+        entry.refreshed_at_s = self._clock()
+        await self._data.call("SET", payload_name(entry.ref), body, "PX", ttl_ms)
+        told = ("ref", entry.ref, "front", self._front, "request_id", chunk.request_id)
+        fields = (*told, "no", chunk.chunk_no, "samples", len(chunk.samples))
+        entry.entry_id = await self._jobs.call("XADD", entry.stream, "*", *fields)
+
+    async def _retire(self, entry: _Outstanding) -> None:
+        """Nobody waits for it any more: unread, it vanishes; running, its worker sees that the entry is gone."""
+        try:
+            if entry.entry_id:
+                await self._jobs.call("XDEL", entry.stream, entry.entry_id)
+            await self._data.call("UNLINK", payload_name(entry.ref))
+        except ServiceError:
+            logger.info("a dropped chunk is left to its time to live")
+
+    async def _read_replies(self) -> None:
+        name = replies_name(self._front)
+        reply = await self._data.call("XREAD", "COUNT", _REPLY_BATCH, "BLOCK", _REPLY_WAIT_MS, "STREAMS", name, "0")
+        messages = reply[0][1] if reply else []
+        for _, fields in messages:
+            self._take_reply(fields_of(fields))
+        if messages:
+            await self._data.call("XDEL", name, *(message_id for message_id, _ in messages))
+
+    def _take_reply(self, fields: dict[bytes, bytes]) -> None:
+        entry = self._outstanding.get(fields.get(b"ref", b"").decode("ascii", "replace"))
+        if entry is None or entry.answer.done():
+            self.num_dropped_replies += 1  # of a chunk that was answered by another attempt, or that nobody awaits
+            return
+        body = fields.get(b"body", b"")
+        if not body:
+            self._spawn(self._send_again(entry))  # the worker found no payload
+            return
+        try:
+            answer = decode_answer(body)
+        except WireError:
+            logger.error("a worker sent an unreadable answer")
+            answer = ServiceError("internal", "A worker's answer could not be read.")
+        if isinstance(answer, ServiceError):
+            entry.fail(answer)
+            return
+        if len(answer.frames) != len(entry.chunk.samples):
+            entry.fail(ServiceError("internal", "A worker's answer does not fit its question."))
+            return
+        self._note_rate(len(answer.frames))
+        entry.answer.set_result(answer)
+
+    def _note_rate(self, num_samples: int) -> None:
+        now_s = self._clock()
+        if self._last_answer_s is not None and now_s > self._last_answer_s:
+            rate = num_samples / (now_s - self._last_answer_s)
+            weight = _RATE_WEIGHT if self._samples_per_s else 1.0
+            self._samples_per_s += weight * (rate - self._samples_per_s)
+        self._last_answer_s = now_s
+
+    async def _send_again(self, entry: _Outstanding) -> None:
+        try:
+            await self._send(entry)
+        except ServiceError as error:
+            if entry.num_sends >= self._policy.max_sends:
+                entry.fail(error)
+
+    async def _watch(self) -> None:
+        """Fail what cannot be met any more, send again what has vanished."""
+        try:
+            await self._refresh_models()
+            await self._audit()
+        finally:
+            for entry in list(self._outstanding.values()):
+                if self._is_out() or not self._is_served(entry.model):
+                    entry.fail(backend_down())
+        await asyncio.sleep(self._policy.watch_s)
+
+    async def _audit(self) -> None:
+        """Look at every outstanding entry; one that is missing twice without an answer was lost by Redis.
+
+        A worker replies before it deletes, and the reply may still be on its way at the first look.
+        """
+        entries = [entry for entry in self._outstanding.values() if entry.entry_id and not entry.answer.done()]
+        if not entries:
+            return
+        found = await self._jobs.pipeline([("XRANGE", e.stream, e.entry_id, e.entry_id) for e in entries])
+        for entry, present in zip(entries, found, strict=True):
+            entry.num_absences = 0 if present else entry.num_absences + 1
+            if entry.num_absences >= 2 and not entry.answer.done():
+                logger.warning("a chunk vanished from the queue and is sent again")
+                await self._send_again(entry)
+        due_s = self._clock() - self._policy.payload_ttl_s / 3
+        ttl_ms = int(self._policy.payload_ttl_s * 1000)
+        stale = [entry for entry in entries if entry.refreshed_at_s < due_s]
+        if stale:
+            await self._data.pipeline([("PEXPIRE", payload_name(e.ref), ttl_ms) for e in stale])
+        for entry in stale:
+            entry.refreshed_at_s = self._clock()
+
+    async def _refresh_models(self) -> None:
+        self._live = await live_models(self._jobs)
+        now_s = self._clock()
+        for model in self._live:
+            self._last_seen_s[model.checkpoint] = now_s
+        self._metrics.worker_up.set(sum(self._live.values()))
+        if self._live and (self._model is None or self._model not in self._live):
+            self._model = min(self._live, key=lambda model: (-self._live[model], model.checkpoint))
+            self._has_model.set()
+
+    def _is_served(self, model: ModelInfo) -> bool:
+        if self._live[model]:
+            return True
+        seen_s = self._last_seen_s.get(model.checkpoint)
+        return seen_s is not None and self._clock() - seen_s <= self._policy.worker_grace_s
+
+    def _is_out(self) -> bool:
+        return max(self._jobs.down_for_s, self._data.down_for_s) > self._policy.outage_grace_s
+
+    async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a step for the life of the front; a failed one is tried again."""
+        while True:
+            try:
+                await step()
+            except (ServiceError, GroupMissingError):
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                logger.exception("listening to the workers failed")
+                await asyncio.sleep(_RETRY_S)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

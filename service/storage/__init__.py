@@ -1,0 +1,1 @@
+"""Folder, object-store and in-memory implementations of the ports."""

@@ -1,0 +1,1 @@
+"""What builds objects: settings become a wired front or worker."""

@@ -1,0 +1,149 @@
+"""Builds what stands before and beside the pipeline: result cache, idempotency keys, jobs."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.answers.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
+from service.answers.result_cache import CachedAnswers, CachePolicy
+from service.core.pipeline import Answering
+from service.core.request_log import Journal
+from service.jobs.api import Jobs
+from service.jobs.runner import JobParts, JobPolicy, JobRunner
+from service.jobs.webhooks import WebhookPolicy, Webhooks
+from service.media.upload import Spool
+from service.ports import JobStore, KeyStore, ResultCache, Segmenter
+from service.redis.cache import RedisCache
+from service.redis.jobs import RedisJobStore
+from service.redis.keys import RedisKeyStore
+from service.redis.link import RedisLink
+from service.settings import Settings
+from service.storage.blobs import Blobs
+from service.storage.cache import MemoryCache
+from service.storage.jobs import FolderJobStore
+from service.storage.keys import FolderKeyStore
+from service.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_MAX_WAITING_JOBS = 1000
+_MAX_ENTRY_SHARE = 8
+"""No single answer takes more than this part of the cache."""
+_ORPHANS_KEPT_S = 30 * 86_400.0
+"""Longer than any job waits or runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What is there already."""
+
+    pipeline: Answering
+    segmenter: Segmenter
+    spool: Spool
+    journal: Journal
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class JobSide:
+    """What a front gains: `answering` stands before the pipeline on every transport."""
+
+    answering: Answering
+    jobs: Jobs
+    idempotency: Idempotency
+    runner: JobRunner
+
+
+def build_job_side(
+    settings: Settings, base: Base, links: tuple[RedisLink, RedisLink] | None, stack: AsyncExitStack
+) -> JobSide:
+    """The job side; its runner is not started, and closed with the stack.
+
+    Args:
+        settings: effective settings.
+        base: the core.
+        links: the two roles of Redis where it is used.
+        stack: closes what is built.
+    """
+    folder = _state_folder(settings, stack)
+    blobs = Blobs(settings.blob_url or folder / "blobs")
+    store, keys, cache = _stores(settings, links, folder)
+    idempotency = Idempotency(keys, ttl_s=settings.idempotency_ttl_s)
+    cached = _cached(settings, base, cache)
+    webhooks = Webhooks(
+        WebhookPolicy(
+            private_hosts=frozenset(host.strip() for host in settings.webhook_hosts.split(",") if host.strip())
+        ),
+        wall_clock=time.time,
+    )
+    jobs = Jobs(store, blobs, max_waiting=_MAX_WAITING_JOBS, check_webhook=webhooks.check, wall_clock=time.time)
+    runner = JobRunner(
+        JobParts(store, blobs, cached, base.spool, base.journal, webhooks.tell),
+        JobPolicy(
+            lease_s=settings.lease_s,
+            keep_answers_s=settings.idempotency_ttl_s,
+            keep_blobs_s=settings.job_ttl_s + _ORPHANS_KEPT_S,
+        ),
+        max_upload_bytes=settings.max_upload_bytes,
+        clock=time.monotonic,
+        wall_clock=time.time,
+    )
+    jobs.on_added, jobs.on_erased = runner.wake, runner.drop
+    stack.push_async_callback(runner.aclose)
+    remember = RememberPolicy(max_bytes=settings.spool_bytes, directory=settings.spool_dir)
+    answering = IdempotentAnswering(cached, idempotency, blobs, remember, clock=time.monotonic)
+    return JobSide(answering, jobs, idempotency, runner)
+
+
+def _stores(
+    settings: Settings, links: tuple[RedisLink, RedisLink] | None, folder: Path
+) -> tuple[JobStore, KeyStore, ResultCache]:
+    if links is None:
+        return (
+            FolderJobStore(folder / "jobs", ttl_s=settings.job_ttl_s, wall_clock=time.time),
+            FolderKeyStore(folder / "idempotency.jsonl", wall_clock=time.time),
+            MemoryCache(max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, clock=time.monotonic),
+        )
+    jobs, data = links
+    return (
+        RedisJobStore(jobs, ttl_s=settings.job_ttl_s, lease_s=settings.lease_s),
+        RedisKeyStore(jobs),
+        RedisCache(data, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s),
+    )
+
+
+def _cached(settings: Settings, base: Base, cache: ResultCache) -> Answering:
+    if not settings.cache_bytes:
+        return base.pipeline
+    policy = CachePolicy(
+        dtype=settings.dtype,
+        max_entry_bytes=settings.cache_bytes // _MAX_ENTRY_SHARE,
+        max_shared_bytes=settings.spool_bytes,
+        directory=settings.spool_dir,
+    )
+    return CachedAnswers(base.pipeline, base.segmenter, cache, policy, metrics=base.metrics, clock=time.monotonic)
+
+
+def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
+    """Where jobs and blobs are: by port, since two processes share neither; a passing folder where there is no other.
+
+    Fronts that share a Redis share the blobs too, so these need a common AVES_BLOB_URL or AVES_STATE_DIR.
+    """
+    wanted = settings.state_dir or Path.home() / ".local" / "state" / "avesformer"
+    if settings.redis_url is None and settings.port:
+        wanted = wanted / f"port-{settings.port}"
+    if settings.redis_url is not None or settings.port:
+        try:
+            (wanted / "jobs").mkdir(parents=True, exist_ok=True)
+            return wanted
+        except OSError:
+            logger.warning("the state folder cannot be made; jobs end with this process")
+    passing = Path(tempfile.mkdtemp(prefix="avesformer-state-"))
+    stack.callback(shutil.rmtree, passing, ignore_errors=True)
+    return passing

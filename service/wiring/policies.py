@@ -1,0 +1,110 @@
+"""Settings become the small frozen policies that components take; bootstrap alone calls this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from service.batching.policy import BatchPolicy
+from service.core.answer_spool import AnswerSpoolPolicy
+from service.core.pipeline import PipelinePolicy
+from service.media.policy import MediaPolicy
+from service.ports import Predictor
+from service.rest.parts import RestPolicy
+from service.rest.protocol import ConnectionPolicy
+from service.rest.server import ServerPolicy
+from service.rpc.server import GrpcPolicy, TlsPair
+from service.rpc.servicer import ServicerPolicy
+from service.settings import Settings
+
+_CONNECTIONS_PER_REQUEST = 8
+"""Idle keep-alive connections beside each admitted request."""
+_MIN_CONNECTIONS = 512
+_MAX_ENCODERS = 4
+"""Masks of a sample take about a tenth of its prediction; more threads only compete with the decoders."""
+MakePredictor = Callable[[], Predictor]
+
+
+def service_version() -> str:
+    """The installed distribution's version."""
+    try:
+        return version("avesformer-service")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def predictor_maker(settings: Settings) -> MakePredictor:
+    """What loads the checkpoint on the device thread; torch is imported there and then."""
+
+    def make() -> Predictor:
+        from service.predictors.torch import load_predictor
+
+        return load_predictor(
+            settings.checkpoint, device=settings.device, dtype=settings.dtype, threads=settings.torch_threads
+        )
+
+    return make
+
+
+def has_gpu(device: str) -> bool:
+    """Whether the device will be a GPU, told without importing torch: by its driver's file."""
+    return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())
+
+
+def batch_policy(settings: Settings) -> BatchPolicy:
+    """The micro-batcher's policy."""
+    return BatchPolicy(
+        max_batch=settings.max_batch or (64 if has_gpu(settings.device) else 16),
+        window_s=settings.batch_window_s,
+        max_queued_bytes=settings.max_queued_bytes,
+        encode_threads=max(1, min(_MAX_ENCODERS, os.cpu_count() or 1)),
+    )
+
+
+def media_policy(settings: Settings) -> MediaPolicy:
+    """The decoders' limits."""
+    return MediaPolicy(max_clip_s=settings.max_clip_s, max_pixels=settings.max_pixels, max_samples=settings.max_samples)
+
+
+def pipeline_policy(settings: Settings) -> PipelinePolicy:
+    """The pipeline's bounds."""
+    return PipelinePolicy(
+        max_queued_bytes=settings.max_queued_bytes,
+        spool=AnswerSpoolPolicy(directory=settings.spool_dir, max_bytes=settings.spool_bytes),
+    )
+
+
+def server_policy(settings: Settings) -> ServerPolicy:
+    """Where HTTP listens."""
+    max_connections = max(_MIN_CONNECTIONS, _CONNECTIONS_PER_REQUEST * settings.max_concurrent_requests)
+    return ServerPolicy(
+        host=settings.host,
+        port=settings.port,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        connections=ConnectionPolicy(max_connections=max_connections),
+    )
+
+
+def grpc_policy(settings: Settings) -> GrpcPolicy:
+    """Where gRPC listens; raises OSError where the TLS files cannot be read."""
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        tls = TlsPair(certificate=settings.tls_cert.read_bytes(), key=settings.tls_key.read_bytes())
+    servicer = ServicerPolicy(
+        max_upload_bytes=settings.max_upload_bytes, upload_min_bytes_per_s=settings.upload_min_bytes_per_s
+    )
+    return GrpcPolicy(host=settings.host, port=settings.grpc_port, servicer=servicer, tls=tls)
+
+
+def rest_policy(settings: Settings) -> RestPolicy:
+    """Limits of the HTTP side."""
+    return RestPolicy(
+        max_upload_bytes=settings.max_upload_bytes,
+        max_answer_bytes=settings.max_answer_bytes,
+        request_timeout_s=settings.request_timeout_s,
+        upload_min_bytes_per_s=settings.upload_min_bytes_per_s,
+        spool_directory=settings.spool_dir,
+    )

@@ -1,0 +1,78 @@
+"""The model behind the predictor port: what it says, what it raises, how many threads it takes."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from support.untrained import save_untrained
+
+from service.predictors import torch as predictor_torch
+from service.predictors.torch import TorchPredictor, default_threads, load_predictor
+
+
+@pytest.fixture(name="predictor", scope="module")
+def _predictor(tmp_path_factory) -> TorchPredictor:
+    return load_predictor(save_untrained(tmp_path_factory.mktemp("weights")), device="cpu", threads=1)
+
+
+def sample(predictor: TorchPredictor, num: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(num)
+    frames = rng.integers(0, 256, (num, predictor.info.input_height, predictor.info.input_width, 3)).astype(np.uint8)
+    return frames, rng.normal(0, 0.1, (num, 15_600)).astype(np.float32)
+
+
+def test_it_describes_its_checkpoint_and_answers_in_the_ports_shape(predictor):
+    assert (predictor.info.variant, predictor.info.labels) == ("tiny", ("sounding",))
+    assert predictor.info.checkpoint.startswith("sha256:")
+    logits = predictor.predict(*sample(predictor, 3))
+    assert logits.shape[:2] == (3, 1)
+    assert logits.dtype == np.float32
+    assert np.isfinite(logits).all()
+    assert predictor.is_healthy()
+    assert predictor.memory_bytes() == 0
+
+
+class _Failing:
+    def __init__(self, inner, error: Exception) -> None:
+        self.info, self._error = inner.info, error
+
+    def predict(self, frames, windows):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory"), MemoryError),
+        (RuntimeError("CUDA error: device-side assert triggered"), RuntimeError),
+        (MemoryError("a batch of 64 samples does not fit cuda:0"), MemoryError),
+    ],
+)
+def test_too_little_memory_is_told_apart_from_a_failure(predictor, error, expected):
+    failing = TorchPredictor(_Failing(predictor, error))
+    with pytest.raises(expected) as caught:
+        failing.predict(*sample(predictor, 1))
+    assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize("what", [{"checkpoint": "nothing.safetensors"}, {"device": "abacus"}, {"dtype": "float3"}])
+def test_what_cannot_be_loaded_is_a_value_error_that_says_why(tmp_path, what):
+    path = tmp_path / str(what.pop("checkpoint")) if "checkpoint" in what else save_untrained(tmp_path)
+    wanted = next(iter(what.values()), "nothing")
+    with pytest.raises(ValueError, match=wanted):
+        load_predictor(path, threads=1, **what)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("max 100000", 8), ("200000 100000", 1), ("450000 100000", 2), ("50000 100000", 1), ("nonsense", 8), (None, 8)],
+)
+def test_threads_are_half_of_the_cores_or_of_the_quota(tmp_path, monkeypatch, text, expected):
+    path = tmp_path / "cpu.max"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(predictor_torch, "_CPU_QUOTA", path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert default_threads() == expected
