@@ -123,7 +123,7 @@ def test_a_second_signal_ends_the_drain(clip):
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from service.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from service.cli.main import main; main()", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,

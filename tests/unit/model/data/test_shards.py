@@ -106,6 +106,6 @@ def test_training_needs_no_decoder_nor_the_service() -> None:
         "import sys\n"
         "for name in ('av', 'pycocotools', 'service', 'fastapi', 'cv2'):\n"
         "    sys.modules[name] = None\n"
-        "import model.training, model.cli_training, model.recipes, model.ablation\n"
+        "import model.training.trainer, model.cli.training, model.training.recipes, model.training.ablation\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

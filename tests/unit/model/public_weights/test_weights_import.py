@@ -255,7 +255,7 @@ def test_hub_ids_are_read_from_the_hub_cache_without_a_network(tmp_path: Path, s
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(HUB_COMMIT)
     save_file({"weight": torch.zeros(1)}, folder / "snapshots" / HUB_COMMIT / "sub" / "some.safetensors")
-    code = f"from model.weights_import import read_state; print(list(read_state({source!r}, hint='it there')))"
+    code = f"from model.public_weights.load import read_state; print(list(read_state({source!r}, hint='it there')))"
     settings = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=settings, capture_output=True, text=True, timeout=120, check=False

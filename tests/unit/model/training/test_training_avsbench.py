@@ -343,7 +343,7 @@ def test_verify_exits_with_1_where_something_is_missing(tmp_path: Path) -> None:
 def test_training_imports_neither_video_decoding_nor_the_service(tree: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace\n"
-        "from model.recipes import recipe; from model.training import Trainer; import model.__main__\n"
+        "from model.training.recipes import recipe; from model.training.trainer import Trainer; import model.__main__\n"
         f"config = replace(recipe('ms3-r50', overrides={SMALL!r}), root={str(tree)!r})\n"
         f"trainer = Trainer(config, out=Path({str(tmp_path)!r})); trainer.step(); trainer.save(); trainer.close()\n"
         "Trainer(recipe('tiny-synthetic'), out=Path('x'))\n"

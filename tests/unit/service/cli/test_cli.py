@@ -117,7 +117,7 @@ def test_an_unknown_command_or_option_ends_with_2():
 
 def test_help_imports_neither_torch_nor_av_nor_fastapi():
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom service.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom service.cli.main import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "heavy = {'torch', 'av', 'fastapi', 'grpc', 'transformers', 'redis', 'cv2', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -139,7 +139,7 @@ def test_every_command_answers_help(arguments):
 
 def test_the_script_lists_every_command():
     result = subprocess.run(
-        [sys.executable, "-c", "from service.cli import main; main()", "--help"],
+        [sys.executable, "-c", "from service.cli.main import main; main()", "--help"],
         capture_output=True,
         text=True,
         cwd=ROOT,
