@@ -14,11 +14,11 @@ _MIB = 1024**2
 _GIB = 1024**3
 _DECODERS_PER_CORE = 4
 _MAX_DECODERS = 32
-"""A decoder takes up to about 100 MB (ingest facts 1.1)."""
+"""A decoder takes up to about 100 MB."""
 
 
 class Settings(BaseSettings):
-    """Effective settings; every field is AVES_<NAME> in the environment (contract section 5, `.env.example`)."""
+    """Effective settings; every field is AVES_<NAME> in the environment (see `.env.example`)."""
 
     model_config = SettingsConfigDict(env_prefix="AVES_", frozen=True, extra="ignore", env_ignore_empty=True)
 

@@ -1,4 +1,4 @@
-"""Writes synthetic clips as mp4 files with their truth as JSON (contract.md section 8)."""
+"""Writes synthetic clips as mp4 files with their truth as JSON (docs/contract.md, "Synthetic clips")."""
 
 import json
 import wave
@@ -133,7 +133,7 @@ def _frames(
 def describe_clip(
     scene: Scene, mix: Mix, options: SynthesizeOptions, *, num_frames: int, frame_rate: Fraction
 ) -> JsonObject:
-    """The truth of a clip in the answer format of contract.md section 3."""
+    """The truth of a clip in the format of the service's answers (docs/contract.md)."""
     duration_s = float(num_frames / frame_rate)
     times_s = [t for i in range(int(duration_s) + 1) if (t := i + FIRST_SAMPLE_S) < duration_s]
     numbers = [min(int(t * frame_rate + Fraction(1, 10**9)), num_frames - 1) for t in times_s]

@@ -30,7 +30,7 @@ __all__ = ["KINDS", "TRAINING_SEEDS", "WORLD_VERSION", "SampleBatch", "SceneOpti
 TRAINING_SEEDS = 2**32  # training seeds start here, evaluation seeds stay below
 LOOK_UP_FRAMES = 8  # few enough for a CPU's cache
 FIRST_TIME_S = 0.1
-MIN_VISIBLE_SHARE = 0.003  # contract section 8: a smaller visible sounding area is ambiguous
+MIN_VISIBLE_SHARE = 0.003  # a smaller visible sounding area is ambiguous (docs/contract.md)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SampleBatch:
         masks: (B, H, W) bool, visible pixels of the objects that sound.
         kind_map: (B, H, W) uint8, 0 background, else 1 + kind index of the topmost object.
         sounding_kinds: (B, len(KINDS)) bool, kinds that sound by the truth rule, on screen or off.
-        ambiguous: (B,) bool, where the truth may be argued (contract section 8).
+        ambiguous: (B,) bool, where the truth may be argued (docs/contract.md).
         clip_ids: (B,) int64, the seeds.
     """
 

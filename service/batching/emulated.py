@@ -1,4 +1,4 @@
-"""An emulated accelerator behind the real batcher: what the benchmark's route works on (contract section 7)."""
+"""An emulated accelerator behind the real batcher: what `POST /bench/batch` runs on."""
 
 from __future__ import annotations
 

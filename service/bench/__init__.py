@@ -1,1 +1,1 @@
-"""What `avesformer bench` measures (contract section 7): ratios first, all of one run on one machine."""
+"""What `avesformer bench` measures: ratios first, all of one run on one machine."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from service.settings import Settings
 
 Figures = dict[str, float]
-"""Measured values by the dotted names of contract section 7."""
+"""Measured values by dotted name (docs/contract.md, "Benchmark")."""
 OnStep = Callable[[str], None]
 """Is told what is measured next."""
 MIN_CALLS = 5

@@ -1,4 +1,4 @@
-"""`avesformer bench`: one run, one machine, ratios first (contract section 7)."""
+"""`avesformer bench`: one run, one machine, ratios first."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
 
 _SECONDS_DECIMALS = 6
-"""Contract section 3: seconds have at most 6 decimals on every transport."""
+"""Seconds have at most 6 decimals on every transport."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Timings:
         metrics.stage_duration_seconds.labels(stage="decode").observe(self.decode_s)
 
     def summary(self) -> dict[str, float]:
-        """As the answer tells them (contract section 3)."""
+        """The answer's `timings_s`."""
         seconds = {
             "upload": self.upload_s,
             "decode": self.decode_s,

@@ -6,7 +6,7 @@ from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 
 WINDOW_S = 10.0
-"""Contract section 5: the least rate counts after 10 s."""
+"""The minimum rate is checked from 10 s on."""
 
 
 class UploadRate:

@@ -15,7 +15,7 @@ WINDOW_SAMPLES = 15_600
 """One audio window: 0.975 s at 16 kHz, exactly the 96 log-mel frames of a VGGish example (25 ms window, 10 ms hop)."""
 MAX_CHUNK_SAMPLES = 32
 FIRST_CHUNK_SAMPLES = 4
-"""The first chunk of a clip is short, so that its first masks leave early (architecture section 1)."""
+"""The first chunk of a clip is short, so that its first masks leave early."""
 
 
 @dataclass(frozen=True, slots=True)

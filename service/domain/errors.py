@@ -98,7 +98,7 @@ CODES: dict[str, ErrorSpec] = {
 
 
 _DEFAULT_WAIT_S = {Kind.OVERLOADED: 2.0, Kind.UNAVAILABLE: 5.0}
-"""Where an error of these kinds brings no measured value: section 3 of the contract wants Retry-After on both."""
+"""Retry delay of errors that bring no measured one: HTTP statuses 429 and 503 always have Retry-After."""
 
 
 class ServiceError(Exception):

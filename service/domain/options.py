@@ -14,7 +14,7 @@ MaskSize = Literal["source", "model"]
 _T = TypeVar("_T")
 
 MAX_FPS = 60.0
-"""Highest sampling rate (contract section 3); `native` is bounded by the clip's own limits instead."""
+"""Highest sampling rate in samples per second; `native` is bounded by the clip's own limits instead."""
 
 OPTION_NAMES = ("fps", "start_s", "end_s", "threshold", "size", "labels", "min_area")
 

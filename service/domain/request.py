@@ -56,7 +56,7 @@ AnswerEvent = ClipStarted | FrameMasks | Summary
 
 
 def accept_request_id(given: str | None) -> str:
-    """The caller's request id if it is up to 128 safe characters, else a new one (contract section 3)."""
+    """The caller's request id if it is up to 128 safe characters, else a new one."""
     if given is not None and _SAFE_REQUEST_ID.fullmatch(given):
         return given
     return secrets.token_hex(16)

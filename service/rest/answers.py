@@ -19,7 +19,7 @@ from service.rest.sender import Sender
 from service.rest.shapes import encode, frame_shape, started_shape, summary_shape
 
 HEARTBEAT_S = 10.0
-"""Contract section 3: a heartbeat line every 10 s of silence."""
+"""A heartbeat line is sent after this long without another line."""
 _MEMORY_BYTES = 1024**2
 _Event = TypeVar("_Event")
 

@@ -20,7 +20,7 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class RestPolicy:
-    """Limits of the HTTP side. A reader without progress for `stall_s` is cut (architecture section 1)."""
+    """Limits of the HTTP side. A reader without progress for `stall_s` is cut."""
 
     max_upload_bytes: int
     max_answer_bytes: int

@@ -1,6 +1,6 @@
 """uvicorn's HTTP/1.1 protocol with the bounds it lacks: header size and time, connections, and a gentle close.
 
-uvicorn 0.54 has no deadline for receiving a request and takes headers of any size (ingest facts 2.6).
+uvicorn 0.54 has no deadline for receiving a request and takes headers of any size.
 """
 
 from __future__ import annotations

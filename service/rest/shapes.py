@@ -1,4 +1,4 @@
-"""Answers as JSON (contract section 3): domain values to plain mappings."""
+"""Answers as JSON (docs/contract.md, "Answer"): domain values to plain mappings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric of the service, declared once on an injected registry (contract section 6).
+"""Every metric of the service, declared once on an injected registry (docs/contract.md, "Metrics").
 
 Label sets are closed: transports, stable error codes, stages, shed reasons. Ids and file names are never labels.
 """

@@ -1,4 +1,4 @@
-"""REST JSON, NDJSON and gRPC give equal answers and equal errors (architecture sections 1 and 3)."""
+"""REST JSON, NDJSON and gRPC give equal answers and equal errors."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def over_grpc(front: RunningFront, clip: bytes, options: SegmentOptions) -
 
 
 def assert_equal_frames(one: FrameMasks, other: FrameMasks) -> None:
-    """Equal by architecture section 1."""
+    """Equal answers as docs/contract.md defines them."""
     assert (one.sample_time_s, one.timestamp_s, one.index) == (other.sample_time_s, other.timestamp_s, other.index)
     assert [mask.label for mask in one.masks] == [mask.label for mask in other.masks]
     for first, second in zip(one.masks, other.masks, strict=True):

@@ -1,4 +1,4 @@
-"""The real network behind the batcher: an answer does not depend on its neighbours (architecture section 1)."""
+"""The real network behind the batcher: an answer does not depend on its neighbours."""
 
 from __future__ import annotations
 

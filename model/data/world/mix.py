@@ -13,11 +13,11 @@ from model.data.world.sounds import emit
 from model.data.world.voice import SAMPLE_RATE_HZ, draw_noise, stretch
 
 WINDOW_SAMPLES = 15_600  # 0.975 s: VGGish's 96 log-mel frames and the service's audio window
-FIRST_SAMPLE_S = 15 / 16  # contract section 3: t_i = i + 15/16 at one sample per second
+FIRST_SAMPLE_S = 15 / 16  # sample times are t_i = i + 15/16 at one sample per second
 BLOCK_SAMPLES = 320  # 20 ms: the grid on which levels are compared
 LEVEL_BLOCKS = 15  # levels are powers over the last 0.3 s, a little over the longest pause that counts as sounding
-AUDIBLE_DB = -12.0  # contract section 8
-EDGE_S = 0.2  # contract section 8: within this of a start or stop the truth may be argued
+AUDIBLE_DB = -12.0  # level against the rest of the mix above which a source sounds
+EDGE_S = 0.2  # within this of a start or stop the truth may be argued
 NUM_REFLECTIONS = 32
 ATTACK_S, RELEASE_S = 0.015, 0.03
 

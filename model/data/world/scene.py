@@ -35,7 +35,7 @@ STREAM_CODECS, STREAM_STRIPES = 10, 11
 ASPECTS = (4 / 3, 16 / 9, 9 / 16, 1.0)
 ASPECT_SHARES = (0.4, 0.4, 0.1, 0.1)
 
-MIN_GATE_S = 0.5  # contract section 8
+MIN_GATE_S = 0.5  # shortest time that a source sounds, seconds
 MIN_PAUSE_S = 0.4  # over 0.25 s, or the pause would count as sounding
 
 

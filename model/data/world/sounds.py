@@ -2,8 +2,8 @@
 
 An emission covers the whole clip and does not know about gates. It is made of notes (held values that change at the
 notes' onsets) and wave tables; formulas are closed-form in the time since the onset, so every device computes the
-same. Rhythms leave no pause over 0.25 s (contract section 8) and most energy lies between 150 Hz and 3.5 kHz, where
-AAC and 8 kHz telephony keep it.
+same. Rhythms leave no pause over 0.25 s, because longer ones count as silence. Most energy lies between 150 Hz and
+3.5 kHz, where AAC and 8 kHz telephony keep it.
 """
 
 from collections.abc import Callable

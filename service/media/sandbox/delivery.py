@@ -23,7 +23,7 @@ _BLOCK_AGE_S = 0.02
 """A block leaves when its first sample is this old, full or not: half of the 50 ms that a chunk may wait."""
 _PROGRESS_S = 0.5
 _TIME_DECIMALS = 6
-"""Seconds in answers have at most 6 decimals (contract section 3)."""
+"""Seconds in answers have at most 6 decimals."""
 
 
 class Outbox(Protocol):

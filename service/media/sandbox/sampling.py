@@ -1,4 +1,4 @@
-"""Which frame answers for which instant (contract section 3, Time): pure functions of times."""
+"""Which frame answers for which instant (docs/contract.md, "Time"): pure functions of times."""
 
 from __future__ import annotations
 
