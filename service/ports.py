@@ -124,8 +124,8 @@ class ChunkSource(Protocol):
         """Give a chunk back untouched, for another worker to take at once."""
         ...
 
-    async def withdraw(self) -> None:
-        """Say that this worker takes no more."""
+    async def withdraw(self, *, has_failed: bool = False) -> None:
+        """Announce that this worker takes no more chunks; `has_failed` says that it ends because its device failed."""
         ...
 
 

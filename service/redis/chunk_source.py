@@ -125,9 +125,9 @@ class RedisChunkSource:
         seconds, micros = await self._jobs.call("TIME")
         self._server_offset_s = int(seconds) + int(micros) / 1e6 - self._clock()
 
-    async def withdraw(self) -> None:
-        """Take the published model back and leave the groups."""
-        await withdraw_model(self._jobs, worker=self._consumer)
+    async def withdraw(self, *, has_failed: bool = False) -> None:
+        """Remove the published model and leave the consumer groups."""
+        await withdraw_model(self._jobs, worker=self._consumer, has_failed=has_failed)
         if not self._tickets:
             await self._jobs.pipeline(
                 [("XGROUP", "DELCONSUMER", name, GROUP, self._consumer) for name in self._streams]

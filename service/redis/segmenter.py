@@ -30,7 +30,7 @@ from service.redis.link import (
     replies_name,
     stream_name,
 )
-from service.redis.model_directory import live_models
+from service.redis.model_directory import WorkerDirectory
 from service.redis.wire import WireError, decode_answer, encode_chunk
 from service.telemetry.metrics import Metrics
 
@@ -113,6 +113,7 @@ class RedisSegmenter:
         self._tasks: set[asyncio.Task[None]] = set()
         self._model: ModelInfo | None = None
         self._has_model = asyncio.Event()
+        self._directory = WorkerDirectory(jobs, metrics=metrics)
         self._live: Counter[ModelInfo] = Counter()
         self._last_seen_s: dict[str, float] = {}
         self._samples_per_s = 0.0
@@ -332,7 +333,7 @@ class RedisSegmenter:
             entry.refreshed_at_s = self._clock()
 
     async def _refresh_models(self) -> None:
-        self._live = await live_models(self._jobs)
+        self._live = await self._directory.live_models()
         now_s = self._clock()
         for model in self._live:
             self._last_seen_s[model.checkpoint] = now_s

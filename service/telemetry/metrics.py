@@ -23,7 +23,7 @@ class Metrics:
         self.shed_total = self._counter("shed", "Requests refused before work began.", "reason")
         self.decode_failures_total = self._counter("decode_failures", "Uploads that did not decode.", "code")
         self.cache_lookups_total = self._counter("cache_lookups", "Result cache lookups: hit, miss, joined.", "outcome")
-        self.worker_restarts_total = self._counter("worker_restarts", "Device workers started again after a death.")
+        self.worker_restarts_total = self._counter("worker_restarts", "Crashed workers that are live again.")
         self.redeliveries_total = self._counter("redeliveries", "Chunks delivered again after a worker's death.")
         self.dead_letters_total = self._counter("dead_letters", "Chunks given up on.")
         self.request_duration_seconds = self._histogram(

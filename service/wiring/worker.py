@@ -74,10 +74,11 @@ class Worker:
             source, self.segmenter, policy, device=self.segmenter, clock=time.monotonic, traces=self.traces
         )
         running = asyncio.create_task(consumer.run(drain_s=self.settings.drain_s), name="chunk consumer")
+        is_healthy = False
         try:
             is_healthy = await self._until_stopped(stopping, running)
         finally:
-            consumer.stop()
+            consumer.stop(has_failed=not is_healthy)
         await running
         return is_healthy
 

@@ -103,6 +103,7 @@ class ChunkConsumer:
         self._held: dict[str, _Held] = {}
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._has_failed = False
         self._next_reclaim_s = 0.0
         self._contact_s: float | None = None
 
@@ -127,7 +128,7 @@ class ChunkConsumer:
         taking = asyncio.create_task(self._take_until_stopped())
         try:
             await self._stopped.wait()
-            await self._once(self._source.withdraw)
+            await self._once(self._withdraw)
             until_s = self._clock() + drain_s
             await asyncio.wait([taking], timeout=drain_s)
             running = [held.task for held in self._held.values()]
@@ -137,8 +138,9 @@ class ChunkConsumer:
         finally:
             await end_tasks((taking, keeping, *(held.task for held in self._held.values())))
 
-    def stop(self) -> None:
-        """Take no more."""
+    def stop(self, *, has_failed: bool = False) -> None:
+        """Take no more chunks; `has_failed` if the worker ends because its device failed."""
+        self._has_failed = self._has_failed or has_failed
         self._stopped.set()
         self._changed.set()
 
@@ -260,7 +262,10 @@ class ChunkConsumer:
         for held in list(self._held.values()):
             held.task.cancel()
             await self._once(partial(self._source.release, held.delivery))
-        await self._once(self._source.withdraw)
+        await self._once(self._withdraw)
+
+    async def _withdraw(self) -> None:
+        await self._source.withdraw(has_failed=self._has_failed)
 
     async def _once(self, action: Callable[[], Awaitable[None]]) -> None:
         try:

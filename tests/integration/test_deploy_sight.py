@@ -158,7 +158,7 @@ def work(front: Metrics, worker: Metrics, *, is_bad: bool) -> None:
         front.requests_total.labels("rest", code).inc(20)
     front.decode_failures_total.labels("broken").inc(60)
     front.shed_total.labels("queue_full").inc(20)
-    worker.worker_restarts_total.inc()
+    front.worker_restarts_total.inc()
     worker.redeliveries_total.inc(8)
     worker.dead_letters_total.inc()
 

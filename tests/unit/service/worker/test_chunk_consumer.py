@@ -37,7 +37,7 @@ class MemorySource:
         self._maybe_fail()
         self.num_announced += 1
 
-    async def withdraw(self) -> None:
+    async def withdraw(self, *, has_failed: bool = False) -> None:
         self.is_withdrawn = True
 
     async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
