@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, TypeVar
@@ -226,7 +226,8 @@ class StreamChooser(Generic[_F]):
             if self._in_range is shown:
                 yield self._emit(shown.timestamp_s, shown)
         else:
-            yield from self._emit_until(shown.timestamp_s - half, self._before or shown)
+            # the table's own expression, so that both choosers round an exact half tick alike
+            yield from self._emit_while(lambda time_s: time_s / self._base + 0.5 < shown.pts, self._before or shown)
         self._before = shown
 
     def finish(self, end_s: float) -> Iterator[tuple[float, Shown[_F]]]:
@@ -239,15 +240,14 @@ class StreamChooser(Generic[_F]):
             return
         check_range(self._job, clip_end_s=end_s)
         if self._job.fps is not None:
-            yield from self._emit_until(min(end_s, self._end_s), self._before)
+            yield from self._emit_while(lambda time_s: time_s < end_s, self._before)
         if self._num == 0:
             chosen = self._in_range or self._on_screen or self._before
             yield self._emit(chosen.timestamp_s, chosen)
 
-    def _emit_until(self, limit_s: float, shown: Shown[_F]) -> Iterator[tuple[float, Shown[_F]]]:
+    def _emit_while(self, is_settled: Callable[[float], bool], shown: Shown[_F]) -> Iterator[tuple[float, Shown[_F]]]:
         assert self._job.fps is not None
-        limit_s = min(limit_s, self._end_s)
-        while (time_s := (self._next + PHASE) / self._job.fps) < limit_s:
+        while (time_s := (self._next + PHASE) / self._job.fps) < self._end_s and is_settled(time_s):
             self._next += 1
             yield self._emit(time_s, shown)
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.decoding import expected_rows, make_job
 
@@ -136,6 +136,7 @@ TICKS = st.lists(st.integers(1, 400), min_size=1, max_size=60).map(lambda steps:
 
 
 @settings(max_examples=300)
+@example(ticks=[1, 2, 3, 118], fps=25.0, start_s=0.0, length_s=None)  # 0.1175 s is half a tick before the last frame
 @given(
     ticks=TICKS,
     fps=st.one_of(st.none(), st.sampled_from([0.5, 1.0, 3.7, 25.0, 60.0])),
