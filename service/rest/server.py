@@ -75,9 +75,12 @@ class HttpServer:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket's address, taken; raises OSError."""
+    """Return a non-blocking socket that listens on the address; raises OSError if the address cannot be bound."""
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only on sockets whose protocol number is IPPROTO_TCP, and accepted sockets inherit the
+    # listener's number. With the default number 0, Nagle's algorithm and the client's delayed acknowledgement add
+    # 40 ms to each answer on a kept-alive connection.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
