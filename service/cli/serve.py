@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 
+from service.cli.garbage import freeze_started_objects, pause_collection
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from service.wiring.front import Front, ListenError, build_front
@@ -23,6 +24,7 @@ class StartError(Exception):
 def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code (0 after a drain, 1 if it could not start or go on)."""
     configure_logging(settings.log_level)
+    pause_collection()
     try:
         return asyncio.run(_serve(settings, make_predictor))
     except (StartError, ListenError) as error:
@@ -57,11 +59,12 @@ async def _listen(front: Front) -> None:
     port, grpc_port = await front.listen()
     scheme = "http" if settings.tls_cert is None else "https"
     host = _ANY_ADDRESS.get(settings.host, settings.host)
-    front.warming.add_done_callback(lambda done: _announce(done, f"{scheme}://{host}:{port}", f"{host}:{grpc_port}"))
+    front.warming.add_done_callback(lambda done: _on_warm(done, f"{scheme}://{host}:{port}", f"{host}:{grpc_port}"))
 
 
-def _announce(warming: asyncio.Task[None], url: str, grpc_address: str) -> None:
+def _on_warm(warming: asyncio.Task[None], url: str, grpc_address: str) -> None:
     if not warming.cancelled() and warming.exception() is None:
+        freeze_started_objects()
         print(f"avesformer is ready: {url}  (docs: {url}/docs, gRPC: {grpc_address}; Ctrl-C ends it)", file=sys.stderr)
 
 

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 
+from service.cli.garbage import freeze_started_objects, pause_collection
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from service.wiring.policies import MakePredictor
@@ -18,6 +19,7 @@ _logger = logging.getLogger("avesformer.worker")
 def run_worker(settings: Settings, *, make_predictor: MakePredictor | None = None) -> int:
     """Work until SIGTERM or SIGINT; 0 after a drain, 1 if it could not start or its device died."""
     configure_logging(settings.log_level)
+    pause_collection()
     try:
         return asyncio.run(_work(settings, make_predictor))
     except OSError as error:
@@ -38,7 +40,7 @@ async def _work(settings: Settings, make_predictor: MakePredictor | None) -> int
 
 async def _run(worker: Worker, stopping: asyncio.Event, port: int) -> int:
     """Run the worker beside the wait for a signal: one that comes while the model loads ends it at once."""
-    running = asyncio.create_task(worker.run(stopping, name=worker_name(port)))
+    running = asyncio.create_task(worker.run(stopping, name=worker_name(port), on_warm=freeze_started_objects))
     waiting = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -6,7 +6,7 @@ import asyncio
 import platform
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -48,14 +48,16 @@ class Worker:
         app = create_ops_app(self.probes(), version=service_version())
         self.http = HttpServer(app, ServerPolicy(host=self.settings.host, port=self.settings.worker_port))
 
-    async def run(self, stopping: asyncio.Event, *, name: str) -> bool:
+    async def run(self, stopping: asyncio.Event, *, name: str, on_warm: Callable[[], None] = lambda: None) -> bool:
         """Load the model and consume until `stopping`; False if the device died.
 
         Args:
             stopping: set when the process should end.
             name: this worker's, the same over restarts.
+            on_warm: called once the model is loaded and warm, before the first chunk is taken.
         """
         await self.segmenter.start()
+        on_warm()
         model = await self.segmenter.describe()
         labels = {"version": service_version(), "variant": model.variant, "checkpoint": model.checkpoint}
         self.metrics.build_info.labels(**labels).set(1)
