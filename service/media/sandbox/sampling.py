@@ -18,6 +18,8 @@ _F = TypeVar("_F")
 
 PHASE = 15 / 16
 """The sample of second k is the picture at k + 15/16 s, as in AVSBench's own frame extraction."""
+# Half a tick of tolerance, in ticks, and a millionth more: an exact half tick must not hang on how a float rounds.
+_HALF_TICK = 0.5 + 1e-6
 MAX_LAST_FRAME_S = 10.0
 """A last frame may claim any duration (19 307 s was seen from a 28 kB file); a still of 10 s is the most we believe."""
 
@@ -77,7 +79,7 @@ def assign(table: FrameTable, job: DecodeJob) -> Assignments:
         check_count(len(rows), job)
     else:
         times = _times_between(job, end_s)
-        ticks = times / float(table.time_base) + 0.5
+        ticks = times / float(table.time_base) + _HALF_TICK
         rows = np.maximum(np.searchsorted(table.pts, ticks, side="right") - 1, 0)
     if not len(rows):
         rows, times = _lone_sample(table, job, end_s)
@@ -227,7 +229,9 @@ class StreamChooser(Generic[_F]):
                 yield self._emit(shown.timestamp_s, shown)
         else:
             # the table's own expression, so that both choosers round an exact half tick alike
-            yield from self._emit_while(lambda time_s: time_s / self._base + 0.5 < shown.pts, self._before or shown)
+            yield from self._emit_while(
+                lambda time_s: time_s / self._base + _HALF_TICK < shown.pts, self._before or shown
+            )
         self._before = shown
 
     def finish(self, end_s: float) -> Iterator[tuple[float, Shown[_F]]]:
