@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,12 +32,16 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         folder = tmp_path / "jobs" if request.param == "folder" else None
         yield FolderJobStore(folder, ttl_s=TTL_S, wall_clock=time.time)
         return
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    link = RedisLink(server.url, clock=time.monotonic)
-    yield RedisJobStore(link, ttl_s=TTL_S, lease_s=LEASE_S)
-    await link.aclose()
-    server.stop()
+    async with redis_store(tmp_path, ttl_s=TTL_S) as made:
+        yield made
+
+
+@asynccontextmanager
+async def redis_store(folder: Path, *, ttl_s: float) -> AsyncIterator[RedisJobStore]:
+    with RedisServer(folder / "redis") as server:
+        link = RedisLink(server.url, clock=time.monotonic)
+        yield RedisJobStore(link, ttl_s=ttl_s, lease_s=LEASE_S)
+        await link.aclose()
 
 
 def a_job(number: int = 1) -> Job:
@@ -120,11 +125,7 @@ async def test_ended_jobs_are_kept_for_their_time(store: JobStore) -> None:
 
 @pytest.mark.redis
 async def test_a_dead_holders_job_is_claimed_by_another(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    link = RedisLink(server.url, clock=time.monotonic)
-    try:
-        store = RedisJobStore(link, ttl_s=60, lease_s=LEASE_S)
+    async with redis_store(tmp_path, ttl_s=60) as store:
         await store.add(a_job())
         job = await store.claim("dead")
         assert job is not None
@@ -134,9 +135,6 @@ async def test_a_dead_holders_job_is_claimed_by_another(tmp_path: Path) -> None:
                 await asyncio.sleep(0.02)
         assert again == job
         assert not await store.save(job, holder="dead")
-    finally:
-        await link.aclose()
-        server.stop()
 
 
 async def test_a_folder_outlives_its_process(tmp_path: Path) -> None:
@@ -199,14 +197,7 @@ async def test_an_erased_job_does_not_come_back_from_a_late_write(tmp_path: Path
 
 @pytest.mark.redis
 async def test_a_job_whose_adding_is_repeated_is_queued_once(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    link = RedisLink(server.url, clock=time.monotonic)
-    try:
-        store = RedisJobStore(link, ttl_s=60, lease_s=LEASE_S)
+    async with redis_store(tmp_path, ttl_s=60) as store:
         for _ in range(2):
             await store.add(a_job())
         assert await store.num_waiting() == 1
-    finally:
-        await link.aclose()
-        server.stop()

@@ -28,12 +28,10 @@ HANG_S = 30
 
 @pytest.fixture
 async def link(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisLink]:
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    made = RedisLink(server.url, clock=time.monotonic)
-    yield made
-    await made.aclose()
-    server.stop()
+    with RedisServer(tmp_path / "redis") as server:
+        made = RedisLink(server.url, clock=time.monotonic)
+        yield made
+        await made.aclose()
 
 
 @pytest.fixture(params=["memory", "folder", REDIS_PARAM])

@@ -31,10 +31,8 @@ ID = "ab" * 16
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path_factory.mktemp("cluster"), is_cluster=True)
-    made.start()
-    yield made
-    made.stop()
+    with RedisServer(tmp_path_factory.mktemp("cluster"), is_cluster=True) as made:
+        yield made
 
 
 @pytest.fixture
@@ -84,6 +82,6 @@ async def test_keys_and_cache_live_in_one_slot_each(link: RedisLink) -> None:
 async def test_chunks_and_workers_live_in_one_slot_each(server: RedisServer) -> None:
     workers = worker(server.url, name="one"), worker(server.url, name="two")
     async with asyncio.timeout(HANG_S), workers[0], workers[1], front(server.url) as segmenter:
-        chunks = [make_chunk(seed, is_interactive=seed % 2 == 0) for seed in range(8)]
+        chunks = [make_chunk(seed=seed, is_interactive=seed % 2 == 0) for seed in range(8)]
         answers = await asyncio.gather(*(segmenter.segment(chunk) for chunk in chunks))
     assert [len(answer.frames) for answer in answers] == [len(chunk.samples) for chunk in chunks]

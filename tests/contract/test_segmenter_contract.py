@@ -31,20 +31,20 @@ async def test_describes_its_model(parts: Parts) -> None:
 
 
 async def test_answers_each_sample_in_order(parts: Parts) -> None:
-    chunk = make_chunk(5, num_samples=7)
+    chunk = make_chunk(seed=5, num_samples=7)
     async with asyncio.timeout(HANG_S):
         answer = await parts.segmenter.segment(chunk)
     assert [frame.sample_time_s for frame in answer.frames] == chunk.samples.sample_times_s.tolist()
     assert [frame.timestamp_s for frame in answer.frames] == chunk.samples.timestamps_s.tolist()
     assert [frame.index for frame in answer.frames] == chunk.samples.indexes.tolist()
-    assert all(mask.segmentation.size == (48, 80) for frame in answer.frames for mask in frame.masks)
+    assert all(mask.segmentation.size == (96, 128) for frame in answer.frames for mask in frame.masks)
     assert sum(len(frame.masks) for frame in answer.frames) == 7
     assert min(answer.queue_s, answer.predict_s, answer.encode_s) >= 0
 
 
 async def test_answers_do_not_depend_on_neighbours(parts: Parts) -> None:
     chunks = [
-        make_chunk(seed, num_samples=1 + seed % 5, request_id=f"r{seed % 3}", chunk_no=seed) for seed in range(12)
+        make_chunk(seed=seed, num_samples=1 + seed % 5, request_id=f"r{seed % 3}", chunk_no=seed) for seed in range(12)
     ]
     async with asyncio.timeout(HANG_S):
         together = await asyncio.gather(*(parts.segmenter.segment(chunk) for chunk in chunks))
@@ -54,9 +54,9 @@ async def test_answers_do_not_depend_on_neighbours(parts: Parts) -> None:
 
 async def test_equal_request_ids_are_not_mixed(parts: Parts) -> None:
     async with asyncio.timeout(HANG_S):
-        left, right = await asyncio.gather(*(parts.segmenter.segment(make_chunk(seed)) for seed in (1, 2)))
-        assert left.frames == (await parts.segmenter.segment(make_chunk(1))).frames
-        assert right.frames == (await parts.segmenter.segment(make_chunk(2))).frames
+        left, right = await asyncio.gather(*(parts.segmenter.segment(make_chunk(seed=seed)) for seed in (1, 2)))
+        assert left.frames == (await parts.segmenter.segment(make_chunk(seed=1))).frames
+        assert right.frames == (await parts.segmenter.segment(make_chunk(seed=2))).frames
     assert left.frames != right.frames
 
 
@@ -68,27 +68,29 @@ async def test_a_passed_deadline_is_said(parts: Parts) -> None:
 
 async def test_a_cancelled_chunk_leaves_the_others_alone(parts: Parts) -> None:
     async with asyncio.timeout(HANG_S):
-        doomed = [asyncio.create_task(parts.segmenter.segment(make_chunk(seed))) for seed in range(6)]
-        kept = asyncio.create_task(parts.segmenter.segment(make_chunk(99)))
+        doomed = [asyncio.create_task(parts.segmenter.segment(make_chunk(seed=seed))) for seed in range(6)]
+        kept = asyncio.create_task(parts.segmenter.segment(make_chunk(seed=99)))
         await asyncio.sleep(0)
         for task in doomed:
             task.cancel()
         results = await asyncio.gather(*doomed, return_exceptions=True)
         answer = await kept
         assert all(isinstance(result, asyncio.CancelledError) for result in results)
-        assert answer.frames == (await parts.segmenter.segment(make_chunk(99))).frames
+        assert answer.frames == (await parts.segmenter.segment(make_chunk(seed=99))).frames
     assert parts.segmenter.queue_depth == 0
 
 
 async def test_jobs_are_answered_too(parts: Parts) -> None:
     async with asyncio.timeout(HANG_S):
-        answer = await parts.segmenter.segment(make_chunk(3, is_interactive=False))
-        assert answer.frames == (await parts.segmenter.segment(make_chunk(3))).frames
+        answer = await parts.segmenter.segment(make_chunk(seed=3, is_interactive=False))
+        assert answer.frames == (await parts.segmenter.segment(make_chunk(seed=3))).frames
 
 
 async def test_closing_ends_what_waits(parts: Parts) -> None:
     async with asyncio.timeout(HANG_S):
-        waiting = [asyncio.create_task(parts.segmenter.segment(make_chunk(seed, num_samples=32))) for seed in range(8)]
+        waiting = [
+            asyncio.create_task(parts.segmenter.segment(make_chunk(seed=seed, num_samples=32))) for seed in range(8)
+        ]
         await asyncio.sleep(0)
         await parts.segmenter.aclose()
         results = await asyncio.gather(*waiting, return_exceptions=True)

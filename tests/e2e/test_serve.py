@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,6 +16,7 @@ import psutil
 import pytest
 from support.clips import make_clip
 from support.service_process import ServiceProcess
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 RAW = {"Content-Type": "video/mp4"}
@@ -26,13 +26,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def clip() -> bytes:
     return make_clip(num_frames=125, fps=25)
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def in_flight(client: httpx.Client) -> float:
@@ -86,10 +79,10 @@ def test_it_says_when_it_is_ready_and_answers_and_ends_with_0(clip):
 def test_a_running_request_is_finished_before_the_end(clip, number):
     with ServiceProcess(fake_batch_s=0.3) as service, service.client() as client:
         running = Posting(service, clip, "fps=10")
-        until(lambda: in_flight(client) == 1)
+        wait_until(lambda: in_flight(client) == 1)
         service.terminate(number)
         service.wait_for_line("draining")
-        until(lambda: client.get("/readyz").status_code == 503)
+        wait_until(lambda: client.get("/readyz").status_code == 503)
         refused = client.post("/segment", content=clip, headers=RAW)
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
         assert running.answer().status_code == 200
@@ -100,7 +93,7 @@ def test_what_outlasts_the_drain_ends_as_draining(clip):
     with ServiceProcess(fake_batch_s=0.5, drain_s=0.5, max_batch=1) as service, service.client() as client:
         whole = Posting(service, clip, "fps=10")
         lines = Posting(service, clip, "fps=10", Accept="application/x-ndjson")
-        until(lambda: in_flight(client) == 2)
+        wait_until(lambda: in_flight(client) == 2)
         time.sleep(1.0)
         service.terminate()
         assert (whole.answer().status_code, whole.answer().json()["code"]) == (503, "draining")
@@ -113,7 +106,7 @@ def test_what_outlasts_the_drain_ends_as_draining(clip):
 def test_a_second_signal_ends_the_drain(clip):
     with ServiceProcess(fake_batch_s=0.5, drain_s=60, max_batch=1) as service, service.client() as client:
         running = Posting(service, clip, "fps=10")
-        until(lambda: in_flight(client) == 1)
+        wait_until(lambda: in_flight(client) == 1)
         service.terminate()
         service.wait_for_line("draining")
         service.terminate()

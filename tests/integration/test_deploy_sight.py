@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,6 +24,7 @@ from support.deploy_files import (
     dashboard_expressions,
 )
 from support.ports import free_port
+from support.waiting import wait_until
 
 from service.telemetry.metrics import STAGES, Metrics
 
@@ -89,7 +89,7 @@ class PrometheusServer:
         command = [str(PROMETHEUS), f"--config.file={self._config}", f"--storage.tsdb.path={self._data}"]
         with subprocess.Popen([*command, f"--web.listen-address={address}", "--log.level=error"]) as process:
             try:
-                self.until(lambda: self._get("/-/ready") is not None)
+                wait_until(lambda: self._get("/-/ready") is not None)
                 yield
             finally:
                 process.kill()
@@ -102,13 +102,6 @@ class PrometheusServer:
         assert found["status"] == "success"
         result: list[dict[str, Any]] = found["data"]["result"]
         return result
-
-    def until(self, is_so: Any) -> None:
-        """Waits for something to become true."""
-        end_s = time.monotonic() + HANG_S
-        while not is_so():
-            assert time.monotonic() < end_s, "Prometheus never got there"
-            time.sleep(0.1)
 
     def _get(self, path: str) -> bytes | None:
         try:
@@ -172,14 +165,14 @@ def count_over_scrapes(scene: tuple[Process, Process, PrometheusServer], *, is_b
         return float(found[0]["value"][1]) if found else 0.0
 
     work(front.metrics, worker.metrics, is_bad=is_bad)
-    prometheus.until(lambda: scrapes() >= 2)
+    wait_until(lambda: scrapes() >= 2)
     before = scrapes()
 
     def has_counted_enough() -> bool:
         work(front.metrics, worker.metrics, is_bad=is_bad)
         return scrapes() >= before + 5
 
-    prometheus.until(has_counted_enough)
+    wait_until(has_counted_enough)
 
 
 def test_alerts_are_raised_by_what_was_scraped(scene: tuple[Process, Process, PrometheusServer]) -> None:
@@ -198,11 +191,11 @@ def test_alerts_stay_quiet_on_good_service(scene: tuple[Process, Process, Promet
 def test_alert_of_a_process_that_is_gone(scene: tuple[Process, Process, PrometheusServer]) -> None:
     _, worker, prometheus = scene
     (rule,) = (rule for rule in alert_rules() if rule["alert"] == DOWN)
-    prometheus.until(lambda: len(prometheus.query("up == 1")) == 2)
+    wait_until(lambda: len(prometheus.query("up == 1")) == 2)
     assert not prometheus.query(rule["expr"])
     worker.server.shutdown()
     worker.server.server_close()
-    prometheus.until(lambda: bool(prometheus.query(rule["expr"])))
+    wait_until(lambda: bool(prometheus.query(rule["expr"])))
     (found,) = prometheus.query(rule["expr"])
     assert found["metric"]["job"] == "avesformer-worker"
 

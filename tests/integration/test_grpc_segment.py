@@ -11,6 +11,7 @@ import pytest_asyncio
 from grpc import aio
 from support.clips import make_clip
 from support.front import RunningFront, beside, running_front
+from support.waiting import until
 
 from service.client.failures import grpc_error
 from service.client.grpc_async import AsyncGrpcClient
@@ -43,9 +44,7 @@ async def front() -> AsyncIterator[RunningFront]:
 
 async def until_admitted(front: RunningFront) -> None:
     """Wait until a request is inside."""
-    async with asyncio.timeout(HANG_S):
-        while not front.front.core.admission.in_flight:
-            await asyncio.sleep(0.01)
+    await until(lambda: front.front.core.admission.in_flight)
 
 
 async def send(channel: aio.Channel, messages: list[pb.SegmentRequest], **call: object) -> aio.StreamStreamCall:
@@ -257,9 +256,7 @@ async def test_running_calls_end_well_in_a_drain_and_new_ones_are_told_to_go_els
         running = asyncio.create_task(client.segment(clip, SegmentOptions(native_fps=True)))
         await until_admitted(front)
         draining = asyncio.create_task(front.front.drain(asyncio.Event()))
-        async with asyncio.timeout(HANG_S):
-            while not front.front.core.admission.is_draining:
-                await asyncio.sleep(0.01)
+        await until(lambda: front.front.core.admission.is_draining)
         with pytest.raises(ServiceError) as refused:
             await client.segment(clip)
         answer = await asyncio.wait_for(running, HANG_S)

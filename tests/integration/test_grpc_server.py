@@ -6,7 +6,7 @@ import hashlib
 import random
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.clips import make_clip
 from support.front import beside, running_front
+from support.waiting import until
 
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient
@@ -228,13 +229,6 @@ class Footprint:
         return f"{len(children)} children, {num_fds} files, {dict(tasks)}" if children or tasks or num_fds else ""
 
 
-async def settled(check: Callable[[], bool]) -> None:
-    """Wait until `check` holds; fails as a hang."""
-    async with asyncio.timeout(HANG_S):
-        while not check():
-            await asyncio.sleep(0.05)
-
-
 async def test_200_cancelled_calls_leave_nothing(clip: bytes) -> None:
     """Cancelled at random moments, eight at a time, uploads and live streams: no slot, file, child or task stays."""
     rng = random.Random(5)
@@ -264,16 +258,16 @@ async def test_200_cancelled_calls_leave_nothing(clip: bytes) -> None:
 
             for first in range(0, 16, 8):  # whatever is made once and kept is there before the count
                 await asyncio.gather(*(one(number) for number in range(first, first + 8)))
-            await settled(lambda: not core.admission.in_flight)
+            await until(lambda: not core.admission.in_flight)
             await client.segment(clip)
-            await settled(lambda: not core.admission.in_flight)
+            await until(lambda: not core.admission.in_flight)
             before = Footprint.now()
             for first in range(0, 200, 8):
                 await asyncio.gather(*(one(number) for number in range(first, first + 8)))
-            await settled(lambda: not core.admission.in_flight)
+            await until(lambda: not core.admission.in_flight)
             gc.collect()
             try:
-                await settled(lambda: not Footprint.now().beyond(before))
+                await until(lambda: not Footprint.now().beyond(before))
             except TimeoutError:
                 pytest.fail(f"left over: {Footprint.now().beyond(before)}")
             assert core.spool.used_bytes == 0

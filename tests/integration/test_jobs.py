@@ -8,8 +8,9 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from support.ports import free_port
 from support.redis_server import RedisServer
 from support.s3_server import s3_bucket
 from support.service_process import ServiceProcess
+from support.waiting import wait_until
 from support.worker_process import WorkerProcess
 
 HANG_S = 60.0
@@ -28,16 +30,6 @@ SOUNDING = frozenset(range(5, 100, 2))
 
 def bright_clip(num_frames: int = 75) -> bytes:
     return make_clip(num_frames=num_frames, flash_frames=SOUNDING & frozenset(range(num_frames)))
-
-
-def wait_for(ask: Callable[[], Any]) -> Any:
-    end_s = time.monotonic() + HANG_S
-    while time.monotonic() < end_s:
-        found = ask()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise TimeoutError("it did not come")
 
 
 def events_of(
@@ -59,16 +51,15 @@ def events_of(
 
 
 def ended(client: httpx.Client, location: str) -> dict[str, Any]:
-    def ask() -> dict[str, Any] | None:
-        try:
-            answer = client.get(location)
-        except httpx.TransportError:
-            return None
-        state: dict[str, Any] = answer.json()
-        return state if state.get("state") in ("done", "failed") else None
+    state: dict[str, Any] = {}
 
-    found: dict[str, Any] = wait_for(ask)
-    return found
+    def has_ended() -> bool:
+        with suppress(httpx.TransportError):
+            state.update(client.get(location).json())
+        return state.get("state") in ("done", "failed")
+
+    wait_until(has_ended, what=f"{location} ends")
+    return state
 
 
 def content(answer: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +229,7 @@ def test_jobs_outlive_a_kill_and_a_restart(tmp_path: Path) -> None:
             client.post("/v1/jobs?fps=native", files={"video": bright_clip(60 + number)}).headers["location"]
             for number in range(4)
         ]
-        wait_for(lambda: client.get(locations[0]).json()["state"] != "queued")
+        wait_until(lambda: client.get(locations[0]).json()["state"] != "queued")
         process.process.send_signal(signal.SIGKILL)
         process.process.wait()
     with ServiceProcess(**settings) as process, httpx.Client(base_url=process.url, timeout=HANG_S) as client:
@@ -279,32 +270,24 @@ def test_jobs_may_keep_their_bytes_in_an_object_store(monkeypatch: pytest.Monkey
 
 @pytest.mark.redis
 def test_two_fronts_and_two_workers_are_one_service(tmp_path: Path, service: httpx.Client) -> None:
-    server = RedisServer(tmp_path / "redis", is_durable=True)
-    server.start()
-    workers = [WorkerProcess(server.url, batch_s=0.02) for _ in range(2)]
-    shared = {"redis_url": server.url, "state_dir": tmp_path / "state", "lease_s": 1.0}
     clip = bright_clip()
-    try:
-        for worker in workers:
-            worker.start()
-        with (
-            ServiceProcess(**shared) as left,
-            ServiceProcess(**shared) as right,
-            httpx.Client(base_url=left.url, timeout=HANG_S) as one,
-            httpx.Client(base_url=right.url, timeout=HANG_S) as two,
-        ):
-            single = service.post("/v1/segment?fps=6", files={"video": clip}).json()
-            for client in (one, two):
-                assert content(client.post("/v1/segment?fps=6", files={"video": clip}).json()) == content(single)
-            assert two.post("/v1/segment?fps=6", files={"video": clip}).json()["cached"]
-            location = one.post("/v1/jobs?fps=5", files={"video": clip}).headers["location"]
-            assert ended(two, location)["state"] == "done"
-            assert len(events_of(two, location)) > 15
-            _kill_a_front_and_redis(server, left, one, two)
-    finally:
-        for worker in workers:
-            worker.stop()
-        server.stop()
+    with (
+        RedisServer(tmp_path / "redis", is_durable=True) as server,
+        WorkerProcess(server.url, batch_s=0.02),
+        WorkerProcess(server.url, batch_s=0.02),
+        ServiceProcess(redis_url=server.url, state_dir=tmp_path / "state", lease_s=1.0) as left,
+        ServiceProcess(redis_url=server.url, state_dir=tmp_path / "state", lease_s=1.0) as right,
+        httpx.Client(base_url=left.url, timeout=HANG_S) as one,
+        httpx.Client(base_url=right.url, timeout=HANG_S) as two,
+    ):
+        single = service.post("/v1/segment?fps=6", files={"video": clip}).json()
+        for client in (one, two):
+            assert content(client.post("/v1/segment?fps=6", files={"video": clip}).json()) == content(single)
+        assert two.post("/v1/segment?fps=6", files={"video": clip}).json()["cached"]
+        location = one.post("/v1/jobs?fps=5", files={"video": clip}).headers["location"]
+        assert ended(two, location)["state"] == "done"
+        assert len(events_of(two, location)) > 15
+        _kill_a_front_and_redis(server, left, one, two)
 
 
 def _kill_a_front_and_redis(server: RedisServer, left: ServiceProcess, one: httpx.Client, two: httpx.Client) -> None:

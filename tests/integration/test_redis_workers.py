@@ -7,7 +7,7 @@ import itertools
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from support.chunks import make_chunk
 from support.poison import POISON_COLOUR, is_poisonous
 from support.queue_parts import front, local_parts
 from support.redis_server import RedisServer
+from support.waiting import until
 from support.worker_process import WorkerProcess
 
 from service.domain.chunk import Chunk
@@ -36,25 +37,14 @@ StartWorker = Callable[..., WorkerProcess]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path / "redis", is_durable=True)
-    made.start()
-    yield made
-    made.stop()
+    with RedisServer(tmp_path / "redis", is_durable=True) as made:
+        yield made
 
 
 @pytest.fixture
 def start_worker(server: RedisServer) -> Iterator[StartWorker]:
-    started: list[WorkerProcess] = []
-
-    def start(**options: float) -> WorkerProcess:
-        made = WorkerProcess(server.url, lease_s=LEASE_S, **options)
-        made.start()
-        started.append(made)
-        return made
-
-    yield start
-    for made in started:
-        made.stop()
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(WorkerProcess(server.url, lease_s=LEASE_S, **options))
 
 
 @pytest.fixture
@@ -92,7 +82,9 @@ class Load:
     async def _ask(self) -> None:
         while not self._stopping:
             seed = next(self._numbers)
-            chunk = make_chunk(seed % 50, num_samples=1 + seed % 4, request_id=f"r{seed}", is_interactive=seed % 3 > 0)
+            chunk = make_chunk(
+                seed=seed % 50, num_samples=1 + seed % 4, request_id=f"r{seed}", is_interactive=seed % 3 > 0
+            )
             try:
                 answer = await self._segmenter.segment(chunk)
             except ServiceError as error:
@@ -153,7 +145,7 @@ async def test_the_only_worker_may_be_restarted(
     server: RedisServer, start_worker: StartWorker, expected: Callable[[Chunk], object]
 ) -> None:
     worker = start_worker(batch_s=0.3)
-    chunk = make_chunk(7)
+    chunk = make_chunk(seed=7)
     async with front(server.url) as segmenter, asyncio.timeout(HANG_S):
         asking = asyncio.create_task(segmenter.segment(chunk))
         await wait_for_pending(server, segmenter, 1)
@@ -168,7 +160,7 @@ async def test_a_wedged_worker_is_replaced_and_its_late_answer_dropped(
 ) -> None:
     wedged = start_worker(batch_s=0.5)
     async with front(server.url) as segmenter, asyncio.timeout(HANG_S):
-        chunk = make_chunk(3)
+        chunk = make_chunk(seed=3)
         asking = asyncio.create_task(segmenter.segment(chunk))
         await wait_for_pending(server, segmenter, 1)
         wedged.signal(signal.SIGSTOP)
@@ -178,7 +170,7 @@ async def test_a_wedged_worker_is_replaced_and_its_late_answer_dropped(
         assert await other.metric("redeliveries_total") == 1
         wedged.signal(signal.SIGCONT)
         await wedged.wait_ready()
-        later = make_chunk(4)
+        later = make_chunk(seed=4)
         assert (await segmenter.segment(later)).frames == await expected(later)  # type: ignore[misc]
         await asyncio.sleep(1.0)  # the wedged batch ends and finds its lease gone
         assert segmenter.num_dropped_replies == 0
@@ -194,8 +186,7 @@ async def test_redis_may_be_killed_and_restarted(
         async with Load(segmenter, expected) as load:
             await load.more(20)
             server.kill()
-            while not load.failures:
-                await asyncio.sleep(0.05)
+            await until(lambda: load.failures)
             with pytest.raises(ServiceError) as caught:
                 await segmenter.segment(make_chunk())
             assert caught.value.code == "backend_down"
@@ -225,9 +216,9 @@ async def test_a_poisoned_clip_is_given_up_and_its_neighbours_are_answered(
     server: RedisServer, start_worker: StartWorker, expected: Callable[[Chunk], object]
 ) -> None:
     workers = [start_worker(), start_worker()]
-    poison = make_chunk(1, request_id="poisoned")
+    poison = make_chunk(seed=1, request_id="poisoned")
     poison.samples.frames[1, 0, 0] = POISON_COLOUR
-    healthy = [make_chunk(seed, request_id=f"healthy{seed}") for seed in range(8)]
+    healthy = [make_chunk(seed=seed, request_id=f"healthy{seed}") for seed in range(8)]
     async with front(server.url) as segmenter, asyncio.timeout(HANG_S):
         for worker in workers:
             await worker.wait_ready()
@@ -251,7 +242,7 @@ async def test_a_cancelled_chunk_leaves_nothing_behind(server: RedisServer, star
     worker = start_worker(batch_s=0.5)
     async with front(server.url) as segmenter, asyncio.timeout(HANG_S), Redis.from_url(server.url) as client:
         await worker.wait_ready()
-        asking = [asyncio.create_task(segmenter.segment(make_chunk(seed, num_samples=32))) for seed in range(6)]
+        asking = [asyncio.create_task(segmenter.segment(make_chunk(seed=seed, num_samples=32))) for seed in range(6)]
         await wait_for_pending(server, segmenter, 1)
         for task in asking:
             task.cancel()
@@ -287,8 +278,7 @@ async def test_without_workers_a_front_says_so(server: RedisServer, start_worker
         assert caught.value.code == "warming_up"
         assert not segmenter.is_ready()
         worker = start_worker()
-        while not segmenter.is_ready():
-            await asyncio.sleep(0.05)
+        await until(segmenter.is_ready)
         await segmenter.segment(make_chunk())
         worker.kill()
         with pytest.raises(ServiceError) as caught:
@@ -313,7 +303,7 @@ async def test_a_full_redis_is_an_overload(server: RedisServer, start_worker: St
 
 async def test_outstanding_bytes_are_bounded(server: RedisServer, start_worker: StartWorker) -> None:
     start_worker(batch_s=0.05)
-    chunks = [make_chunk(seed, num_samples=4) for seed in range(12)]
+    chunks = [make_chunk(seed=seed, num_samples=4) for seed in range(12)]
     bound = 3 * (chunks[0].samples.num_bytes + 4096)
     async with front(server.url, max_outstanding_bytes=bound) as segmenter, Redis.from_url(server.url) as client:
         async with asyncio.timeout(HANG_S):
@@ -333,7 +323,7 @@ async def test_interactive_chunks_go_first(server: RedisServer, start_worker: St
         await worker.wait_ready()
 
         async def ask(name: str, *, is_interactive: bool) -> None:
-            await segmenter.segment(make_chunk(1, num_samples=8, is_interactive=is_interactive))
+            await segmenter.segment(make_chunk(seed=1, num_samples=8, is_interactive=is_interactive))
             finished.append(name)
 
         jobs = [asyncio.create_task(ask("job", is_interactive=False)) for _ in range(10)]
@@ -374,7 +364,7 @@ async def wait_for_pending(server: RedisServer, segmenter: RedisSegmenter, numbe
 
 def test_poison_is_not_made_by_chance() -> None:
     for seed in range(50):
-        frames = make_chunk(seed).samples.frames
+        frames = make_chunk(seed=seed).samples.frames
         assert not is_poisonous(frames)
     frames[1, 0, 0] = POISON_COLOUR
     assert is_poisonous(frames)

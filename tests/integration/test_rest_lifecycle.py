@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from support.rest_front import HANG_GUARD_S, FrontSpec, RestFront, rest_front
 from support.scripted_decoders import Script
+from support.waiting import until
 
 from service.core import upload_rate
 from service.predictors.fake import FakeTiming
@@ -18,13 +19,6 @@ from service.rest.protocol import ConnectionPolicy
 
 RAW = {"Content-Type": "video/mp4"}
 NDJSON = {**RAW, "Accept": "application/x-ndjson"}
-
-
-async def until(is_so, *, what: str) -> None:
-    async with asyncio.timeout(HANG_GUARD_S):
-        while not is_so():
-            await asyncio.sleep(0.01)
-    assert is_so(), what
 
 
 async def exchange(port: int, data: bytes, *, eof: bool = False) -> bytes:

@@ -157,19 +157,12 @@ async def test_a_workers_spans_join_the_trace_across_redis(
     collector: Collector, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AVES_OTLP_ENDPOINT", collector.url)
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    worker = WorkerProcess(server.url)
-    try:
-        worker.start()
+    with RedisServer(tmp_path / "redis") as server, WorkerProcess(server.url) as worker:
         await worker.wait_ready()
         async with running_front(redis_url=server.url, state_dir=tmp_path) as front:
             answers = await asyncio.gather(*(post(front, clip, traceparent=CALLER) for _ in range(2)))
         worker.signal(15)
         assert worker.wait() == 0  # what it had recorded is sent before it ends
-    finally:
-        worker.stop()
-        server.stop()
     assert [answer.status_code for answer in answers] == [200, 200]
     requests, chunks = collector.named("POST /segment"), collector.named("chunk")
     assert {chunk.parent_id for chunk in chunks} == {request.span_id for request in requests}

@@ -38,10 +38,8 @@ class WatchingFront:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path / "redis")
-    made.start()
-    yield made
-    made.stop()
+    with RedisServer(tmp_path / "redis") as made:
+        yield made
 
 
 @asynccontextmanager
@@ -63,11 +61,9 @@ async def watch_until(fronts: list[WatchingFront], is_so: Callable[[], bool]) ->
 
 
 async def test_a_killed_process_that_is_back_counts_once(server: RedisServer) -> None:
-    process = WorkerProcess(server.url, lease_s=LEASE_S)
-    try:
-        async with link_to(server) as link:
-            fronts = [WatchingFront(link), WatchingFront(link)]
-            process.start()
+    async with link_to(server) as link:
+        fronts = [WatchingFront(link), WatchingFront(link)]
+        with WorkerProcess(server.url, lease_s=LEASE_S) as process:
             await process.wait_ready()
             for num_restarts in (1, 2):
                 process.kill()
@@ -78,8 +74,6 @@ async def test_a_killed_process_that_is_back_counts_once(server: RedisServer) ->
             process.wait()
             await asyncio.gather(*(front.directory.live_models() for front in fronts))
             assert sum(front.num_restarts for front in fronts) == 2
-    finally:
-        process.stop()
 
 
 async def test_a_clean_stop_is_no_restart(server: RedisServer) -> None:

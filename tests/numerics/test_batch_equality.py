@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from pycocotools import mask as coco
-from support.samples import make_chunk
+from support.chunks import make_chunk
 from support.untrained import save_untrained
 
 from service.batching.policy import BatchPolicy

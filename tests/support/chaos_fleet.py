@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from redis import Redis
 from support.clips import make_clip
 from support.redis_server import RedisServer
 from support.service_process import ServiceProcess
+from support.waiting import until
 from support.worker_process import WorkerProcess
 
 from service.redis.link import GROUP, PREFIX, fields_of
@@ -29,7 +30,6 @@ NUM_CLIENTS = 6
 GUARD_S = 300.0
 """When something hangs."""
 SOUNDING = frozenset(range(2, 60, 2))
-_PAUSE_S = 0.02
 _HEADERS = {"Content-Type": "video/mp4", "Cache-Control": "no-cache"}
 
 
@@ -90,12 +90,8 @@ def chaos_fleet(folder: Path) -> Iterator[ChaosFleet]:
     with ExitStack() as stack:
         jobs, data = RedisServer(folder / "jobs", is_durable=True), RedisServer(folder / "data")
         workers = [WorkerProcess(jobs.url, data_url=data.url, lease_s=LEASE_S, batch_s=0.05) for _ in range(2)]
-        for server in (jobs, data):
-            server.start()
-            stack.callback(server.stop)
-        for worker in workers:
-            worker.start()
-            stack.callback(worker.stop)
+        for process in (jobs, data, *workers):
+            stack.enter_context(process)
         fleet = ChaosFleet(folder, stack, jobs, data, workers, clips, expected)
         for _ in range(2):
             fleet.start_front()
@@ -146,11 +142,11 @@ class ChaosLoad:
     async def more(self, number: int) -> None:
         """Wait for so many further right answers."""
         goal = len(self.answered_at_s) + number
-        await until(lambda: len(self.answered_at_s) >= goal)
+        await until(lambda: len(self.answered_at_s) >= goal, hang_s=GUARD_S)
 
     async def settled(self, numbers: set[int]) -> None:
         """Wait until none of these requests is under way."""
-        await until(lambda: not (numbers & self.under_way))
+        await until(lambda: not (numbers & self.under_way), hang_s=GUARD_S)
 
 
 async def ask(client: httpx.AsyncClient, front: ServiceProcess, fleet: ChaosFleet, clip_no: int) -> str:
@@ -181,10 +177,3 @@ async def job_frames(client: httpx.AsyncClient, front: ServiceProcess, location:
             await asyncio.sleep(0.1)
     answer = (await client.get(f"{front.url}{location}/result")).json()
     return answer.get("frames", answer)
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    """Wait, but not for ever."""
-    async with asyncio.timeout(GUARD_S):
-        while not is_so():
-            await asyncio.sleep(_PAUSE_S)

@@ -20,10 +20,10 @@ from support.chaos_fleet import (
     ask,
     job_frames,
     submit,
-    until,
 )
 from support.clips import make_clip
 from support.redis_server import RedisServer
+from support.waiting import until
 from support.worker_process import WorkerProcess
 
 from service.wiring.worker import worker_name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from support.deploy_files import DEPLOY, compose, filled
 from support.ports import free_port
 from support.redis_server import BINARY
+from support.waiting import wait_until
 
 _GUARD_S = 400.0
 _NO_TORCH = """\
@@ -47,12 +47,13 @@ class Member:
 
     def wait_until_healthy(self) -> None:
         """Runs the image's health check until it passes."""
-        end_s = time.monotonic() + _GUARD_S
         command = [sys.executable, str(DEPLOY / "healthcheck.py")]
-        while subprocess.run(command, env=self.environment, check=False).returncode != 0:
+
+        def is_healthy() -> bool:
             assert self.process.poll() is None, f"{self.command} ended with {self.process.returncode}"
-            assert time.monotonic() < end_s, f"{self.command} never became healthy"
-            time.sleep(0.5)
+            return subprocess.run(command, env=self.environment, check=False).returncode == 0
+
+        wait_until(is_healthy, what=f"{self.command} is healthy", hang_s=_GUARD_S, pause_s=0.5)
 
     def wait(self) -> int:
         """Its exit code after SIGTERM, within the file's stop_grace_period."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from support.answer_stage import Shelf
 from support.leased_jobs import FrontView, LeasedJobs
 from support.virtual_time import run_virtual, virtual_clock
+from support.waiting import until
 
 from service.core.request_log import Journal
 from service.domain.clip import ClipInfo
@@ -124,9 +125,7 @@ class Site:
             upload.close()
 
     async def until_settled(self, job: Job) -> Job:
-        async with asyncio.timeout(10_000):
-            while job.job_id not in self.shared.settled_at_s:
-                await asyncio.sleep(0.1)
+        await until(lambda: job.job_id in self.shared.settled_at_s, hang_s=10_000, pause_s=0.1)
         return self.shared.jobs[job.job_id]
 
     async def frames(self, job: Job) -> list[int]:

@@ -17,6 +17,7 @@ from support.clips import make_clip
 from support.fault_proxy import FaultProxy
 from support.redis_server import RedisServer
 from support.service_process import ServiceProcess
+from support.waiting import wait_until
 from support.worker_process import WorkerProcess
 
 from service.client.grpc_client import GrpcClient
@@ -32,7 +33,6 @@ LOST = "lost"
 """The connection broke before an answer or an error came: only on the link that is at fault."""
 NUM_CLIPS = 4
 _GUARD_S = 60.0
-_PAUSE_S = 0.1
 _CLIENT_GRACE_S = 6.0
 """What a client allows its deadline for the way there and back; then it goes. Front and Redis get no such end."""
 
@@ -113,16 +113,16 @@ class LinkedFleet:
         def state() -> str:
             return str(httpx.get(self.front.url + location, timeout=_GUARD_S).json().get("state", ""))
 
-        wait_for(lambda: state() in ("done", "failed"))
+        wait_until(lambda: state() in ("done", "failed"))
         answer = httpx.get(f"{self.front.url}{location}/result", timeout=_GUARD_S)
         assert answer.status_code == 200, answer.text
         assert answer.json()["frames"] == self.expected[number]
 
     def wait_until_well(self) -> None:
         """Until both transports answer rightly again, and nothing is left of what went before."""
-        wait_for(lambda: self.ask_rest(0, timeout_s=10.0) == RIGHT)
-        wait_for(lambda: self.ask_grpc(0, timeout_s=10.0) == RIGHT)
-        wait_for(lambda: self.num_left() == 0)
+        wait_until(lambda: self.ask_rest(0, timeout_s=10.0) == RIGHT)
+        wait_until(lambda: self.ask_grpc(0, timeout_s=10.0) == RIGHT)
+        wait_until(lambda: self.num_left() == 0)
 
     def num_left(self) -> int:
         """Requests in flight, and entries that wait in the queue."""
@@ -141,16 +141,13 @@ def linked_fleet(folder: Path) -> Iterator[LinkedFleet]:
     with ExitStack() as stack:
         servers = RedisServer(folder / "jobs"), RedisServer(folder / "data")
         for server in servers:
-            server.start()
-            stack.callback(server.stop)
+            stack.enter_context(server)
         proxies: dict[str, FaultProxy] = {}
         for who in ("front", "worker"):
             for role, server in zip(("jobs", "data"), servers, strict=True):
                 proxies[f"{who}-{role}"] = stack.enter_context(FaultProxy(server.port))
         url = {name: f"redis://127.0.0.1:{proxy.port}/0" for name, proxy in proxies.items()}
-        worker = WorkerProcess(url["worker-jobs"], data_url=url["worker-data"], lease_s=1.0, batch_s=0.01)
-        worker.start()
-        stack.callback(worker.stop)
+        stack.enter_context(WorkerProcess(url["worker-jobs"], data_url=url["worker-data"], lease_s=1.0, batch_s=0.01))
         redis = {"redis_url": url["front-jobs"], "redis_data_url": url["front-data"], "lease_s": 1.0}
         front = stack.enter_context(ServiceProcess(state_dir=folder / "state", **redis))
         targets = {"client-http": front.url, "client-grpc": front.grpc_target}
@@ -181,11 +178,3 @@ def documented(code: str) -> str:
     assert code in CODES, code
     assert code not in ("internal", "poison_clip", "broken", "truncated"), code
     return code
-
-
-def wait_for(ask: Any) -> None:
-    """Until it is so."""
-    end_s = time.monotonic() + _GUARD_S
-    while not ask():
-        assert time.monotonic() < end_s, "it did not come"
-        time.sleep(_PAUSE_S)

@@ -51,13 +51,9 @@ async def local_parts(directory: Path, timing: FakeTiming) -> AsyncIterator[Part
 @asynccontextmanager
 async def redis_parts(directory: Path, timing: FakeTiming) -> AsyncIterator[Parts]:
     """A front and one worker in this process, a real server between them."""
-    server = RedisServer(directory / "redis")
-    server.start()
-    try:
+    with RedisServer(directory / "redis") as server:
         async with worker(server.url, timing=timing), front(server.url) as segmenter:
             yield Parts(segmenter)
-    finally:
-        server.stop()
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 
-from support.samples import make_block
+from support.chunks import make_block
 
 from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo

@@ -46,6 +46,13 @@ class WorkerProcess:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> WorkerProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         self.process = subprocess.Popen([sys.executable, "-m", "support.fake_worker"], env=self._environment, cwd=TESTS)
 

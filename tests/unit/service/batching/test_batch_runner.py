@@ -7,7 +7,7 @@ import logging
 
 import numpy as np
 import pytest
-from support.samples import FakeClock, make_chunk
+from support.chunks import FakeClock, make_chunk
 
 from service.batching.batch_runner import BatchRunner, assemble
 from service.batching.sample_queue import PendingChunk, SampleSlice

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from support.samples import FakeClock
+from support.chunks import FakeClock
 
 from service.batching.device_thread import HANDOFF_SIZE, DeviceThread
 from service.domain.errors import ServiceError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.samples import FakeClock
+from support.chunks import FakeClock
 
 from service.core.admission import Admission, AdmissionPolicy
 from service.domain.deadline import Deadline

@@ -68,9 +68,9 @@ def assert_same(given_chunk: Chunk, read: Chunk) -> None:
 @settings(max_examples=40)
 def test_chunks_come_back(seed: int, num: int, request_id: str, is_interactive: bool, checkpoint: str) -> None:
     chunk = make_chunk(
-        seed,
+        seed=seed,
         num_samples=num,
-        size=(8, 12),
+        size_px=(8, 12),
         request_id=request_id,
         is_interactive=is_interactive,
         checkpoint=checkpoint,
@@ -155,7 +155,7 @@ def test_noise_is_refused(data: bytes) -> None:
 @given(st.data())
 @settings(max_examples=150)
 def test_damaged_chunks_are_refused_or_still_chunks(data: st.DataObject) -> None:
-    whole = bytearray(encode_chunk(make_chunk(num_samples=2, size=(4, 4)), clock=clock))
+    whole = bytearray(encode_chunk(make_chunk(num_samples=2, size_px=(4, 4)), clock=clock))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, min(600, len(whole) - 1)))] = data.draw(st.integers(0, 255))
     try:
@@ -167,7 +167,7 @@ def test_damaged_chunks_are_refused_or_still_chunks(data: st.DataObject) -> None
 
 @given(st.integers(0, 5000))
 def test_cut_chunks_are_refused(at: int) -> None:
-    whole = encode_chunk(make_chunk(num_samples=1, size=(4, 4)), clock=clock)
+    whole = encode_chunk(make_chunk(num_samples=1, size_px=(4, 4)), clock=clock)
     with pytest.raises(WireError):
         decode_chunk(whole[:at], clock=clock)
     with pytest.raises(WireError):

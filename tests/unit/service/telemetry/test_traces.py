@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from support.samples import FakeClock, make_chunk
+from support.chunks import FakeClock, make_chunk
 
 from service.batching.batch_runner import BatchOutcome
 from service.batching.batch_traces import BatchTraces

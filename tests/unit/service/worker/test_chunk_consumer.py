@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from support.chunks import make_chunk
+from support.waiting import until
 
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.errors import ServiceError
@@ -127,11 +128,6 @@ async def running(
 
 def delivery(name: str, *, num_samples: int = 4, is_suspect: bool = False) -> Delivery:
     return Delivery(token=name, chunk=make_chunk(num_samples=num_samples, request_id=name), is_suspect=is_suspect)
-
-
-async def until(is_so: object) -> None:
-    while not is_so():  # type: ignore[operator]
-        await asyncio.sleep(0.005)
 
 
 async def test_takes_no_more_than_it_has_room_for() -> None:

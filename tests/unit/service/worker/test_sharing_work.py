@@ -136,7 +136,7 @@ async def samples_per_s(num_workers: int, *, num_clients: int, sizes: Sequence[i
     """Of clients that send their next chunk when the last one is answered."""
     queue, num_done, front = SharedQueue(), 0, asyncio.Lock()
     numbers = itertools.count()
-    chunks = [make_chunk(num_samples=size, size=(8, 8), output_size=(8, 8)) for size in sizes]
+    chunks = [make_chunk(num_samples=size, size_px=(8, 8), output_size=(8, 8)) for size in sizes]
 
     async def ask() -> None:
         nonlocal num_done
