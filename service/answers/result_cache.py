@@ -1,7 +1,7 @@
 """Answers that were given before, and equal requests in flight computed once.
 
 The key is the upload's hash, the options as applied, the checkpoint, the compute type and the version of the data path,
-so that a hit equals what would be computed.
+so that a hit equals what would be computed, and the caller's API key, unless callers share answers.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class CachePolicy:
 
     Attributes:
         dtype: compute type, part of the key.
+        is_shared: whether callers with different API keys share answers. `cached`, timing and the sharing of a request
+            in flight would otherwise tell one caller what another one has uploaded.
         max_entry_bytes: larger answers are not kept.
         max_shared_bytes: of an answer that several readers share.
         directory: for answers in flight; None takes the system's.
@@ -46,6 +48,7 @@ class CachePolicy:
     """
 
     dtype: str
+    is_shared: bool
     max_entry_bytes: int
     max_shared_bytes: int
     directory: Path | None = None
@@ -97,7 +100,7 @@ class CachedAnswers:
             return
         started_s = self._clock()
         async with within(context.deadline, clock=self._clock, stage="a look into the cache"):
-            key = self._key(upload, options, await self._segmenter.describe())
+            key = self._key(upload, options, await self._segmenter.describe(), context.owner)
             kept = None if key in self._shared else await self._cache.get(key)
         if kept is not None:
             self._metrics.cache_lookups_total.labels("hit").inc()
@@ -144,9 +147,10 @@ class CachedAnswers:
         )
         return self._shared[key]
 
-    def _key(self, upload: Upload, options: SegmentOptions, model: ModelInfo) -> str:
+    def _key(self, upload: Upload, options: SegmentOptions, model: ModelInfo, owner: str) -> str:
         applied = asdict(options.resolve(model))
-        parts = [upload.sha256, applied, model.checkpoint, self._policy.dtype, PIPELINE_VERSION]
+        scope = "" if self._policy.is_shared else owner
+        parts = [upload.sha256, applied, model.checkpoint, self._policy.dtype, PIPELINE_VERSION, scope]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _as_hit(self, event: AnswerEvent, context: RequestContext, started_s: float) -> AnswerEvent:

@@ -248,6 +248,7 @@ class JobRunner:
                 deadline=Deadline(),
                 may_use_cache=job.may_use_cache,
                 started_at_s=self._clock(),
+                owner=job.owner,
                 traceparent=record.span.traceparent,
             )
             record.span.set(job_id=job.job_id, attempt=job.attempt)

@@ -18,8 +18,9 @@ from service.domain.errors import ServiceError
 from service.domain.request import RequestContext, Transport, accept_request_id, accept_traceparent
 from service.rpc.errors import status_code, trailers
 
-Authenticate = Callable[[str | None], object]
-"""Takes the value of `authorization`; raises ServiceError `unauthenticated` or `forbidden`."""
+# Takes the value of `authorization` and returns the id of the caller's key (empty where no keys are set). Raises
+# ServiceError `unauthenticated` or `forbidden`.
+Authenticate = Callable[[str | None], str]
 
 Rpc: TypeAlias = "ServicerContext[Any, Any]"  # generic for the type checker only, hence the quotes
 _M = TypeVar("_M")
@@ -64,13 +65,14 @@ class Calls:
             with self._journal.record(
                 request_id=request_id, transport=transport, traceparent=trace, operation=f"Segmentation/{method}"
             ) as record:
-                self._authenticate(_text(metadata.get("authorization")))
+                owner = self._authenticate(_text(metadata.get("authorization")))
                 context = RequestContext(
                     request_id=request_id,
                     transport=transport,
                     deadline=self._deadline(rpc),
                     may_use_cache=_text(metadata.get("cache-control")) != "no-cache",
                     started_at_s=self._clock(),
+                    owner=owner,
                     traceparent=record.span.traceparent,
                 )
                 return await work(Call(context, record, rpc))

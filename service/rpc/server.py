@@ -10,7 +10,6 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
 
 from service.core.admission import Admission
 from service.core.live import LiveStreams
@@ -20,8 +19,10 @@ from service.domain.deadline import Clock
 from service.media.upload import Spool
 from service.ports import Segmenter
 from service.rpc.calls import MAX_MESSAGE_BYTES, Authenticate, Calls
+from service.rpc.malformed import MalformedMessages
 from service.rpc.pb.avesformer.v1 import segmentation_pb2
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
+from service.rpc.reflection import enable_reflection
 from service.rpc.servicer import Servicer, ServicerParts, ServicerPolicy
 
 SERVICE_NAME = segmentation_pb2.DESCRIPTOR.services_by_name["Segmentation"].full_name
@@ -41,12 +42,18 @@ class TlsPair:
 
 @dataclass(frozen=True, slots=True)
 class GrpcPolicy:
-    """Where to listen and what one connection may do; port 0 takes any free one."""
+    """Where to listen, how many connections there may be and what one may do; port 0 takes any free one.
+
+    A connection beyond `max_connections` is closed at once; one that does not finish its handshake, after
+    `handshake_timeout_s`.
+    """
 
     host: str
     port: int
     servicer: ServicerPolicy
     tls: TlsPair | None = None
+    max_connections: int = 1024
+    handshake_timeout_s: float = 10.0
     max_streams_per_connection: int = 100
     max_metadata_bytes: int = 16 * 1024
     keepalive_s: float = 60.0
@@ -60,6 +67,8 @@ class GrpcPolicy:
         return [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            ("grpc.server_handshake_timeout_ms", int(self.handshake_timeout_s * 1000)),
             ("grpc.max_concurrent_streams", self.max_streams_per_connection),
             ("grpc.max_metadata_size", self.max_metadata_bytes),
             ("grpc.keepalive_time_ms", int(self.keepalive_s * 1000)),
@@ -105,11 +114,10 @@ class GrpcServer:
 
     async def start(self) -> int:
         """Listen; returns the port. Raises OSError where the address cannot be bound or the TLS files do not fit."""
-        server = aio.server(options=self._policy.channel_options())
+        server = aio.server(interceptors=[MalformedMessages()], options=self._policy.channel_options())
         add_SegmentationServicer_to_server(self._servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        enable_reflection((SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
         await self._tell_health(self._is_ready())
         port = self._bind(server)
         await server.start()

@@ -123,6 +123,7 @@ def _cached(settings: Settings, base: Base, cache: ResultCache) -> Answering:
         return base.pipeline
     policy = CachePolicy(
         dtype=settings.dtype,
+        is_shared=settings.cache_shared,
         max_entry_bytes=settings.cache_bytes // _MAX_ENTRY_SHARE,
         max_shared_bytes=settings.spool_bytes,
         directory=settings.spool_dir,

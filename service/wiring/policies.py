@@ -19,9 +19,6 @@ from service.rpc.server import GrpcPolicy, TlsPair
 from service.rpc.servicer import ServicerPolicy
 from service.settings import Settings
 
-_CONNECTIONS_PER_REQUEST = 8
-"""Idle keep-alive connections beside each admitted request."""
-_MIN_CONNECTIONS = 512
 _MAX_ENCODERS = 4
 """Masks of a sample take about a tenth of its prediction; more threads only compete with the decoders."""
 MakePredictor = Callable[[], Predictor]
@@ -78,13 +75,12 @@ def pipeline_policy(settings: Settings) -> PipelinePolicy:
 
 def server_policy(settings: Settings) -> ServerPolicy:
     """Where HTTP listens."""
-    max_connections = max(_MIN_CONNECTIONS, _CONNECTIONS_PER_REQUEST * settings.max_concurrent_requests)
     return ServerPolicy(
         host=settings.host,
         port=settings.port,
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
-        connections=ConnectionPolicy(max_connections=max_connections),
+        connections=ConnectionPolicy(max_connections=settings.max_connections),
     )
 
 
@@ -96,7 +92,13 @@ def grpc_policy(settings: Settings) -> GrpcPolicy:
     servicer = ServicerPolicy(
         max_upload_bytes=settings.max_upload_bytes, upload_min_bytes_per_s=settings.upload_min_bytes_per_s
     )
-    return GrpcPolicy(host=settings.host, port=settings.grpc_port, servicer=servicer, tls=tls)
+    return GrpcPolicy(
+        host=settings.host,
+        port=settings.grpc_port,
+        servicer=servicer,
+        tls=tls,
+        max_connections=settings.max_connections,
+    )
 
 
 def rest_policy(settings: Settings) -> RestPolicy:

@@ -87,11 +87,13 @@ class Stage:
         self.model = Model()
         self.script = Script(self.model)
         self.spool = Spool(directory, max_bytes=2**20)
-        self.policy = CachePolicy("float32", max_entry_bytes=10_000, max_shared_bytes=10_000)
+        self.policy = CachePolicy("float32", is_shared=False, max_entry_bytes=10_000, max_shared_bytes=10_000)
         self.store = MemoryCache(max_bytes=100_000, ttl_s=60, clock=time.monotonic)
-        self.cached = CachedAnswers(
-            self.script, self.model, self.store, self.policy, metrics=self.metrics, clock=time.monotonic
-        )
+        self.cached = self.cache_of(self.policy)
+
+    def cache_of(self, policy: CachePolicy) -> CachedAnswers:
+        """A cache over the same store, with another policy."""
+        return CachedAnswers(self.script, self.model, self.store, policy, metrics=self.metrics, clock=time.monotonic)
 
     async def upload(self, content: bytes = b"clip", *, is_complete: bool = True) -> Upload:
         made = await self.spool.open_upload(max_bytes=1000)

@@ -54,6 +54,34 @@ async def test_what_changes_the_answer_changes_the_key(stage: Stage) -> None:
     assert stage.script.num_started == 4
 
 
+async def test_callers_share_nothing_unless_they_are_meant_to(stage: Stage) -> None:
+    stage.script.gate.set()
+    first = await stage.ask("one", owner="alice")
+    for owner, num_started in (("bob", 2), ("alice", 2), ("", 3)):
+        answer = await stage.ask("again", owner=owner)
+        assert stage.script.num_started == num_started
+        assert answer[1:4] == first[1:4]
+
+
+async def test_equal_requests_of_two_callers_at_once_are_computed_twice(stage: Stage) -> None:
+    owners = ("alice", "bob", "alice")
+    asking = [asyncio.create_task(stage.ask("one", owner=owner)) for owner in owners]
+    await asyncio.sleep(0.05)
+    stage.script.gate.set()
+    await asyncio.gather(*asking)
+    assert stage.script.num_started == 2
+    assert stage.lookups() == {"miss": 2.0, "joined": 1.0}
+
+
+async def test_shared_answers_are_told_to_every_caller(stage: Stage) -> None:
+    stage.script.gate.set()
+    stage.cached = stage.cache_of(replace(stage.policy, is_shared=True))
+    for owner in ("alice", "bob", ""):
+        await stage.ask("one", owner=owner)
+    assert stage.script.num_started == 1
+    assert stage.lookups() == {"miss": 1.0, "hit": 2.0}
+
+
 async def test_no_cache_and_growing_uploads_pass_by(stage: Stage) -> None:
     stage.script.gate.set()
     await stage.ask("one")
