@@ -10,6 +10,7 @@ import sys
 from service.cli.garbage import freeze_started_objects, pause_collection
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
+from service.wiring.descriptors import ensure_descriptors
 from service.wiring.front import Front, ListenError, build_front
 from service.wiring.policies import MakePredictor
 
@@ -25,6 +26,7 @@ def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None
     """Serve until SIGTERM or SIGINT; returns the exit code (0 after a drain, 1 if it could not start or go on)."""
     configure_logging(settings.log_level)
     pause_collection()
+    ensure_descriptors(settings)
     try:
         return asyncio.run(_serve(settings, make_predictor))
     except (StartError, ListenError) as error:

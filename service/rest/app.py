@@ -22,10 +22,13 @@ from service.rest.openapi import describe_api, segment_responses, upload_paramet
 from service.rest.ops import build_ops_router
 from service.rest.parts import Probes, RestParts
 from service.rest.segment import SegmentAnswer
+from service.rest.sender import connection_of
 
 _logger = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"
 _STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+# Names are looked up here and never become paths.
+_STATIC_FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in _STATIC_TYPES}
 _CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self'; script-src 'self'; "
     "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -112,8 +115,8 @@ def _page_router(app: FastAPI, *, version: str) -> APIRouter:
 
 
 def _static(name: str) -> Response:
-    path = _STATIC / name
-    if path.parent != _STATIC or path.suffix not in _STATIC_TYPES or not path.is_file():
+    path = _STATIC_FILES.get(name)
+    if path is None:
         raise HTTPException(404)
     headers = {
         "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
@@ -139,12 +142,15 @@ class RequestEnvelope:
         request_id = accept_request_id(headers.get("x-request-id"))
         traceparent = accept_traceparent(headers.get("traceparent"))
         scope.setdefault("state", {}).update(request_id=request_id, traceparent=traceparent)
+        connection = connection_of(scope)
         has_started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
+                if connection is not None:
+                    connection.close_after_answer_if_body_is_open()
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 

@@ -29,6 +29,16 @@ class Connection(Protocol):
         """Drop the connection at once."""
         ...
 
+    def close_after_answer_if_body_is_open(self) -> None:
+        """Announce and do `Connection: close` where the answer starts before the request's end."""
+        ...
+
+
+def connection_of(scope: Scope) -> Connection | None:
+    """The connection of a request; None under another server than ours."""
+    connection: Connection | None = scope.get("extensions", {}).get(CONNECTION_KEY)
+    return connection
+
 
 class Sender:
     """The one writer of a response. A reader without progress for `stall_s` is cut and counts as gone."""
@@ -36,7 +46,7 @@ class Sender:
     def __init__(self, scope: Scope, send: Send, *, stall_s: float) -> None:
         self._send = send
         self._stall_s = stall_s
-        self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION_KEY)
+        self._connection = connection_of(scope)
         self.media_type = ""
         self.has_started = False
         self.has_ended = False

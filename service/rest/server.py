@@ -1,28 +1,39 @@
-"""The HTTP server: uvicorn without its signal handlers; the command line owns signals, this file the socket."""
+"""The HTTP server: uvicorn's protocol on our own listener. The command line owns signals, this file the socket."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import socket
+import time
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
-from service.rest.protocol import BoundedProtocol, ConnectionPolicy
+from service.aio.tasks import end_tasks
+from service.domain.errors import ServiceError
+from service.rest.acceptor import Acceptor
+from service.rest.protocol import BoundedProtocol, ConnectionPolicy, encoded_refusal
+
+logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+# Longer than the 60 s for which load balancers keep idle connections, so that they close first.
 _KEEP_ALIVE_S = 75.0
-"""Over the 60 s that load balancers keep idle connections, so that they close first."""
+# Time for connections to send what is in their buffers, after the drain.
 _CLOSING_S = 5.0
-"""What connections get after the drain to send what is already in their buffers."""
+_CLOSING_POLL_S = 0.05
+_DATE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerPolicy:
-    """Where to listen. `tls_cert` and `tls_key` go together."""
+    """Address and limits of the server. `tls_cert` and `tls_key` go together."""
 
     host: str
     port: int
@@ -32,46 +43,74 @@ class ServerPolicy:
 
 
 class HttpServer:
-    """Listens from `start` to `stop`; draining is the admission's affair."""
+    """Listens from `start` to `stop`. Draining is up to the admission."""
 
     def __init__(self, app: ASGIApp, policy: ServerPolicy) -> None:
         self._policy = policy
-        config = uvicorn.Config(
+        self._config = uvicorn.Config(
             app,
-            http=functools.partial(BoundedProtocol, policy=policy.connections),  # type: ignore[arg-type]  # a factory
             ws="none",
             lifespan="off",
             loop="asyncio",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=int(_KEEP_ALIVE_S),
-            timeout_graceful_shutdown=int(_CLOSING_S),
             ssl_certfile=policy.tls_cert,
             ssl_keyfile=policy.tls_key,
         )
-        config.load()
-        self._server = uvicorn.Server(config)
-        self._server.lifespan = config.lifespan_class(config)
+        self._config.load()
+        self._state = ServerState()
         self._listener: socket.socket | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self._acceptor: Acceptor | None = None
+        self._dating: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Bind and listen; returns the port. Raises OSError when the address cannot be had."""
+        """Bind and listen; returns the port. Raises OSError if the address is not available."""
         self._listener = bind(self._policy.host, self._policy.port)
-        await self._server.startup(sockets=[self._listener])
-        self._ticking = asyncio.create_task(self._server.main_loop(), name="http server")
+        make_protocol = functools.partial(
+            BoundedProtocol,
+            config=self._config,
+            server_state=self._state,
+            app_state={},
+            policy=self._policy.connections,
+        )
+        self._acceptor = Acceptor(
+            self._listener,
+            make_protocol,
+            tls=self._config.ssl,
+            refusal=encoded_refusal(ServiceError("backend_down", "The server has no room for a connection now.")),
+            clock=time.monotonic,
+        )
+        self._dating = asyncio.create_task(self._date(), name="http date")
+        self._acceptor.start()
         port: int = self._listener.getsockname()[1]
         return port
 
     async def stop(self) -> None:
-        """Close the listener, let connections send what they have, close them."""
-        if self._ticking is None or self._listener is None:
+        """Close the listener, let connections send what they have, close them; idempotent."""
+        if self._acceptor is None or self._listener is None or self._dating is None:
             return
-        self._server.should_exit = True
-        await self._ticking
-        await self._server.shutdown(sockets=[self._listener])
-        self._ticking = self._listener = None
+        await self._acceptor.aclose()
+        self._listener.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(_CLOSING_S):
+                while self._state.connections or self._state.tasks:  # noqa: ASYNC110 - uvicorn offers no event
+                    await asyncio.sleep(_CLOSING_POLL_S)
+        except TimeoutError:
+            logger.warning("requests did not end in time", extra={"num_requests": len(self._state.tasks)})
+            await end_tasks(list(self._state.tasks))
+        await end_tasks([self._dating])
+        self._acceptor = self._listener = self._dating = None
+
+    async def _date(self) -> None:
+        """Keep the `Date` header current."""
+        while True:
+            self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+            await asyncio.sleep(_DATE_EVERY_S)
 
 
 def bind(host: str, port: int) -> socket.socket:

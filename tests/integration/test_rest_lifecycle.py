@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from support.raw_http import exchange, problem_of, request_head
 from support.rest_front import HANG_GUARD_S, FrontSpec, RestFront, rest_front
 from support.scripted_decoders import Script
 from support.waiting import until
@@ -19,31 +20,6 @@ from service.rest.protocol import ConnectionPolicy
 
 RAW = {"Content-Type": "video/mp4"}
 NDJSON = {**RAW, "Accept": "application/x-ndjson"}
-
-
-async def exchange(port: int, data: bytes, *, eof: bool = False) -> bytes:
-    """Send raw bytes, read until the server closes."""
-    async with asyncio.timeout(HANG_GUARD_S):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(data)
-        if eof:
-            writer.write_eof()
-        answer = await reader.read()
-        writer.close()
-        return answer
-
-
-def problem_of(raw: bytes) -> dict[str, object]:
-    head, _, body = raw.partition(b"\r\n\r\n")
-    assert b"application/problem+json" in head
-    problem: dict[str, object] = json.loads(body)
-    assert head.startswith(f"HTTP/1.1 {problem['status']} ".encode())
-    return problem
-
-
-def request_head(length: int, *extra: str) -> bytes:
-    lines = ["POST /v1/segment HTTP/1.1", "Host: x", "Content-Type: video/mp4", f"Content-Length: {length}", *extra]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 async def test_disconnect_ends_a_running_request(tmp_path):
@@ -140,7 +116,7 @@ async def test_head_over_the_limit_is_431_however_it_comes(tmp_path):
 
 async def test_not_http_is_a_problem(tmp_path):
     async with rest_front(tmp_path) as front:
-        two_lengths = b"POST /segment HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"
+        two_lengths = b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"
         for data in (b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/9.9 nonsense\r\n\r\n", two_lengths):
             assert problem_of(await exchange(front.port, data))["code"] == "malformed_body"
 
@@ -150,16 +126,6 @@ async def test_slow_head_and_silent_connection_are_closed(tmp_path):
     async with rest_front(tmp_path, spec) as front:
         assert problem_of(await exchange(front.port, b"GET / HT"))["code"] == "slow_upload"
         assert await exchange(front.port, b"") == b""
-
-
-async def test_connections_are_bounded(tmp_path):
-    spec = FrontSpec(connections=ConnectionPolicy(max_connections=3))
-    async with rest_front(tmp_path, spec) as front:
-        held = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(3)]
-        problem = problem_of(await exchange(front.port, b""))
-        assert (problem["status"], problem["code"]) == (429, "too_many_requests")
-        for _, writer in held:
-            writer.close()
 
 
 async def test_slow_upload_is_ended_by_the_rate_rule(tmp_path, monkeypatch):

@@ -58,6 +58,7 @@ class RestFront:
     admission: Admission
     decoders: ScriptedDecoders
     segmenter: LocalSegmenter
+    server: HttpServer
 
     def counted(self, name: str, **labels: str) -> float:
         """A metric's value now; 0 where it was never touched."""
@@ -119,4 +120,4 @@ async def rest_front(
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=HANG_GUARD_S)
         )
-        yield RestFront(port, client, metrics, spool, admission, decoders, segmenter)
+        yield RestFront(port, client, metrics, spool, admission, decoders, segmenter, server)

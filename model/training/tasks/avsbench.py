@@ -1,4 +1,4 @@
-"""Training task on AVSBench: labelled frames of shuffled clips, prefetched by threads."""
+"""Training on AVSBench: labelled frames of shuffled clips, read ahead by a few threads."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from model.data.avsbench.index import ClipFiles, Subset, read_index, read_labels
 from model.evaluation.avsbench import evaluate_own_sound
 from model.network.avesformer import AVESFormer
 from model.training.config import TrainingConfig
-from model.training.distributed import ProcessGroup
+from model.training.distributed import Processes
 from model.training.tasks.avsbench_objective import ClipBatch, ClipObjective, prepare_clips
 from model.training.tasks.task import seeded
 
 STREAM_STEP, STREAM_EPOCH = 0, 1
 
 
-class AvsbenchTask:
-    """`TrainingTask` over an AVSBench tree.
+class AvsbenchCourse:
+    """A `Course` over an AVSBench tree.
 
-    Step s takes items s * B to (s + 1) * B of the concatenated epochs, each shuffled by (seed, epoch). Every clip
-    is used once per epoch, and every step has the same number of clips.
+    The clips of step s are items s * B .. (s + 1) * B of one long list: epoch after epoch, each in its own order drawn
+    from (seed, epoch). No clip is left out and every step has the same number of clips.
 
     Args:
         config: the run.
-        device: device that the network is trained on.
-        group: processes that share the clips of a step.
+        device: where the network is trained.
+        processes: the clips of a step are dealt out to them.
 
     Raises:
-        ValueError: no root, no clips, or a batch that is not a multiple of the number of processes.
+        ValueError: no root, no clips, or clips that cannot be dealt out evenly.
     """
 
     world_version: int | None = None
 
-    def __init__(self, config: TrainingConfig, *, device: torch.device, group: ProcessGroup) -> None:
+    def __init__(self, config: TrainingConfig, *, device: torch.device, processes: Processes) -> None:
         if not config.root:
             raise ValueError(f"{config.data}: name the data folder with --root PATH")
-        if config.batch_clips % group.size:
-            raise ValueError(f"batch_clips: got {config.batch_clips}, expected a multiple of {group.size} processes")
+        if config.batch_clips % processes.size:
+            raise ValueError(
+                f"batch_clips: got {config.batch_clips}, expected a multiple of {processes.size} processes"
+            )
         self.config = config
         self.device = device
-        self.group = group
+        self.processes = processes
         self.subset = Subset(config.data.removeprefix("avsbench-"))
         root = Path(config.root)
         self.clips = read_index(root, subset=self.subset, split="train")
@@ -70,12 +72,12 @@ class AvsbenchTask:
         self._ahead: dict[tuple[int, int], list[Future[Clip]]] = {}
 
     def order(self, step: int) -> list[int]:
-        """Return the indices of a step's training clips, over all processes."""
+        """Numbers of the training clips of a step, over all processes."""
         first = step * self.config.batch_clips
         return [self._item(place) for place in range(first, first + self.config.batch_clips)]
 
     def batch(self, step: int, *, size_px: int) -> ClipBatch:
-        """Return this process's augmented frames of a step, and start reading those of the next."""
+        """This process's augmented frames of a step."""
         reading = self._ahead.pop((step, size_px), None) or self._read(step, size_px)
         self._ahead = {(step + 1, size_px): self._read(step + 1, size_px)} if step + 1 < self.num_steps else {}
         clips = [future.result() for future in reading]
@@ -84,16 +86,16 @@ class AvsbenchTask:
             torch.cat([clip.log_mel for clip in clips]).to(self.device),
             torch.cat([clip.truth for clip in clips]).to(self.device),
             augmentation=self.config.augmentation,
-            generator=seeded(self.config.seed, step, stream=STREAM_STEP, rank=self.group.rank),
+            generator=seeded(self.config.seed, step, stream=STREAM_STEP, rank=self.processes.rank),
         )
 
     def evaluate(self, model: AVESFormer, *, size_px: int) -> dict[str, Any]:
-        """Return AVSBench's figures on the validation split, with AVSBench's audio windows."""
+        """The field's figures on the validation split, with the field's windows."""
         clips = self.validation[: self.config.evaluate_clips or None]
         return evaluate_own_sound(model, clips, size_px=size_px, device=self.device) if clips else {}
 
     def describe(self) -> dict[str, Any]:
-        """Return numbers of clips, frames and epochs."""
+        """Numbers of clips and steps."""
         return {
             "training_clips": len(self.clips),
             "validation_clips": len(self.validation),
@@ -103,7 +105,7 @@ class AvsbenchTask:
         }
 
     def close(self) -> None:
-        """Stop prefetching."""
+        """Stop reading ahead."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _item(self, place: int) -> int:
@@ -112,7 +114,7 @@ class AvsbenchTask:
         return int(order[within])
 
     def _read(self, step: int, size_px: int) -> list[Future[Clip]]:
-        own = self.order(step)[self.group.rank :: self.group.size]
+        own = self.order(step)[self.processes.rank :: self.processes.size]
         return [self._threads.submit(self._clip, self.clips[number], size_px) for number in own]
 
     def _clip(self, files: ClipFiles, size_px: int) -> Clip:

@@ -1,4 +1,4 @@
-"""Training task on the synthetic world: clips are rendered in groups, samples shuffled over the steps of a group."""
+"""Training on the synthetic world: clips rendered in groups, samples shuffled over the group's steps."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from model.evaluation.synthetic import evaluate_synthetic, evaluate_synthetic_se
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND, SOUNDING
 from model.training.config import TrainingConfig
-from model.training.distributed import ProcessGroup
+from model.training.distributed import Processes
 from model.training.tasks.synthetic_objective import PreparedBatch, TrainingObjective, prepare
 from model.training.tasks.task import seeded
 
-# Streams of `seeded`; the training loop uses 2, the ablation 3.
-STREAM_STEP, STREAM_GROUP, STREAM_SHARD = 0, 1, 4
+STREAM_STEP, STREAM_GROUP, STREAM_SHARD = 0, 1, 4  # 2 is the training loop's, 3 the ablation's
 
 
-class SyntheticTask:
-    """`TrainingTask` over seeds of the synthetic world.
+class SyntheticCourse:
+    """A `Course` over seeds.
 
     Args:
         config: the run.
-        device: device that renders clips and trains the network.
-        group: processes that share the samples of a step.
+        device: where clips are rendered and the network is trained.
+        processes: samples of a step are dealt out to them.
 
     Raises:
-        ValueError: the shard folder is empty, or its shards differ in size from the configured groups.
+        ValueError: a folder without shards, or groups of another size than theirs.
     """
 
     world_version: int | None = WORLD_VERSION
@@ -40,52 +39,52 @@ class SyntheticTask:
     frozen_steps = 0
     selection = ""
 
-    def __init__(self, config: TrainingConfig, *, device: torch.device, group: ProcessGroup) -> None:
+    def __init__(self, config: TrainingConfig, *, device: torch.device, processes: Processes) -> None:
         self.config = config
         self.device = device
-        self.group = group
+        self.processes = processes
         labels = (BACKGROUND, *KINDS) if config.is_semantic else SOUNDING
         model = AVESFormer(config.model_config(labels=labels))
         self.objective: nn.Module = TrainingObjective(model, num_kinds=len(KINDS)).to(device)
         self.num_steps = config.steps
         self.samples_per_step = config.batch_samples
         self._shards = self._find_shards()
-        self._rendered: SampleBatch | None = None
-        self._rendered_key = (-1, 0)
+        self._group: SampleBatch | None = None
+        self._group_key = (-1, 0)
 
     def batch(self, step: int, *, size_px: int) -> PreparedBatch:
-        """Return this process's augmented samples of a step."""
-        generator = seeded(self.config.seed, step, stream=STREAM_STEP, rank=self.group.rank)
+        """This process's augmented samples of a step."""
+        generator = seeded(self.config.seed, step, stream=STREAM_STEP, rank=self.processes.rank)
         return prepare(self._samples(step, size_px), generator)
 
     def evaluate(self, model: AVESFormer, *, size_px: int) -> dict[str, Any]:
-        """Return figures on clips of the evaluation seeds."""
+        """Figures on clips of the evaluation seeds."""
         measure = evaluate_synthetic_semantic if self.config.is_semantic else evaluate_synthetic
         return dict(
             measure(segmenter(model), num_clips=self.config.evaluate_clips, size_px=size_px, device=self.device)
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return the world's version and the number of clips to render."""
+        """The world's version and the clips that will be rendered."""
         num_groups = -(-self.num_steps // self.config.steps_per_group)
         return {"world_version": self.world_version, "num_clips": num_groups * self.config.clips_per_group}
 
     def close(self) -> None:
-        """Do nothing: this task does not prefetch."""
+        """Nothing is read ahead."""
 
     def _samples(self, step: int, size_px: int) -> SampleBatch:
-        """Return this process's samples of a step, taken from the shuffled group that the step belongs to."""
+        """The samples of this step, out of the shuffled group that it belongs to."""
         config = self.config
         group, turn = divmod(step, config.steps_per_group)
-        if (group, size_px) != self._rendered_key:
-            self._rendered, self._rendered_key = self._render(group, size_px), (group, size_px)
+        if (group, size_px) != self._group_key:
+            self._group, self._group_key = self._render(group, size_px), (group, size_px)
         order = torch.randperm(
             config.clips_per_group * config.samples_per_clip,
             generator=seeded(config.seed, group, stream=STREAM_GROUP),
         )
         chosen = order[turn * config.batch_samples : (turn + 1) * config.batch_samples]
-        own = chosen[self.group.rank :: self.group.size].to(self.device)
-        values = {field.name: getattr(self._rendered, field.name)[own] for field in fields(SampleBatch)}
+        own = chosen[self.processes.rank :: self.processes.size].to(self.device)
+        values = {field.name: getattr(self._group, field.name)[own] for field in fields(SampleBatch)}
         return SampleBatch(**values)
 
     def _find_shards(self) -> list[Path]:

@@ -1,0 +1,45 @@
+"""Check at start that the process may open as many files as its bounds allow."""
+
+from __future__ import annotations
+
+import logging
+import resource
+
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Upload (two descriptors), answer on disk, shared answer and remembered answer of one request.
+_PER_REQUEST = 5
+# Pipe and process descriptors of one decoder child.
+_PER_DECODER = 6
+# Standard streams, libraries, listeners, the zygote, logs, Redis, webhooks, jobs.
+_BASE = 256
+
+
+def needed_descriptors(settings: Settings) -> int:
+    """Return the number of descriptors that the process needs when all its bounds are reached."""
+    ports = 2 * settings.max_connections
+    requests = _PER_REQUEST * (settings.max_concurrent_requests + settings.max_live_streams)
+    return ports + requests + _PER_DECODER * settings.num_decoders + _BASE
+
+
+def ensure_descriptors(settings: Settings) -> bool:
+    """Raise the soft limit of open files to what is needed, as far as the hard limit allows.
+
+    Returns:
+        Whether it is enough. If not, one warning says what to set; at the limit the service accepts no new connections
+        for moments and answers 503.
+    """
+    needed = needed_descriptors(settings)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    is_enough = soft == resource.RLIM_INFINITY or soft >= needed
+    if not is_enough:
+        logger.warning(
+            "the limit of open files is too low; raise it (ulimit -Hn) or lower AVES_MAX_CONNECTIONS",
+            extra={"limit": soft, "needed": needed},
+        )
+    return is_enough
