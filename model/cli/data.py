@@ -36,7 +36,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the re
 def verify(data: Data, root: Root, json_file: JsonFile = None) -> None:
     """Count clips per split and name what is missing; exit code 1 where something is."""
     from model.data.avsbench.check import verify as check
-    from model.data.avsbench.index import Subset
+    from model.data.avsbench.subsets import Subset
 
     with one_line_failures():
         with progress_bar("verifying", unit="clips") as (bar, task):
@@ -61,7 +61,7 @@ def verify(data: Data, root: Root, json_file: JsonFile = None) -> None:
 def convert(data: Data, root: Root, json_file: JsonFile = None) -> None:
     """Write each clip's log-mel as .npy: from the published pickle, read without running it, or from the wav."""
     from model.data.avsbench.check import convert as write
-    from model.data.avsbench.index import Subset
+    from model.data.avsbench.subsets import Subset
 
     with one_line_failures():
         with progress_bar("converting", unit="clips") as (bar, task):

@@ -47,6 +47,9 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     attention: Annotated[bool, typer.Option("--attention", help="Also the entropy and spread of attention.")] = False,
     page: Annotated[Path | None, typer.Option(help="AVSBench: write a page of overlays (HTML) here.")] = None,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="AVSBench: only false positives under silence, noise, off-screen sound.")
+    ] = False,
 ) -> None:
     """Measure a checkpoint: JSON on stdout, a table on stderr. Figures of different protocols have different names."""
     from model.inference import choose_device
@@ -54,13 +57,16 @@ def evaluate(
 
     if data is not DataName.SYNTHETIC and root is None:
         raise typer.BadParameter("name the data folder with --root PATH", param_hint="--root")
+    if robust and data is DataName.SYNTHETIC:
+        raise typer.BadParameter("choose AVSBench with --data avsbench-…", param_hint="--robust")
     with one_line_failures():
         loaded = load_checkpoint(checkpoint or SHIPPED_CHECKPOINT)
         place = choose_device(device)
         if root is None or data is DataName.SYNTHETIC:
             figures = _synthetic(loaded, num_clips, place)
         else:
-            figures = _avsbench(loaded, data, root=root, split=split, device=place, page=page)
+            measure = _robust if robust else _avsbench
+            figures = measure(loaded, data, root=root, split=split, device=place, page=page)
         if attention:
             figures["attention"] = _attention(loaded, data, root=root, split=split, device=place)
         answer = {"data": data.value, "checkpoint": loaded.digest, "world_version": loaded.world_version, **figures}
@@ -93,7 +99,8 @@ def _synthetic(loaded: Checkpoint, num_clips: int, device: torch.device) -> dict
 def _avsbench(
     loaded: Checkpoint, data: DataName, *, root: Path, split: Split, device: torch.device, page: Path | None
 ) -> dict[str, Any]:
-    from model.data.avsbench.index import Subset, read_index, read_labels
+    from model.data.avsbench.index import read_index, read_labels
+    from model.data.avsbench.subsets import Subset
     from model.evaluation.avsbench import evaluate_avsbench
     from model.evaluation.overlay_page import OverlayPage
 
@@ -116,6 +123,27 @@ def _avsbench(
     return {"split": split.value, **figures}
 
 
+def _robust(
+    loaded: Checkpoint, data: DataName, *, root: Path, split: Split, device: torch.device, page: Path | None
+) -> dict[str, Any]:
+    from model.data.avsbench.index import read_index
+    from model.data.avsbench.subsets import Subset
+    from model.evaluation.robust import evaluate_robust
+
+    if page is not None:
+        raise ValueError("--robust draws no overlays; leave --page out")
+    clips = read_index(root, subset=Subset(data.value.removeprefix("avsbench-")), split=split.value)
+    with progress_bar("evaluating", unit="clips") as (bar, task):
+        figures = evaluate_robust(
+            loaded.build().to(device),
+            clips,
+            size_px=loaded.config.input_height,
+            device=device,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    return {"split": split.value, "robust": figures}
+
+
 def _attention(
     loaded: Checkpoint, data: DataName, *, root: Path | None, split: Split, device: torch.device
 ) -> dict[str, dict[str, float]]:
@@ -123,7 +151,8 @@ def _attention(
     import torch
 
     from model.data.avsbench.clip import read_clip
-    from model.data.avsbench.index import Subset, read_index
+    from model.data.avsbench.index import read_index
+    from model.data.avsbench.subsets import Subset
     from model.evaluation.synthetic import FIRST_EVALUATION_SEED, attention_figures, evaluation_batches
     from model.network.preprocess import window_log_mel
 

@@ -14,11 +14,12 @@ import torch
 from pycocotools import mask as coco_mask
 
 from model.data.mp4 import Mp4Policy, write_mp4
+from model.data.sample_times import FIRST_SAMPLE_S
 from model.data.synthetic import MIN_VISIBLE_SHARE
-from model.data.world.mix import FIRST_SAMPLE_S, Mix, is_near_edge, mix_scene, render_stems
+from model.data.world.mix import Mix, is_near_edge, mix_scene, render_stems
 from model.data.world.render import Shot, render
 from model.data.world.scene import KINDS, WORLD_VERSION, Scene, SceneOptions, Source, draw_scene
-from model.data.world.voice import SAMPLE_RATE_HZ
+from model.network.preprocess import SAMPLE_RATE_HZ
 
 CPU = torch.device("cpu")
 FRAMES_AT_ONCE = 8

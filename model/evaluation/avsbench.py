@@ -1,6 +1,6 @@
-"""Figures of a model on AVSBench: the field's protocol, order-free values, the service's windows, and hearing.
+"""Evaluation on AVSBench: AVSBench's protocol, order-free values, the service's audio windows, and use of the sound.
 
-Values of different protocols stand under different names and are never mixed.
+Figures of different protocols have different names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from model.data.avsbench.clip import Clip, read_clip, read_sound
-from model.data.avsbench.index import AVSS_PADDED_FRAMES, ClipFiles, Subset
+from model.data.avsbench.index import ClipFiles
+from model.data.avsbench.subsets import AVSS_PADDED_FRAMES, Subset
 from model.evaluation.metrics import PROTOCOL_CLIPS_PER_BATCH, BinaryScore, SemanticScore, field_j, mask_iou
 from model.evaluation.synthetic import NOISE_LEVEL, Tally, class_probabilities, is_empty, probabilities
 from model.network.avesformer import AVESFormer
@@ -27,7 +28,7 @@ Show = Callable[[Clip, Tensor, Tensor | None], None]
 
 @dataclass
 class _Sums:
-    """Everything that is added up over the clips."""
+    """Scores accumulated over the clips."""
 
     own: BinaryScore | SemanticScore
     service: BinaryScore | SemanticScore
@@ -41,7 +42,7 @@ class _Sums:
 def evaluate_own_sound(
     model: AVESFormer, clips: Sequence[ClipFiles], *, size_px: int, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """The field's figures alone, as training needs them: with the field's own log-mel examples.
+    """Return AVSBench's figures only, with AVSBench's log-mel examples. Training uses this to select a checkpoint.
 
     Returns:
         The figures of `BinaryScore` or `SemanticScore`.
@@ -50,8 +51,8 @@ def evaluate_own_sound(
         ValueError: a clip cannot be read.
     """
     sums = _new_sums(model)
-    for batch in _batches(clips, model, size_px=size_px, has_windows=False):
-        answer = _answers(model, batch, [torch.cat([clip.log_mel for clip in batch])], device=device)[0]
+    for batch in protocol_batches(clips, model, size_px=size_px, has_windows=False):
+        answer = protocol_answers(model, batch, [torch.cat([clip.log_mel for clip in batch])], device=device)[0]
         _count(sums.own, answer, torch.cat([clip.truth for clip in batch]))
         sums.num_padded += sum(_num_padded(clip) for clip in batch)
     return _figures(sums.own, sums.num_padded)
@@ -66,15 +67,15 @@ def evaluate_avsbench(
     progress: Progress | None = None,
     show: Show | None = None,
 ) -> dict[str, Any]:
-    """Everything that is measured on AVSBench.
+    """Measure a model on one split of a subset.
 
     Args:
         model: a network in eval mode; semantic for AVSS, binary for S4 and MS3.
-        clips: of one subset and split.
+        clips: clips of one subset and split.
         size_px: frame height and width.
-        device: where the network is.
-        progress: called with clips done and in all.
-        show: called with every clip, its answer (T, H, W) int64 with the field's examples, and the one with the
+        device: device of the network.
+        progress: called with the numbers of clips done and of all clips.
+        show: called with every clip, its classes (T, H, W) int64 with AVSBench's examples, and those with the
             service's windows or None.
 
     Returns:
@@ -87,16 +88,12 @@ def evaluate_avsbench(
     Raises:
         ValueError: no clips, a clip that cannot be read, or a model of the other kind.
     """
-    if not clips:
-        raise ValueError("no clips are listed in this split")
-    if clips[0].subset.is_semantic != model.config.is_semantic:
-        kind = "a semantic" if clips[0].subset.is_semantic else "a binary"
-        raise ValueError(f"this data needs {kind} checkpoint; this one has {len(model.config.labels)} labels")
+    check_clips(clips, model)
     sums = _new_sums(model)
     has_windows = all(files.wav.is_file() for files in clips)
     done = 0
-    for batch in _batches(clips, model, size_px=size_px, has_windows=has_windows):
-        others = [_other_sound(clips, done + place, clip) for place, clip in enumerate(batch)]
+    for batch in protocol_batches(clips, model, size_px=size_px, has_windows=has_windows):
+        others = [sound_of_another_clip(clips, done + place, clip) for place, clip in enumerate(batch)]
         _measure(model, batch, others, sums, device=device, show=show)
         done += len(batch)
         if progress is not None:
@@ -113,6 +110,15 @@ def evaluate_avsbench(
     }
 
 
+def check_clips(clips: Sequence[ClipFiles], model: AVESFormer) -> None:
+    """Raise ValueError if there are no clips, or if one of clips and model is semantic and the other is not."""
+    if not clips:
+        raise ValueError("no clips are listed in this split")
+    if clips[0].subset.is_semantic != model.config.is_semantic:
+        kind = "a semantic" if clips[0].subset.is_semantic else "a binary"
+        raise ValueError(f"this data needs {kind} checkpoint; this one has {len(model.config.labels)} labels")
+
+
 def _measure(
     model: AVESFormer,
     batch: list[Clip],
@@ -124,11 +130,11 @@ def _measure(
 ) -> None:
     truth = torch.cat([clip.truth for clip in batch])
     sounds = [torch.cat([clip.log_mel for clip in batch]), torch.cat([sound for sound, _ in others])]
-    sounds += [_example(torch.zeros(1, WINDOW_SAMPLES), len(truth)), _example(_noise(), len(truth))]
+    sounds += [repeat_example(torch.zeros(1, WINDOW_SAMPLES), len(truth)), repeat_example(_noise(), len(truth))]
     windows = [clip.windows for clip in batch if clip.windows is not None]
     if windows:
         sounds.append(window_log_mel(torch.cat(windows)))
-    own, other, silent, noisy, *served = _answers(model, batch, sounds, device=device)
+    own, other, silent, noisy, *served = protocol_answers(model, batch, sounds, device=device)
     _count(sums.own, own, truth)
     sums.num_frames += len(truth)
     sums.num_padded += sum(_num_padded(clip) for clip in batch)
@@ -136,21 +142,21 @@ def _measure(
         _count(sums.service, served[0], truth)
     _count_hearing(sums.hearing, truth, (own, other, silent, noisy))
     if batch[0].files.subset is Subset.S4 and all(differs for _, differs in others):
-        sums.hearing.add("off_screen_ok", is_empty(_classes(other) > 0))
-    own_classes = _classes(own)
+        sums.hearing.add("off_screen_ok", is_empty(to_classes(other) > 0))
+    own_classes = to_classes(own)
     if batch[0].files.subset is Subset.S4:
         names = [clip.files.category for clip in batch for _ in clip.truth]
         for name, value in zip(names, field_j(own_classes > 0, truth > 0), strict=True):
             sums.by_category.add(name, value)
     if show is not None:
         lengths = [len(clip.frames) for clip in batch]
-        served_parts = torch.split(_classes(served[0]), lengths) if served else [None] * len(batch)
+        served_parts = torch.split(to_classes(served[0]), lengths) if served else [None] * len(batch)
         for clip, answer, answer_served in zip(batch, torch.split(own_classes, lengths), served_parts, strict=True):
             show(clip, answer, answer_served)
 
 
 def _count_hearing(tally: Tally, truth: Tensor, answers: tuple[Tensor, ...]) -> None:
-    own, other, silent, noisy = (_classes(answer) > 0 for answer in answers)
+    own, other, silent, noisy = (to_classes(answer) > 0 for answer in answers)
     masks = truth > 0
     is_sounding = masks.any(dim=2).any(dim=1)
     tally.add("own_iou", mask_iou(own, masks)[is_sounding])
@@ -160,8 +166,13 @@ def _count_hearing(tally: Tally, truth: Tensor, answers: tuple[Tensor, ...]) -> 
 
 
 @torch.inference_mode()
-def _answers(model: AVESFormer, batch: list[Clip], sounds: list[Tensor], *, device: torch.device | str) -> list[Tensor]:
-    """The answer to each choice of sounds (B, 1, 96, 64): (B, H, W) or (B, K, H, W) probabilities, on the CPU."""
+def protocol_answers(
+    model: AVESFormer, batch: list[Clip], sounds: list[Tensor], *, device: torch.device | str
+) -> list[Tensor]:
+    """Return the probabilities for each choice of sounds (B, 1, 96, 64): (B, H, W), or (B, K, H, W) if semantic.
+
+    The visual branch runs once. The results are on the CPU.
+    """
     frames = torch.cat([clip.frames for clip in batch])
     visual = model.see(normalise_frames(frames.to(device)))
     upsampled = class_probabilities if model.config.is_semantic else probabilities
@@ -172,8 +183,8 @@ def _answers(model: AVESFormer, batch: list[Clip], sounds: list[Tensor], *, devi
     ]
 
 
-def _classes(answer: Tensor) -> Tensor:
-    """Probabilities to classes (B, H, W) int64; of a binary answer 0 and 1."""
+def to_classes(answer: Tensor) -> Tensor:
+    """Return classes (B, H, W) int64 of probabilities; 0 and 1 for binary ones."""
     return answer.argmax(dim=1) if answer.ndim == 4 else (answer > 0.5).long()
 
 
@@ -181,7 +192,7 @@ def _count(score: BinaryScore | SemanticScore, answer: Tensor, truth: Tensor) ->
     if isinstance(score, BinaryScore):
         score.add(answer, truth > 0)
     else:
-        score.add(_classes(answer), truth)
+        score.add(to_classes(answer), truth)
 
 
 def _figures(score: BinaryScore | SemanticScore, num_padded: int) -> dict[str, float]:
@@ -189,7 +200,7 @@ def _figures(score: BinaryScore | SemanticScore, num_padded: int) -> dict[str, f
 
 
 def _per_class(sums: _Sums, labels: tuple[str, ...]) -> dict[str, dict[str, float | int]]:
-    """S4: J by category. AVSS: IoU and F by class, where it occurs. MS3 has no classes."""
+    """Return J by category (S4) or IoU and F by class that occurs (AVSS); MS3 has no classes."""
     if isinstance(sums.own, BinaryScore):
         values = sorted(sums.by_category.values.items())
         return {name: {"field_j": sum(js) / len(js), "num_frames": len(js)} for name, js in values}
@@ -201,8 +212,10 @@ def _per_class(sums: _Sums, labels: tuple[str, ...]) -> dict[str, dict[str, floa
     }
 
 
-def _batches(clips: Sequence[ClipFiles], model: AVESFormer, *, size_px: int, has_windows: bool) -> Iterator[list[Clip]]:
-    """Protocol batches of 2 clips, labelled frames only."""
+def protocol_batches(
+    clips: Sequence[ClipFiles], model: AVESFormer, *, size_px: int, has_windows: bool = False
+) -> Iterator[list[Clip]]:
+    """Yield the clips in batches of 2, as AVSBench's figures are defined, with their labelled frames only."""
     num_classes = max(2, len(model.config.labels))
     for start in range(0, len(clips), PROTOCOL_CLIPS_PER_BATCH):
         yield [
@@ -211,10 +224,13 @@ def _batches(clips: Sequence[ClipFiles], model: AVESFormer, *, size_px: int, has
         ]
 
 
-def _other_sound(clips: Sequence[ClipFiles], place: int, clip: Clip) -> tuple[Tensor, bool]:
-    """The sound of a clip half a split away (neighbours may be cut from one video), and whether its category differs.
+def sound_of_another_clip(clips: Sequence[ClipFiles], place: int, clip: Clip) -> tuple[Tensor, bool]:
+    """Return the sound of a clip half a split away, and whether its category is known to differ.
 
-    For S4 it is the next clip from there on that has another category, if there is one.
+    Neighbours are avoided because they may be cut from one video. For S4 the next clip of another category is taken.
+
+    Returns:
+        Log-mel examples (T, 1, 96, 64) for the T frames of `clip`; True if both categories are known and differ.
     """
     start = place + max(1, len(clips) // 2)
     following = [clips[(start + step) % len(clips)] for step in range(len(clips))]
@@ -239,5 +255,6 @@ def _noise() -> Tensor:
     return torch.randn(1, WINDOW_SAMPLES, generator=torch.Generator().manual_seed(0)) * NOISE_LEVEL
 
 
-def _example(window: Tensor, count: int) -> Tensor:
+def repeat_example(window: Tensor, count: int) -> Tensor:
+    """Return the log-mel of a window (1, 15600), repeated to (count, 1, 96, 64)."""
     return window_log_mel(window).expand(count, -1, -1, -1)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from model.data.avsbench.clip import examples_of_wav, label_path, read_clip
-from model.data.avsbench.index import SPLITS, UNVERIFIED_COUNTS, ClipFiles, Subset, read_index, read_labels
+from model.data.avsbench.index import ClipFiles, read_index, read_labels
 from model.data.avsbench.pickles import PickleError, read_pickled_log_mel
+from model.data.avsbench.subsets import SPLITS, UNVERIFIED_COUNTS, Subset
 
 # Read in full for each split, so that wrong picture modes and class numbers are found before training.
 NUM_TRIED_CLIPS = 2

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.data.avsbench.index import AVSS_PADDED_FRAMES, ClipFiles, Subset
+from model.data.avsbench.index import ClipFiles
 from model.data.avsbench.sound import field_examples, pad_examples, read_wav, service_windows
+from model.data.avsbench.subsets import AVSS_PADDED_FRAMES, Subset
 from model.network.preprocess import NUM_LOG_MEL_FRAMES, NUM_MEL_BINS
 
 # A label picture of S4 or MS3 is set where its grey value is above this: right for 0/255 files of any picture mode.

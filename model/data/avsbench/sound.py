@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.data.sample_times import FIRST_SAMPLE_S
 from model.network.preprocess import NUM_LOG_MEL_FRAMES, NUM_MEL_BINS, SAMPLE_RATE_HZ, WINDOW_SAMPLES, log_mel
 
 FULL_SCALE = 32_768.0  # int16, as torchvggish divides
 MAX_WAV_S = 600.0
-# AVSBench keeps the last of sixteen points of each second: preprocess_s4.py.
-FRAME_OFFSET_S = 15 / 16
 
 
 def read_wav(path: Path) -> Tensor:
@@ -93,7 +92,7 @@ def service_windows(waveform: Tensor, *, num_frames: int) -> Tensor:
     Returns:
         (T, 15600) float32.
     """
-    ends = [round((i + FRAME_OFFSET_S) * SAMPLE_RATE_HZ) for i in range(num_frames)]
+    ends = [round((i + FIRST_SAMPLE_S) * SAMPLE_RATE_HZ) for i in range(num_frames)]
     padded = torch.nn.functional.pad(waveform, (WINDOW_SAMPLES, max(0, ends[-1] - len(waveform))))
     return torch.stack([padded[end : end + WINDOW_SAMPLES] for end in ends])
 

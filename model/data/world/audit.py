@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.data.sample_times import FIRST_SAMPLE_S
 from model.data.synthetic import MIN_VISIBLE_SHARE
-from model.data.world.mix import FIRST_SAMPLE_S, Mix, is_near_edge, mix_scene
+from model.data.world.mix import Mix, is_near_edge, mix_scene
 from model.data.world.render import Picture, Shot, render
 from model.data.world.scene import KINDS, Scene, SceneOptions, draw_scene
 

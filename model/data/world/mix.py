@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from model.data.world.scene import STREAM_AMBIENCE, Floats, Scene, Source, stream
 from model.data.world.sounds import emit
-from model.data.world.voice import SAMPLE_RATE_HZ, draw_noise, stretch
+from model.data.world.voice import draw_noise, stretch
+from model.network.preprocess import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 
-WINDOW_SAMPLES = 15_600  # 0.975 s: VGGish's 96 log-mel frames and the service's audio window
-FIRST_SAMPLE_S = 15 / 16  # sample times are t_i = i + 15/16 at one sample per second
 BLOCK_SAMPLES = 320  # 20 ms: the grid on which levels are compared
 LEVEL_BLOCKS = 15  # levels are powers over the last 0.3 s, a little over the longest pause that counts as sounding
 AUDIBLE_DB = -12.0  # level against the rest of the mix above which a source sounds

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from model.data.world.scene import Floats
+from model.network.preprocess import SAMPLE_RATE_HZ
 
-SAMPLE_RATE_HZ = 16_000
 TABLE_SIZE = 2048
 TOP_HZ = 3_600.0  # no partial of a wave table lies above
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from model.data.avsbench.clip import Clip, read_clip
-from model.data.avsbench.index import ClipFiles, Subset, read_index, read_labels
+from model.data.avsbench.index import ClipFiles, read_index, read_labels
+from model.data.avsbench.subsets import Subset
 from model.evaluation.avsbench import evaluate_own_sound
 from model.network.avesformer import AVESFormer
 from model.training.config import TrainingConfig

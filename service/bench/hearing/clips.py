@@ -14,18 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.data.synthesize import CPU, SynthesizeOptions, describe_clip, to_frame_rate
-from model.data.world.mix import (
-    BLOCK_SAMPLES,
-    WINDOW_SAMPLES,
-    Mix,
-    audible_states,
-    gate_curve,
-    mix_scene,
-    render_stems,
-)
+from model.data.world.mix import BLOCK_SAMPLES, Mix, audible_states, gate_curve, mix_scene, render_stems
 from model.data.world.render import Shot, render
 from model.data.world.scene import Scene, draw_scene
-from model.data.world.voice import SAMPLE_RATE_HZ
+from model.network.preprocess import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 
 FRAMES_AT_ONCE = 8
 SECONDS = 5.0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.data.synthetic import MIN_VISIBLE_SHARE
 from model.data.world.mix import BLOCK_SAMPLES
-from model.data.world.voice import SAMPLE_RATE_HZ
+from model.network.preprocess import SAMPLE_RATE_HZ
 from service.bench.hearing.score import BoolMask, said_in
 from service.domain.result import FrameMasks
 

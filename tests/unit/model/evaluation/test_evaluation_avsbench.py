@@ -13,7 +13,8 @@ from support.avsbench_tree import LABELS, make_avss, make_ms3, make_s4
 from typer.testing import CliRunner
 
 from model.cli.main import app
-from model.data.avsbench.index import Subset, read_index
+from model.data.avsbench.index import read_index
+from model.data.avsbench.subsets import Subset
 from model.evaluation.avsbench import evaluate_avsbench, evaluate_own_sound
 from model.evaluation.overlay_page import OverlayPage
 from model.network.avesformer import AVESFormer

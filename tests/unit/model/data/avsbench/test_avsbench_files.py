@@ -14,8 +14,9 @@ from support.avsbench_tree import LABELS, draw, hash_of, make_avss, make_ms3, ma
 
 from model.data.avsbench.check import convert, verify
 from model.data.avsbench.clip import palette, read_clip
-from model.data.avsbench.index import SPLITS, Subset, read_index, read_labels
+from model.data.avsbench.index import read_index, read_labels
 from model.data.avsbench.pickles import PickleError, read_pickled_log_mel
+from model.data.avsbench.subsets import SPLITS, Subset
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,7 @@ def test_class_names_count_from_0_or_1(tmp_path: Path, first_index: int) -> None
 )
 def test_class_names_that_do_not_fit_are_refused(tmp_path: Path, names: object) -> None:
     (tmp_path / "AVSS").mkdir()
+    (tmp_path / "AVSS" / "metadata.csv").write_text("uid,label,split\n")
     (tmp_path / "AVSS" / "label2idx.json").write_text(json.dumps(names))
     with pytest.raises(ValueError, match="label2idx"):
         read_labels(tmp_path, subset=Subset.AVSS)

@@ -20,7 +20,8 @@ from model.data.world.mix import (
 )
 from model.data.world.scene import KINDS, MIN_GATE_S, Scene, SceneOptions, Source, draw_gates, draw_scene, stream
 from model.data.world.sounds import PEAK, emit
-from model.data.world.voice import SAMPLE_RATE_HZ, Noise, stretch
+from model.data.world.voice import Noise, stretch
+from model.network.preprocess import SAMPLE_RATE_HZ
 
 CPU = torch.device("cpu")
 SECONDS = 3.0
