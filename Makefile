@@ -13,7 +13,7 @@ TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format proto bench hearing soak chaos clean
+.PHONY: help serve test test-slow lint format proto docs bench hearing soak chaos clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,8 +46,11 @@ proto: $(VENV)/.installed-dev ## generate the gRPC stubs into service/rpc/pb
 bench: $(VENV)/.installed-dev ## every figure of time, ratios first
 	OMP_NUM_THREADS=1 $(BIN)/avesformer bench $(BENCH_ARGS)
 
+docs: $(VENV)/.installed-dev ## build the documentation site into build/site
+	$(BIN)/python -m mkdocs build --strict
+
 clean: ## remove what the commands above made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) build/site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
