@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from service.aio.deadlines import within
 from service.aio.tasks import end_tasks
-from service.answers.codec import decode_lines, encode_line
+from service.codec.answer_json import decode_stored, encode_line
 from service.core.pipeline import Answering
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import CODES, Kind, ServiceError
@@ -191,7 +191,7 @@ class IdempotentAnswering:
         cut = b""
         async for piece in self._blobs.read(f"{ANSWERS}/{scope}"):
             whole, end, cut = (cut + piece).rpartition(b"\n")
-            for event in decode_lines(whole + end):
+            for event in decode_stored(whole + end):
                 yield event
 
     async def _remembered(

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from service.aio.deadlines import within
-from service.answers.codec import decode_lines
 from service.answers.shared_answer import SharedAnswer
+from service.codec.answer_json import decode_stored
 from service.core.pipeline import Answering
 from service.domain.deadline import Clock, Deadline
 from service.domain.options import SegmentOptions
@@ -104,7 +104,7 @@ class CachedAnswers:
             kept = None if key in self._shared else await self._cache.get(key)
         if kept is not None:
             self._metrics.cache_lookups_total.labels("hit").inc()
-            for event in decode_lines(kept):
+            for event in decode_stored(kept):
                 yield self._as_hit(event, context, started_s)
             return
         shared = self._shared.get(key)

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from service.aio.tasks import end_tasks
-from service.answers.codec import decode_lines, encode_line
+from service.codec.answer_json import decode_stored, encode_line
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent
@@ -66,7 +66,7 @@ class SharedAnswer:
                     start = self._ends[at - 1] if at else 0
                     line = os.pread(self._file.fileno(), self._ends[at] - start, start)
                     at += 1
-                    yield decode_lines(line)[0]
+                    yield next(decode_stored(line))
                 if self._error is not None:
                     raise self._error
                 if self.is_complete:

@@ -16,14 +16,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from service.cli.option_flags import with_option_flags
 from service.cli.settings import complain, load_settings
 from service.client.answer import Answer, AnswerGatherer
+from service.codec.answer_json import encode_document_end, encode_document_start, encode_frame
 from service.domain.deadline import Deadline
 from service.domain.errors import Kind, ServiceError
-from service.domain.options import SegmentOptions, parse_options
+from service.domain.options import OPTIONS, SegmentOptions, parse_options
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext, accept_request_id
 from service.domain.result import FrameMasks
-from service.rest.shapes import encode, frame_shape, started_shape, summary_shape
 
 if TYPE_CHECKING:
     from service.client.grpc_async import AsyncGrpcClient
@@ -53,29 +54,23 @@ class _Targets:
     overlay: Path | None
 
 
+@with_option_flags(OPTIONS)
 def segment(
     clips: Annotated[list[Path], typer.Argument(help="MP4 or MOV files.", metavar="CLIP")],
     output: Annotated[Path | None, typer.Option(help="JSON file (a folder for several clips); - is stdout.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Overlay mp4 (a folder for several clips).")] = None,
-    fps: Annotated[str, typer.Option(help="Samples per second, or native for every frame.")] = "1",
-    threshold: Annotated[str | None, typer.Option(help="0 to 1 (default 0.5; 0 for semantic models).")] = None,
-    start_s: Annotated[str | None, typer.Option(help="Start of the part, seconds.")] = None,
-    end_s: Annotated[str | None, typer.Option(help="End of the part, seconds.")] = None,
-    size: Annotated[str, typer.Option(help="Masks at source or model size.")] = "source",
-    labels: Annotated[str | None, typer.Option(help="Labels to keep, by commas.")] = None,
-    min_area: Annotated[str | None, typer.Option(help="Leave out masks under this many pixels.")] = None,
     url: Annotated[str | None, typer.Option(help="Ask this service (http, https, grpc, grpcs).")] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="AVES_API_KEY", help="Key for --url; better in the environment.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    *,
+    fields: dict[str, str],
 ) -> None:
     """Segment what sounds in CLIPs. Without --url everything runs in this process; the JSON is the service's answer."""
-    given = {"fps": fps, "threshold": threshold, "start_s": start_s, "end_s": end_s}
-    given |= {"size": size, "labels": labels, "min_area": min_area}
     try:
-        options = parse_options({name: value for name, value in given.items() if value is not None})
+        options = parse_options(fields)
         targets = _plan_targets(clips, output, overlay)
     except ServiceError as error:
         complain(error.detail)
@@ -238,10 +233,10 @@ def _write_json(answer: Answer, path: Path) -> None:
 
 def _json_parts(answer: Answer) -> Iterator[bytes]:
     started = ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
-    yield encode(started_shape(started, num_samples=answer.summary.num_samples))[:-1] + b',"frames":['
+    yield encode_document_start(started, num_samples=answer.summary.num_samples)
     for place, frame in enumerate(answer.frames):
-        yield (b"," if place else b"") + encode(frame_shape(frame))
-    yield b"]," + encode(summary_shape(answer.summary))[1:]
+        yield (b"," if place else b"") + encode_frame(frame)
+    yield encode_document_end(answer.summary)
 
 
 def _write_overlay(clip: Path, path: Path, answer: Answer, progress: Progress) -> None:

@@ -14,18 +14,16 @@ import grpc
 
 from service.client.answer import Answer, OnEvent, cut_off
 from service.client.failures import grpc_error, unreachable
-from service.client.grpc_messages import (
-    answer_event,
-    channel_options,
-    live_event,
-    live_options,
-    live_request,
-    metadata,
-    model_info,
-    segment_requests,
-)
+from service.client.grpc_messages import channel_options, metadata, segment_requests
 from service.client.policy import ClientPolicy
 from service.client.retry import gather, retried
+from service.codec.protobuf import (
+    decode_event,
+    decode_live_event,
+    decode_model,
+    encode_live_input,
+    encode_live_options,
+)
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveInput, LiveOptions
 from service.domain.options import SegmentOptions
@@ -68,7 +66,7 @@ class GrpcClient:
         """The model that answers. Raises ServiceError."""
         timeout_s = self._policy.timeout_s or self._policy.connect_timeout_s
         with _translated(self._target):
-            return model_info(
+            return decode_model(
                 self._stub.GetModel(
                     pb.GetModelRequest(), timeout=timeout_s, metadata=metadata(self._policy, request_id=None)
                 )
@@ -100,7 +98,7 @@ class GrpcClient:
         told = metadata(self._policy, request_id=request_id)
         call = self._stub.Segment(requests.sent(), timeout=self._policy.timeout_s, metadata=told)
         requests.call.set_result(call)
-        convert = functools.partial(answer_event, options=asked)
+        convert = functools.partial(decode_event, options=asked)
         return RunningCall(requests, self._target, convert, is_end=_is_summary)
 
     def start_live(self, inputs: Iterable[LiveInput], options: LiveOptions) -> RunningCall[LiveEvent]:
@@ -108,7 +106,7 @@ class GrpcClient:
         requests = _Requests(_live_requests(inputs, options))
         call = self._stub.SegmentLive(requests.sent(), metadata=metadata(self._policy, request_id=None))
         requests.call.set_result(call)
-        return RunningCall(requests, self._target, live_event)
+        return RunningCall(requests, self._target, decode_live_event)
 
 
 class _Requests:
@@ -180,9 +178,9 @@ def _is_summary(event: AnswerEvent | None) -> bool:
 
 
 def _live_requests(inputs: Iterable[LiveInput], options: LiveOptions) -> Iterator[pb.LiveRequest]:
-    yield live_options(options)
+    yield encode_live_options(options)
     for item in inputs:
-        yield live_request(item)
+        yield encode_live_input(item)
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from service.client.answer import Answer, OnEvent, cut_off
 from service.client.failures import unreachable
 from service.client.grpc_messages import pieces
 from service.client.policy import ClientPolicy
-from service.client.rest_messages import line_event, option_fields, response_error
+from service.client.rest_messages import line_event, response_error
 from service.client.retry import gather, gather_async, retried, retried_async
 from service.domain.errors import ServiceError
+from service.domain.option_table import to_fields
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
 from service.domain.result import Summary
@@ -116,7 +117,7 @@ class _Body:
 
     def __init__(self, source: Path | bytes, options: SegmentOptions, policy: ClientPolicy) -> None:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        self.params = option_fields(options)
+        self.params = to_fields(options)
         self.headers = {
             "Content-Type": "application/octet-stream",
             "Content-Length": str(size),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator
@@ -11,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from service.codec.answer_json import decode_stored, encode_line
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks, Mask, Rle, Summary
+from service.domain.result import FrameMasks, Summary
 
 _FRAME_OVERHEAD_BYTES = 512
 _MASK_OVERHEAD_BYTES = 512
@@ -86,7 +86,7 @@ class AnswerSpool:
             self._memory_bytes += weight
             return
         try:
-            self._write(_dump(frame))
+            self._write(encode_line(frame))
         except OSError:
             raise ServiceError("storage_full", "There is no room left to hold the answer; try again later.") from None
 
@@ -112,7 +112,7 @@ class AnswerSpool:
             return self._read(self._file)
         return None
 
-    def _read(self, file: IO[bytes]) -> FrameMasks:
+    def _read(self, file: IO[bytes]) -> AnswerEvent:
         file.seek(self._read_at)
         line = file.readline()
         self._read_at += len(line)
@@ -121,22 +121,4 @@ class AnswerSpool:
             file.seek(0)
             file.truncate()
             self._read_at = 0
-        return _load(line)
-
-
-def _dump(frame: FrameMasks) -> bytes:
-    masks = [
-        [mask.label, mask.score, mask.area, mask.bbox, mask.segmentation.size, mask.segmentation.counts]
-        for mask in frame.masks
-    ]
-    row = [frame.sample_time_s, frame.timestamp_s, frame.index, masks]
-    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
-
-
-def _load(line: bytes) -> FrameMasks:
-    sample_time_s, timestamp_s, index, rows = json.loads(line)
-    masks = tuple(
-        Mask(label, score, area, (bbox[0], bbox[1], bbox[2], bbox[3]), Rle((size[0], size[1]), counts))
-        for label, score, area, bbox, size, counts in rows
-    )
-    return FrameMasks(sample_time_s, timestamp_s, index, masks)
+        return next(decode_stored(line))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
-    """What the upload holds: display size in pixels (after crop and rotation, without sample aspect ratio).
+    """The upload, decoded. A streamed answer begins before the whole file is known, so the last three may be null."""
 
-    `duration_s`, `frame_rate` and `num_samples` are None while a streamed upload does not yet tell them.
-    """
-
-    width: int
-    height: int
-    sample_aspect_ratio: str
-    duration_s: float | None
-    frame_rate: float | None
-    num_samples: int | None
+    width: int = field(metadata={"description": "Display width in pixels: after crop and rotation, without aspect."})
+    height: int = field(metadata={"description": "Display height in pixels."})
+    sample_aspect_ratio: str = field(metadata={"description": 'Shape of a pixel, such as "1:1" or "4:3".'})
+    duration_s: float | None = field(metadata={"description": "Length of the picture track in seconds."})
+    frame_rate: float | None = field(metadata={"description": "Mean frames per second."})
+    num_samples: int | None = field(metadata={"description": "Number of frames in the answer."})

@@ -1,46 +1,45 @@
-"""Values of a live stream: what its client sends and what it gets back."""
+"""Values of a live stream: options, frames and sound from the client, masks and errors to it."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from service.domain.errors import ServiceError
+from service.domain.option_table import Number, WholeNumber, check_values, option, same_option
 from service.domain.options import AppliedOptions, MaskSize, SegmentOptions
 from service.domain.result import FrameMasks, ModelInfo
 
 PixelFormat = Literal["jpeg", "rgb24", "unknown"]
 
+# Longest wait for sound that a client may ask for, in seconds; with a longer one the answer is no longer live.
 MAX_AUDIO_WAIT_S = 5.0
-"""Longest wait for sound that a client may ask for; over it the answer is no longer live."""
+# Most frames of one stream that may wait (256 MiB at 4 MiB per message).
 MAX_WAITING_FRAMES = 64
-"""Most frames of one stream that may wait (at 4 MiB a message: 256 MiB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
-    """Options of a live stream; None means the model's default.
+    """Options of a live stream, declared like SegmentOptions. Construction raises `bad_option`."""
 
-    `max_audio_wait_s`: seconds from a frame's arrival that its sound is waited for; what is missing then is silence.
-    `max_waiting_frames`: one frame more drops the oldest. Construction validates and raises ServiceError `bad_option`.
-    """
-
-    threshold: float | None = None
-    size: MaskSize = "source"
-    labels: tuple[str, ...] | None = None
-    max_audio_wait_s: float = 0.1
-    max_waiting_frames: int = 4
+    threshold: float | None = same_option(SegmentOptions, "threshold", default=None)
+    size: MaskSize = same_option(SegmentOptions, "size", default="source")
+    labels: tuple[str, ...] | None = same_option(SegmentOptions, "labels", default=None)
+    max_audio_wait_s: float = option(
+        Number(most=MAX_AUDIO_WAIT_S, unit="seconds"),
+        default=0.1,
+        help="Longest wait for a frame's sound, in seconds from its arrival; what is missing then is silence.",
+    )
+    max_waiting_frames: int = option(
+        WholeNumber(least=1, most=MAX_WAITING_FRAMES),
+        default=4,
+        help="Frames that may wait; one more drops the oldest.",
+    )
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.max_audio_wait_s) and 0 <= self.max_audio_wait_s <= MAX_AUDIO_WAIT_S):
-            raise ServiceError("bad_option", f"max_audio_wait_s: give 0 to {MAX_AUDIO_WAIT_S:g} seconds.")
-        if not 1 <= self.max_waiting_frames <= MAX_WAITING_FRAMES:
-            raise ServiceError("bad_option", f"max_waiting_frames: give 1 to {MAX_WAITING_FRAMES}.")
-        SegmentOptions(threshold=self.threshold, size=self.size, labels=self.labels)
+        check_values(self)
 
     def resolve(self, model: ModelInfo) -> AppliedOptions:
-        """What applies to every frame; raises `bad_option` for labels the model does not know."""
+        """Return what applies to every frame; raises `bad_option` for labels that the model does not know."""
         return SegmentOptions(threshold=self.threshold, size=self.size, labels=self.labels).resolve(model)
 
 
@@ -48,7 +47,7 @@ class LiveOptions:
 class LiveFrame:
     """One encoded (jpeg) or raw (rgb24, H * W * 3 bytes) picture; width and height may be 0 for jpeg.
 
-    A frame of unknown format is answered with an error of its own and does not end the stream.
+    A frame of unknown format gets a LiveFrameError and does not end the stream.
     """
 
     timestamp_s: float
@@ -60,7 +59,7 @@ class LiveFrame:
 
 @dataclass(frozen=True, slots=True)
 class SoundPiece:
-    """A piece of mono sound: `pcm` holds little-endian int16 (S,), its first value heard at `timestamp_s`."""
+    """A piece of mono sound: `pcm` is little-endian int16 (S,), its first value at `timestamp_s`."""
 
     timestamp_s: float
     pcm: bytes

@@ -1,141 +1,114 @@
-"""What a caller may ask of a clip, validated once for every transport."""
+"""The options of a request. An option is declared here, once; see `option_table` for what derives from it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from service.domain.errors import ServiceError
+from service.domain.option_table import (
+    Choice,
+    Names,
+    Number,
+    Rate,
+    WholeNumber,
+    check_values,
+    option,
+    options_of,
+    parse_fields,
+    same_option,
+)
 from service.domain.result import ModelInfo
 
 MaskSize = Literal["source", "model"]
-_T = TypeVar("_T")
 
+# Highest sampling rate. `native` is bounded by the limits on clips instead.
 MAX_FPS = 60.0
-"""Highest sampling rate in samples per second; `native` is bounded by the clip's own limits instead."""
-
-OPTION_NAMES = ("fps", "start_s", "end_s", "threshold", "size", "labels", "min_area")
+# Default threshold of a binary checkpoint: the point where a pixel more likely sounds than not.
+BINARY_THRESHOLD = 0.5
+# Default threshold of a semantic checkpoint: the winning class is kept whatever its probability.
+SEMANTIC_THRESHOLD = 0.0
+# Largest index of a sound track; a file with more tracks is refused anyway.
+MAX_AUDIO_TRACK = 255
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentOptions:
-    """Options as asked for: None means the default, which may depend on the model or the clip.
+    """Options as asked for. None means the default, which depends on the model or the clip.
 
-    `fps` None with `native_fps` False is 1 sample per second. Times are seconds on the clip's presentation time line.
-    Construction validates and raises ServiceError `bad_option`.
+    Times are seconds on the clip's presentation time line. Construction raises ServiceError `bad_option` for a value
+    that is out of range.
     """
 
-    fps: float = 1.0
-    native_fps: bool = False
-    start_s: float = 0.0
-    end_s: float | None = None
-    threshold: float | None = None
-    size: MaskSize = "source"
-    labels: tuple[str, ...] | None = None
-    min_area: int = 0
+    fps: float | Literal["native"] = option(
+        Rate(MAX_FPS), default=1.0, help="Samples per second of clip; `native` takes every frame."
+    )
+    start_s: float = option(Number(unit="seconds"), default=0.0, help="Start of the part to answer, in seconds.")
+    end_s: float | None = option(
+        Number(unit="seconds"),
+        default=None,
+        default_help="end of the clip",
+        help="End of the part to answer, in seconds; over `start_s`.",
+    )
+    threshold: float | None = option(
+        Number(most=1.0),
+        default=None,
+        default_help="0.5 for binary checkpoints, 0 for semantic ones",
+        help="Least probability of a pixel: of sounding (binary checkpoints), of the winning class (semantic ones).",
+    )
+    size: MaskSize = option(
+        Choice(("source", "model")),
+        default="source",
+        help="Size of the masks: the clip's display size, or the model's output size.",
+    )
+    labels: tuple[str, ...] | None = option(
+        Names(),
+        default=None,
+        default_help="all",
+        help="Labels to return, separated by commas; each must be a label of the checkpoint.",
+    )
+    min_area: int = option(
+        WholeNumber(unit="pixels"), default=0, help="Masks with fewer pixels than this are left out."
+    )
+    audio_track: int | None = option(
+        WholeNumber(most=MAX_AUDIO_TRACK),
+        default=None,
+        default_help="the enabled default track",
+        help="Index of the sound track to use, counted from 0 among the clip's sound tracks.",
+    )
 
     def __post_init__(self) -> None:
-        _require(
-            math.isfinite(self.fps) and 0 < self.fps <= MAX_FPS,
-            "fps",
-            f"over 0 and at most {MAX_FPS:g}, or native",
-        )
-        _require(math.isfinite(self.start_s) and self.start_s >= 0, "start_s", "a number of seconds, 0 or more")
-        if self.end_s is not None:
-            _require(
-                math.isfinite(self.end_s) and self.end_s > self.start_s,
-                "end_s",
-                "a number of seconds over start_s",
-            )
-        if self.threshold is not None:
-            _require(0 <= self.threshold <= 1, "threshold", "a number from 0 to 1")
-        _require(self.size in ("source", "model"), "size", "source or model")
-        _require(0 <= self.min_area < 2**31, "min_area", "a number of pixels, 0 or more")
+        check_values(self)
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ServiceError("bad_option", "end_s: give a number of seconds over start_s.")
 
     def resolve(self, model: ModelInfo) -> AppliedOptions:
-        """Fill in what depends on the model; raises `bad_option` for labels it does not know."""
+        """Fill in what depends on the model; raises `bad_option` for labels that the model does not know."""
         unknown = [label for label in self.labels or () if label not in model.labels]
         if unknown:
             known = ", ".join(model.labels)
             raise ServiceError("bad_option", f"labels: this checkpoint does not know {unknown[0]!r}; it knows {known}.")
-        threshold = self.threshold
-        if threshold is None:
-            threshold = 0.0 if model.is_semantic else 0.5
-        labels = tuple(label for label in model.labels if self.labels is None or label in self.labels)
-        return AppliedOptions(
-            fps=None if self.native_fps else self.fps,
-            start_s=self.start_s,
-            end_s=self.end_s,
-            threshold=threshold,
-            size=self.size,
-            labels=labels,
-            min_area=self.min_area,
-        )
+        given = {declared.name: getattr(self, declared.name) for declared in dataclasses.fields(self)}
+        if self.threshold is None:
+            given["threshold"] = SEMANTIC_THRESHOLD if model.is_semantic else BINARY_THRESHOLD
+        given["labels"] = tuple(label for label in model.labels if self.labels is None or label in self.labels)
+        return AppliedOptions(**given)
 
 
 @dataclass(frozen=True, slots=True)
-class AppliedOptions:
-    """Options as applied: `fps` None means native (every frame), `end_s` None the end of the clip."""
+class AppliedOptions(SegmentOptions):
+    """Options as applied to a model: `threshold` is a number and `labels` are named, in the model's order."""
 
-    fps: float | None
-    start_s: float
-    end_s: float | None
-    threshold: float
-    size: MaskSize
-    labels: tuple[str, ...]
-    min_area: int
+    threshold: float = same_option(SegmentOptions, "threshold", default=BINARY_THRESHOLD)
+    labels: tuple[str, ...] = same_option(SegmentOptions, "labels", default=())
+
+
+OPTIONS = options_of(SegmentOptions)
+OPTION_NAMES = tuple(declared.name for declared in OPTIONS)
 
 
 def parse_options(fields: Mapping[str, str]) -> SegmentOptions:
-    """Options from text fields (query or form).
-
-    Raises:
-        ServiceError: `bad_option` naming the field, what it held and what it takes.
-    """
-    for name in fields:
-        if name not in OPTION_NAMES:
-            raise ServiceError("bad_option", f"{name[:64]!r} is not an option; there are {', '.join(OPTION_NAMES)}.")
-    native = fields.get("fps") == "native"
-    size = fields.get("size", "source")
-    _require(size in ("source", "model"), "size", "source or model")
-    return SegmentOptions(
-        fps=1.0 if native else _number(fields, "fps", default=1.0),
-        native_fps=native,
-        start_s=_number(fields, "start_s", default=0.0),
-        end_s=_number(fields, "end_s", default=None),
-        threshold=_number(fields, "threshold", default=None),
-        size="model" if size == "model" else "source",
-        labels=split_labels(fields["labels"].split(",")) if "labels" in fields else None,
-        min_area=_integer(fields, "min_area", default=0),
-    )
-
-
-def split_labels(labels: Iterable[str]) -> tuple[str, ...] | None:
-    """Labels without blanks; none at all, or `all`, means every label (None)."""
-    kept = tuple(label.strip() for label in labels if label.strip())
-    return None if not kept or kept == ("all",) else kept
-
-
-def _number(fields: Mapping[str, str], name: str, *, default: _T) -> float | _T:
-    if name not in fields:
-        return default
-    try:
-        return float(fields[name])
-    except ValueError:
-        raise ServiceError("bad_option", f"{name}: {fields[name][:64]!r} is not a number.") from None
-
-
-def _integer(fields: Mapping[str, str], name: str, *, default: int) -> int:
-    if name not in fields:
-        return default
-    text = fields[name].strip()
-    if not text.isascii() or not text.isdigit() or len(text) > 12:
-        raise ServiceError("bad_option", f"{name}: {text[:64]!r} is not a whole number, 0 or more.")
-    return int(text)
-
-
-def _require(is_right: bool, name: str, wanted: str) -> None:
-    if not is_right:
-        raise ServiceError("bad_option", f"{name}: give {wanted}.")
+    """Return the options of text fields (query or form); raises `bad_option`."""
+    return parse_fields(SegmentOptions, fields)

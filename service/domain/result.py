@@ -1,56 +1,64 @@
-"""Values of an answer: masks, frames, the model that made them."""
+"""Values of an answer: masks, frames, the model that made them. Field metadata documents them in the API's schemas."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# The one label of a binary checkpoint.
 SOUNDING = "sounding"
-"""The one label of a binary checkpoint."""
+# Decimals of seconds and scores in answers, the same on every transport.
+ANSWER_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Rle:
-    """COCO compressed run lengths, column-major, zeros first: `size` is (height, width), `counts` ASCII."""
+    """COCO compressed run lengths, column-major, zeros first; `pycocotools.mask.decode` reads them unchanged."""
 
-    size: tuple[int, int]
-    counts: str
+    size: tuple[int, int] = field(metadata={"description": "[height, width] in pixels"})
+    counts: str = field(metadata={"description": "Run lengths in COCO's ASCII encoding."})
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """One label's pixels in one frame, never empty. `score`: mean probability inside; bbox: x, y, width, height."""
+    """One label's pixels in one frame; never empty."""
 
     label: str
-    score: float
-    area: int
-    bbox: tuple[int, int, int, int]
+    score: float = field(metadata={"description": "Mean probability inside the mask, 0 to 1."})
+    area: int = field(metadata={"description": "Number of pixels."})
+    bbox: tuple[int, int, int, int] = field(metadata={"description": "[x, y, width, height] in pixels"})
     segmentation: Rle
 
 
 @dataclass(frozen=True, slots=True)
 class FrameMasks:
-    """What sounds in one sampled frame (`masks` empty where nothing does). Seconds on the clip's time line."""
+    """What sounds in one sampled frame; `masks` is empty where nothing does. Seconds on the clip's time line."""
 
-    sample_time_s: float
-    timestamp_s: float
-    index: int
+    sample_time_s: float = field(metadata={"description": "Time that was asked for; strictly increasing."})
+    timestamp_s: float = field(metadata={"description": "The shown frame's own time; may repeat."})
+    index: int = field(metadata={"description": "The frame's number in presentation order, from the clip's start."})
     masks: tuple[Mask, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The model behind an answer. `labels` are in mask order; `checkpoint` is `sha256:…` of the weights file.
+    """The model behind an answer.
 
     A binary checkpoint has one output channel (a sigmoid); a semantic one has a background channel 0 and then one
     channel per label (a softmax), so `len(labels) + 1` channels.
     """
 
-    variant: str
-    checkpoint: str
-    labels: tuple[str, ...]
-    world_version: int | None
-    input_height: int
-    input_width: int
+    variant: str = field(metadata={"description": "Name of the model's configuration."})
+    checkpoint: str = field(metadata={"description": "`sha256:` and the hash of the weights file."})
+    labels: tuple[str, ...] = field(metadata={"description": "In mask order."})
+    world_version: int | None = field(
+        metadata={"description": "Version of the synthetic world the weights were trained on; null for other data."}
+    )
+    input_height: int = field(
+        default=0, metadata={"description": "Height of the frames that the model takes, in pixels."}
+    )
+    input_width: int = field(
+        default=0, metadata={"description": "Width of the frames that the model takes, in pixels."}
+    )
 
     @property
     def is_semantic(self) -> bool:
@@ -60,8 +68,13 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The end of an answer: seconds spent by stage (upload, decode, queue, predict, encode, total)."""
+    """The end of an answer."""
 
-    num_samples: int
-    timings_s: dict[str, float] = field(default_factory=dict)
-    cached: bool = False
+    num_samples: int = field(metadata={"description": "Number of frames in the answer."})
+    timings_s: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "description": "Seconds by stage (upload, decode, queue, predict, encode, total). Stages overlap in time."
+        },
+    )
+    cached: bool = field(default=False, metadata={"description": "Whether the answer came from the result cache."})

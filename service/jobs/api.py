@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from service.answers.codec import decode_lines
+from service.codec.answer_json import decode_stored
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
@@ -164,4 +164,4 @@ class Jobs:
         data = await self._blobs.get(job.part_name(number))
         if data is None:
             raise ServiceError("job_expired", "The job's answer is no longer kept.")
-        return decode_lines(data)
+        return list(decode_stored(data))

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from service.answers.codec import encode_line
+from service.codec.answer_json import encode_line
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
-import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from service.answers.codec import job_shape
+from service.codec.job_json import JobStatus
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
@@ -97,7 +96,7 @@ class Webhooks:
         """One try; whether it was taken (2xx)."""
         url = _parse(webhook)
         address = await self._address_of(url)
-        body = json.dumps(job_shape(job), separators=(",", ":")).encode()
+        body = JobStatus.of(job).encode()
         timestamp = str(int(self._wall_clock()))
         headers = {
             "Host": url.netloc.decode("ascii"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.answers.codec import decode_job, encode_job
+from service.codec.job_json import decode_job, encode_job
 from service.domain.job import Job
 from service.redis.link import PREFIX, RedisLink
 

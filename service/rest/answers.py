@@ -9,6 +9,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import IO, TypeVar
 
+from service.codec.answer_json import (
+    HEARTBEAT_LINE,
+    encode_document_end,
+    encode_document_start,
+    encode_error_line,
+    encode_frame,
+    encode_line,
+)
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
@@ -16,7 +24,6 @@ from service.domain.result import FrameMasks, Summary
 from service.rest.errors import Problem
 from service.rest.request_head import JSON_TYPE, NDJSON_TYPE
 from service.rest.sender import Sender
-from service.rest.shapes import encode, frame_shape, started_shape, summary_shape
 
 HEARTBEAT_S = 10.0
 """A heartbeat line is sent after this long without another line."""
@@ -59,15 +66,15 @@ async def _collect(
             if isinstance(event, ClipStarted):
                 started = event
             elif isinstance(event, FrameMasks):
-                file.write((b"," if file.tell() else b"") + encode(frame_shape(event)))
+                file.write((b"," if file.tell() else b"") + encode_frame(event))
                 _check_size(file.tell(), max_bytes)
             else:
                 summary = event
     assert started is not None
     assert summary is not None
     _note(summary, record)
-    opening = encode(started_shape(started, num_samples=summary.num_samples))
-    return opening[:-1] + b',"frames":[', b"]," + encode(summary_shape(summary))[1:]
+    opening = encode_document_start(started, num_samples=summary.num_samples)
+    return opening, encode_document_end(summary)
 
 
 def _check_size(num_bytes: int, max_bytes: int) -> None:
@@ -86,8 +93,7 @@ async def answer_ndjson(events: AsyncGenerator[AnswerEvent, None], sender: Sende
         first = await anext(events)
         assert isinstance(started, ClipStarted)
         await sender.start({"Content-Type": NDJSON_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        opening = started_shape(started, num_samples=started.clip.num_samples)
-        await sender.write(_line("clip", opening))
+        await sender.write(encode_line(started))
         await _write_event(first, sender, record)
         async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
             async for event in rest:
@@ -101,24 +107,16 @@ async def end_with_error(problem: Problem, sender: Sender) -> None:
         sender.cut()
         return
     try:
-        await sender.write(_line("error", {"problem": problem.body()}))
+        await sender.write(encode_error_line(problem.document()))
         await sender.end()
     except ServiceError:
         sender.cut()
 
 
 async def _write_event(event: AnswerEvent | None, sender: Sender, record: RequestRecord) -> None:
-    if event is None:
-        await sender.write(_line("heartbeat", {}))
-    elif isinstance(event, FrameMasks):
-        await sender.write(_line("frame", frame_shape(event)))
-    elif isinstance(event, Summary):
+    if isinstance(event, Summary):
         _note(event, record)
-        await sender.write(_line("end", {**summary_shape(event), "num_samples": event.num_samples}))
-
-
-def _line(kind: str, members: dict[str, object]) -> bytes:
-    return encode({"type": kind, **members}) + b"\n"
+    await sender.write(HEARTBEAT_LINE if event is None else encode_line(event))
 
 
 def _note(summary: Summary, record: RequestRecord) -> None:

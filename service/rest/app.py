@@ -78,11 +78,8 @@ def _work_router(parts: RestParts) -> APIRouter:
         summary="Segment a clip",
         response_class=Response,
         responses=segment_responses(),
-        openapi_extra={
-            "requestBody": upload_request_body(),
-            "parameters": upload_parameters(),
-            "security": [{}, {"bearer": []}],
-        },
+        dependencies=[upload_parameters()],
+        openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
     )
     return router
 

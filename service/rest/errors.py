@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 
 from starlette.types import Send
 
+from service.codec import problem_json
 from service.domain.errors import CODES, Kind, ServiceError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -51,35 +50,20 @@ class Problem:
         """The HTTP status."""
         return status_of(self.error.code)
 
-    @property
-    def retry_after_s(self) -> int | None:
-        """Whole seconds for Retry-After, rounded up; None where coming back later is not the remedy."""
-        wait_s = self.error.wait_s
-        return None if wait_s is None else max(1, math.ceil(wait_s))
-
-    def body(self) -> dict[str, object]:
-        """The members of the problem document."""
-        members: dict[str, object] = {
-            "type": f"urn:avesformer:problem:{self.error.code}",
-            "title": self.error.spec.title,
-            "status": self.status,
-            "detail": self.error.detail,
-            "code": self.error.code,
-            "request_id": self.request_id,
-        }
-        if self.retry_after_s is not None:
-            members["retry_after_s"] = self.retry_after_s
-        return members
+    def document(self) -> problem_json.Problem:
+        """Return the problem document."""
+        return problem_json.Problem.of(self.error, status=self.status, request_id=self.request_id)
 
     def encoded(self) -> bytes:
-        """The body's bytes."""
-        return json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "replace")
+        """Return the body's bytes."""
+        return self.document().encode()
 
     def headers(self) -> dict[str, str]:
         """The headers that belong to it."""
         headers = {"Content-Type": PROBLEM_MEDIA_TYPE, "Cache-Control": "no-store"}
-        if self.retry_after_s is not None:
-            headers["Retry-After"] = str(self.retry_after_s)
+        retry_after_s = self.document().retry_after_s
+        if retry_after_s is not None:
+            headers["Retry-After"] = str(retry_after_s)
         if self.error.kind is Kind.UNAUTHENTICATED:
             headers["WWW-Authenticate"] = 'Bearer realm="avesformer"'
         return headers

@@ -8,7 +8,6 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.datastructures import Headers
@@ -16,11 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope
 
-from service.answers.codec import job_shape
 from service.answers.idempotency import Idempotency, key_scope
+from service.codec.answer_json import encode_frame
+from service.codec.job_json import JobStatus
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.job import Job
+from service.domain.option_table import Option, Url
 from service.domain.options import SegmentOptions, parse_options
 from service.jobs.api import JobEvent, JobRequest, Jobs
 from service.rest.answers import HEARTBEAT_S, answer_json, answer_ndjson, with_heartbeats
@@ -28,14 +29,19 @@ from service.rest.intake import ended_by_disconnect
 from service.rest.long_answer import LongAnswer
 from service.rest.openapi import SEGMENT_CODES, problem_responses, upload_parameters, upload_request_body
 from service.rest.parts import RestParts
-from service.rest.request_head import answer_type, merge_options
+from service.rest.request_head import JSON_TYPE, answer_type, merge_options
 from service.rest.segment import Asked, SegmentAnswer
 from service.rest.sender import Sender
-from service.rest.shapes import encode, frame_shape
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _EVENT_ID = re.compile(r"[0-9]{1,9}")
-_WEBHOOK = "webhook"
+_WEBHOOK = Option(
+    name="webhook",
+    type=Url(),
+    default=None,
+    default_help="none",
+    help="Address that gets the job's end by POST, signed with the `webhook_secret` of this answer.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,8 @@ def build_jobs_router(parts: JobParts) -> APIRouter:
         """State (queued, running, done, failed, cancelled), progress from 0 to 1, times in seconds since 1970."""
         with _recorded(parts, request) as owner:
             job = await parts.jobs.get(_checked(job_id), owner=owner)
-            return JSONResponse(job_shape(job), headers={"Cache-Control": "no-store"})
+            headers = {"Content-Type": JSON_TYPE, "Cache-Control": "no-store"}
+            return Response(JobStatus.of(job).encode(), headers=headers)
 
     async def result(job_id: str) -> Response:
         """The answer of POST /segment; a failed job's own problem; 409 before the end."""
@@ -85,7 +92,8 @@ def build_jobs_router(parts: JobParts) -> APIRouter:
         response_class=JSONResponse,
         summary="Hand in a job",
         responses=problem_responses(*SEGMENT_CODES),
-        openapi_extra=_submission_schema(),
+        dependencies=[upload_parameters(_WEBHOOK)],
+        openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
     )
     add = router.add_api_route
     add("/jobs/{job_id}", state, methods=["GET"], response_class=JSONResponse, responses=asked)
@@ -108,7 +116,7 @@ class JobSubmission(SegmentAnswer):
         async with self._admitted(scope, receive, record) as asked:
             body = await self._submit(asked)
         location = f"/v1/jobs/{json.loads(body)['job_id']}"
-        headers = {"Content-Type": "application/json", "Location": location, "Content-Length": str(len(body))}
+        headers = {"Content-Type": JSON_TYPE, "Location": location, "Content-Length": str(len(body))}
         await sender.start(headers, status=202)
         await sender.write(body)
         await sender.end()
@@ -134,15 +142,12 @@ class JobSubmission(SegmentAnswer):
 
     def _parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
         merged = merge_options(*sources)
-        self._webhook = merged.pop(_WEBHOOK, None)
+        self._webhook = merged.pop(_WEBHOOK.name, "").strip() or None
         return parse_options(merged)
 
 
 def _accepted(job: Job) -> bytes:
-    shape = job_shape(job)
-    if job.webhook_secret is not None:
-        shape["webhook_secret"] = job.webhook_secret
-    return encode(shape)
+    return JobStatus.of(job, has_secret=True).encode()
 
 
 class _JobStream(LongAnswer):
@@ -228,26 +233,11 @@ def _recorded(parts: JobParts, request: Request) -> Iterator[str]:
 
 
 def _event_lines(event: JobEvent) -> bytes:
-    shape = job_shape(event.job) if event.frame is None else frame_shape(event.frame)
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.kind.encode(), encode(shape))
+    data = JobStatus.of(event.job).encode() if event.frame is None else encode_frame(event.frame)
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.kind.encode(), data)
 
 
 def _checked(job_id: str) -> str:
     if not _JOB_ID.fullmatch(job_id):
         raise ServiceError("job_not_found", "There is no such job.")
     return job_id
-
-
-def _submission_schema() -> dict[str, Any]:
-    webhook = {
-        "name": _WEBHOOK,
-        "in": "query",
-        "required": False,
-        "description": "Where the job's end is told by POST, signed with `webhook_secret` of this answer.",
-        "schema": {"type": "string", "format": "uri"},
-    }
-    return {
-        "requestBody": upload_request_body(),
-        "parameters": [*upload_parameters(), webhook],
-        "security": [{}, {"bearer": []}],
-    }

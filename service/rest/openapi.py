@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Annotated, Any, Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Header, Query
 from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter, WithJsonSchema
 
+from service.codec.answer_json import LINES, Answer
+from service.codec.job_json import JobStatus
+from service.codec.problem_json import Problem
 from service.domain.errors import CODES, Kind
+from service.domain.option_table import Option
+from service.domain.options import OPTIONS
 from service.rest.errors import PROBLEM_MEDIA_TYPE, status_of
 from service.rest.request_head import JSON_TYPE, NDJSON_TYPE, RAW_TYPES
-from service.rest.schemas import DOCUMENTED
 
 _REF = "#/components/schemas/{model}"
+# Bodies that /openapi.json describes under their class names, and their members that may be absent.
+DOCUMENTED: Final = (Problem, Answer, JobStatus, *LINES)
+_OPTIONAL: Final = {"Problem": ("retry_after_s",), "JobStatus": ("error", "webhook_secret")}
 _JOB_CODES = ("job_not_found", "job_expired", "job_not_ready")
 SEGMENT_CODES = tuple(
     code
@@ -24,28 +32,13 @@ SEGMENT_CODES = tuple(
 """What POST /segment may answer with; 404, 405 and 431 are of every route and are added to all of them."""
 _EVERYWHERE = ("headers_too_large", "internal", "too_many_requests", "malformed_body")
 
-OPTION_SCHEMAS: dict[str, dict[str, Any]] = {
-    "fps": {
-        "description": "Samples per second of clip, or `native` for every frame.",
-        "anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 60}, {"const": "native"}],
-        "default": 1,
-    },
-    "start_s": {"description": "Start of the part, seconds.", "type": "number", "minimum": 0, "default": 0},
-    "end_s": {"description": "End of the part, seconds; the clip's end by default.", "type": "number", "minimum": 0},
-    "threshold": {
-        "description": "Least probability of a mask's pixels; 0.5 by default (semantic checkpoints: 0).",
-        "type": "number",
-        "minimum": 0,
-        "maximum": 1,
-    },
-    "size": {
-        "description": "Size of the masks: the clip's display size or the model's.",
-        "type": "string",
-        "enum": ["source", "model"],
-        "default": "source",
-    },
-    "labels": {"description": "Labels to keep, comma separated; all by default.", "type": "string"},
-    "min_area": {"description": "Masks under this many pixels are left out.", "type": "integer", "minimum": 0},
+# Request headers of every route that takes a clip: description and JSON schema.
+_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "X-Request-ID": ("Up to 128 safe characters; echoed. Default: a new id.", {"type": "string"}),
+    "X-Request-Timeout": ("Deadline of the request, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
+    "Idempotency-Key": ("A repeated request with the same key gets the first answer.", {"type": "string"}),
+    "Cache-Control": ("`no-cache` bypasses the result cache.", {"type": "string"}),
+    "traceparent": ("W3C Trace Context: the span that this request is part of.", {"type": "string"}),
 }
 
 
@@ -69,35 +62,46 @@ def _problem_response(codes: list[str]) -> dict[str, Any]:
 
 
 def upload_request_body() -> dict[str, Any]:
-    """The body of POST /segment: a form or the raw bytes."""
+    """Return the body of POST /segment: a form or the raw bytes."""
     video = {"type": "string", "format": "binary", "description": "An MP4 or MOV file."}
-    form = {"type": "object", "required": ["video"], "properties": {"video": video, **OPTION_SCHEMAS}}
+    options = {option.name: option.json_schema() for option in OPTIONS}
+    form = {"type": "object", "required": ["video"], "properties": {"video": video, **options}}
     raw: dict[str, Any] = {media_type: {"schema": video} for media_type in RAW_TYPES}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}, **raw}}
 
 
-def upload_parameters() -> list[dict[str, Any]]:
-    """Query options and headers of POST /segment."""
-    options = [
-        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
-        for name, schema in OPTION_SCHEMAS.items()
+def upload_parameters(*more: Option) -> Any:
+    """Return a FastAPI dependency whose parameters are the options, as query fields, and the headers of an upload.
+
+    FastAPI documents them and accepts any text. `parse_head` and `parse_options` check the values, because their errors
+    come after the checks of the API key and of the load, and count in the metrics.
+
+    Args:
+        more: options of this route beside those of POST /segment.
+    """
+    parameters = [
+        _parameter(option.name, Query(description=option.description), option.json_schema())
+        for option in (*OPTIONS, *more)
     ]
-    headers = {
-        "X-Request-ID": ("Up to 128 safe characters; echoed, made where absent.", {"type": "string"}),
-        "X-Request-Timeout": ("The request's deadline, seconds.", {"type": "number", "exclusiveMinimum": 0}),
-        "Idempotency-Key": ("The same key and request again get the first answer.", {"type": "string"}),
-        "Cache-Control": ("`no-cache` bypasses the result cache.", {"type": "string"}),
-        "traceparent": ("W3C Trace Context: the span that this request is part of.", {"type": "string"}),
-    }
-    return options + [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
-        for name, (text, schema) in headers.items()
-    ]
+    for name, (description, schema) in _HEADERS.items():
+        place = Header(alias=name, description=description)
+        parameters.append(_parameter(name.lower().replace("-", "_"), place, schema))
+
+    async def declared(**_: str | None) -> None:
+        return None
+
+    declared.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect.signature
+    return Depends(declared)
+
+
+def _parameter(name: str, place: Any, schema: dict[str, Any]) -> inspect.Parameter:
+    annotation = Annotated[str | None, WithJsonSchema(schema), place]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def segment_responses() -> dict[int | str, dict[str, Any]]:
     """200 in both media types, and every problem."""
-    lines = [{"$ref": _REF.format(model=model.__name__)} for model in DOCUMENTED if model.__name__.endswith("Line")]
+    lines = [{"$ref": _REF.format(model=line.__name__)} for line in LINES]
     answer = {
         JSON_TYPE: {"schema": {"$ref": _REF.format(model="Answer")}},
         NDJSON_TYPE: {"schema": {"oneOf": lines, "description": "One of these a line."}},
@@ -117,14 +121,24 @@ def describe_api(app: FastAPI, *, version: str) -> dict[str, Any]:
         description="Audio-visual segmentation (AVESFormer, open reconstruction). Every error is a problem document.",
         routes=app.routes,
     )
-    _, definitions = models_json_schema([(model, "serialization") for model in DOCUMENTED], ref_template=_REF)
     components = document.setdefault("components", {})
-    components.setdefault("schemas", {}).update(definitions["$defs"])
+    components.setdefault("schemas", {}).update(_schemas())
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "Where keys are set."}
     }
     _without_framework_errors(document)
     return document
+
+
+def _schemas() -> dict[str, Any]:
+    """Return the schemas of all documented bodies; every member is always sent, except those of `_OPTIONAL`."""
+    kinds = [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in DOCUMENTED]
+    _, described = TypeAdapter.json_schemas(kinds, ref_template=_REF)  # type: ignore[arg-type]  # a list of three modes
+    schemas: dict[str, Any] = described["$defs"]
+    for name, schema in schemas.items():
+        members = [member for member in schema["properties"] if member not in _OPTIONAL.get(name, ())]
+        schema["required"] = members
+    return schemas
 
 
 def _without_framework_errors(document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from grpc import aio
 from grpc.aio import ServicerContext
 
+from service.codec.protobuf import MAX_MESSAGE_BYTES
 from service.core.request_log import Journal, RequestRecord
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
@@ -25,8 +26,6 @@ Authenticate = Callable[[str | None], str]
 Rpc: TypeAlias = "ServicerContext[Any, Any]"  # generic for the type checker only, hence the quotes
 _M = TypeVar("_M")
 _R = TypeVar("_R")
-MAX_MESSAGE_BYTES = 4 * 1024**2
-"""gRPC's own default, kept for both directions: clients need no option to talk to us."""
 _HAS_DEADLINE_UNDER_S = 1e8
 """gRPC tells "no deadline" as a very long one; three years are none."""
 

@@ -7,6 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from service.codec.protobuf import (
+    decode_live_input,
+    decode_live_options,
+    decode_options,
+    encode_event,
+    encode_live_event,
+    encode_model,
+)
 from service.core.admission import Admission
 from service.core.live import LiveStreams
 from service.core.pipeline import Answering
@@ -19,7 +27,6 @@ from service.domain.request import ClipStarted
 from service.domain.result import Summary
 from service.media.upload import Spool, Upload
 from service.ports import Segmenter
-from service.rpc import convert
 from service.rpc.calls import Call, Calls, Rpc, read, write
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationServicer
@@ -73,7 +80,7 @@ class Servicer(SegmentationServicer):
     async def _get_model(self, call: Call) -> pb.ModelInfo:
         model = await self._parts.segmenter.describe()
         await call.accept()
-        return convert.model_info(model)
+        return encode_model(model)
 
     async def _segment(self, requests: AsyncIterator[pb.SegmentRequest], call: Call) -> None:
         with self._parts.admission.admit(call.context):
@@ -99,7 +106,7 @@ class Servicer(SegmentationServicer):
                     if isinstance(event, Summary):
                         call.record.num_samples, call.record.timings_s = event.num_samples, event.timings_s
                         call.record.span.set(is_cached=event.cached)
-                    await write(call.rpc, convert.segment_response(event), stall_s=self._policy.stall_s)
+                    await write(call.rpc, encode_event(event), stall_s=self._policy.stall_s)
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
@@ -107,7 +114,7 @@ class Servicer(SegmentationServicer):
     async def _segment_live(self, requests: AsyncIterator[pb.LiveRequest], call: Call) -> None:
         async def emit(event: LiveEvent) -> None:
             call.record.num_samples += isinstance(event, LiveMasks)
-            await write(call.rpc, convert.live_response(event), stall_s=self._policy.stall_s)
+            await write(call.rpc, encode_live_event(event), stall_s=self._policy.stall_s)
 
         with self._parts.admission.admit(call.context):
             options = await _read_live_options(requests)
@@ -165,7 +172,7 @@ async def _read_options(requests: AsyncIterator[pb.SegmentRequest], rate: Upload
     first = await _read_in_time(requests, rate)
     if first is None or first.WhichOneof("payload") != "options":
         raise ServiceError("malformed_body", "SegmentRequest: the first message holds the options.")
-    return convert.segment_options(first.options)
+    return decode_options(first.options)
 
 
 async def _read_live_options(requests: AsyncIterator[pb.LiveRequest]) -> LiveOptions:
@@ -176,9 +183,9 @@ async def _read_live_options(requests: AsyncIterator[pb.LiveRequest]) -> LiveOpt
         raise ServiceError("slow_upload", f"No options came within {_OPTIONS_TIMEOUT_S:g} s.") from None
     if first is None or first.WhichOneof("payload") != "options":
         raise ServiceError("malformed_body", "LiveRequest: the first message holds the options.")
-    return convert.live_options(first.options)
+    return decode_live_options(first.options)
 
 
 async def _live_inputs(requests: AsyncIterator[pb.LiveRequest]) -> AsyncIterator[LiveInput]:
     while (request := await read(requests)) is not None:
-        yield convert.live_input(request)
+        yield decode_live_input(request)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.answers.codec import decode_job, encode_job
+from service.codec.job_json import decode_job, encode_job
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from support.odd_clips import odd_clip
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_messages import segment_requests
 from service.client.policy import ClientPolicy
-from service.client.rest_messages import clip_started, frame_masks, option_fields
+from service.codec.answer_json import decode_document, decode_line
 from service.domain.errors import CODES, Kind, ServiceError
+from service.domain.option_table import to_fields
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.domain.result import FrameMasks, ModelInfo
+from service.domain.result import FrameMasks, ModelInfo, Summary
 from service.media.upload import Upload
 from service.predictors.fake import FakePredictor
 from service.rest.errors import status_of
@@ -46,7 +46,7 @@ CLIPS = [
 ]
 OPTIONS = [
     SegmentOptions(),
-    SegmentOptions(native_fps=True, size="model"),
+    SegmentOptions(fps="native", size="model"),
     SegmentOptions(fps=5, start_s=0.3, end_s=1.7),
     SegmentOptions(fps=2.5, threshold=0.25, labels=("drum",)),
     SegmentOptions(fps=10, min_area=200, labels=("dog", "car")),
@@ -80,25 +80,25 @@ class Told:
 
 async def over_json(front: RunningFront, clip: bytes, options: SegmentOptions) -> Told:
     async with httpx.AsyncClient(timeout=HANG_S) as http:
-        answer = await http.post(
-            f"{front.http_url}/v1/segment", content=clip, headers=RAW, params=option_fields(options)
-        )
-    body = answer.json()
-    assert answer.status_code == 200, body
-    frames = [frame_masks(frame) for frame in body["frames"]]
-    return Told(clip_started(body), frames, body["timings_s"], body["clip"]["num_samples"], body["cached"])
+        answer = await http.post(f"{front.http_url}/v1/segment", content=clip, headers=RAW, params=to_fields(options))
+    assert answer.status_code == 200, answer.text
+    read = decode_document(answer.content)
+    started = ClipStarted(read.request_id, read.model, read.clip, read.options)
+    assert read.clip.num_samples is not None
+    return Told(started, list(read.frames), read.timings_s, read.clip.num_samples, read.cached)
 
 
 async def over_ndjson(front: RunningFront, clip: bytes, options: SegmentOptions) -> Told:
     async with httpx.AsyncClient(timeout=HANG_S) as http:
         answer = await http.post(
-            f"{front.http_url}/v1/segment", content=clip, headers=NDJSON, params=option_fields(options)
+            f"{front.http_url}/v1/segment", content=clip, headers=NDJSON, params=to_fields(options)
         )
     assert answer.status_code == 200, answer.text
-    first, *middle, last = [json.loads(line) for line in answer.text.splitlines()]
-    assert [line["type"] for line in (first, last)] == ["clip", "end"]
-    frames = [frame_masks(line) for line in middle if line["type"] == "frame"]
-    return Told(clip_started(first), frames, last["timings_s"], last["num_samples"], last["cached"])
+    started, *middle, summary = [decode_line(line) for line in answer.content.splitlines()]
+    assert isinstance(started, ClipStarted)
+    assert isinstance(summary, Summary)
+    frames = [event for event in middle if isinstance(event, FrameMasks)]
+    return Told(started, frames, summary.timings_s, summary.num_samples, summary.cached)
 
 
 async def over_grpc(front: RunningFront, clip: bytes, options: SegmentOptions) -> Told:

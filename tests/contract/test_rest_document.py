@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+from jsonschema import Draft202012Validator
 from support.rest_front import rest_front
 from support.scripted_decoders import Script
 
-from service.rest.schemas import Answer, ClipLine, EndLine, ErrorLine, FrameLine, Problem
+from service.codec.answer_json import decode_document
+from service.domain.options import OPTION_NAMES
 
-LINE_MODELS = {"clip": ClipLine, "frame": FrameLine, "end": EndLine, "error": ErrorLine}
+LINE_MODELS = {"clip": "ClipLine", "frame": "FrameLine", "end": "EndLine", "error": "ErrorLine"}
 
 
 def references(node):
@@ -43,17 +45,41 @@ async def test_the_document_resolves_and_names_the_routes(tmp_path):
 async def test_answers_fit_their_schemas_and_have_nothing_else(tmp_path):
     headers = {"Content-Type": "video/mp4"}
     async with rest_front(tmp_path) as front:
+        schemas = (await front.client.get("/openapi.json")).json()["components"]["schemas"]
         whole = await front.client.post("/segment", content=Script(num_samples=6).encode(), headers=headers)
         broken = Script(num_samples=300, error="broken", error_after=200).encode()
         lines = await front.client.post(
             "/segment", content=broken, headers={**headers, "Accept": "application/x-ndjson"}
         )
         problem = await front.client.post("/segment", content=b"x", headers=headers)
-    assert Answer.model_validate_json(whole.content).model_dump() == whole.json()
+    assert decode_document(whole.content).frames
+    check(schemas, "Answer", whole.json())
     for line in lines.text.splitlines():
-        parsed = LINE_MODELS[json.loads(line)["type"]].model_validate_json(line)
-        assert parsed.model_dump(exclude_none=json.loads(line)["type"] == "error") == json.loads(line)
-    assert Problem.model_validate_json(problem.content).model_dump(exclude_none=True) == problem.json()
+        check(schemas, LINE_MODELS[json.loads(line)["type"]], json.loads(line))
+    check(schemas, "Problem", problem.json())
+
+
+def check(schemas, name, value):
+    """The value fits the documented schema and has no member that the schema does not name."""
+    closed = {key: {**schema, "additionalProperties": False} for key, schema in schemas.items()}
+    Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": {"schemas": closed}}).validate(value)
+
+
+async def test_options_and_headers_are_parameters_of_the_route(tmp_path):
+    async with rest_front(tmp_path) as front:
+        document = (await front.client.get("/openapi.json")).json()
+    for path, more in (("/v1/segment", ()), ("/v1/jobs", ("webhook",))):
+        if path not in document["paths"]:
+            continue
+        parameters = document["paths"][path]["post"]["parameters"]
+        query = {entry["name"]: entry for entry in parameters if entry["in"] == "query"}
+        assert tuple(query) == (*OPTION_NAMES, *more)
+        assert query["threshold"]["schema"]["maximum"] == 1
+        assert query["size"]["schema"]["enum"] == ["source", "model"]
+        assert query["audio_track"]["schema"]["type"] == "integer"
+        assert all(entry["description"] and not entry["required"] for entry in query.values())
+        headers = {entry["name"] for entry in parameters if entry["in"] == "header"}
+        assert {"X-Request-ID", "X-Request-Timeout", "Idempotency-Key", "Cache-Control", "traceparent"} <= headers
 
 
 async def test_pages_are_served_by_us_alone(tmp_path):

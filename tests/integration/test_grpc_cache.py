@@ -29,7 +29,7 @@ async def test_what_one_transport_computed_the_other_is_given() -> None:
     ):
         first = (await rest.post("/v1/segment?fps=native", files={"video": clip})).json()
         assert not first["cached"]
-        again = await grpc.segment(clip, SegmentOptions(native_fps=True))
+        again = await grpc.segment(clip, SegmentOptions(fps="native"))
         assert again.summary.cached
         counts = [mask["segmentation"]["counts"] for frame in first["frames"] for mask in frame["masks"]]
         assert [mask.segmentation.counts for frame in again.frames for mask in frame.masks] == counts

@@ -189,7 +189,7 @@ async def test_a_late_answer_is_deadline_exceeded(clip: bytes) -> None:
     async with running_front(make_predictor=lambda: FakePredictor(timing=slow), max_batch=1) as front:
         async with AsyncGrpcClient(front.grpc_target, ClientPolicy(timeout_s=0.5, attempts=1)) as client:
             with pytest.raises(ServiceError) as late:
-                await client.segment(clip, SegmentOptions(native_fps=True))
+                await client.segment(clip, SegmentOptions(fps="native"))
         assert late.value.code in ("deadline_exceeded", "cannot_meet_deadline")
         await asyncio.wait_for(front.front.core.admission.wait_until_idle(None), HANG_S)
         assert front.front.core.segmenter.queue_depth == 0
@@ -253,7 +253,7 @@ async def test_running_calls_end_well_in_a_drain_and_new_ones_are_told_to_go_els
         running_front(make_predictor=lambda: FakePredictor(timing=slow), max_batch=4) as front,
         AsyncGrpcClient(front.grpc_target, ONCE) as client,
     ):
-        running = asyncio.create_task(client.segment(clip, SegmentOptions(native_fps=True)))
+        running = asyncio.create_task(client.segment(clip, SegmentOptions(fps="native")))
         await until_admitted(front)
         draining = asyncio.create_task(front.front.drain(asyncio.Event()))
         await until(lambda: front.front.core.admission.is_draining)
@@ -271,7 +271,7 @@ async def test_what_still_runs_at_the_end_of_a_drain_ends_as_draining(clip: byte
         running_front(make_predictor=lambda: FakePredictor(timing=slow), max_batch=1, drain_s=0.2) as front,
         AsyncGrpcClient(front.grpc_target, ONCE) as client,
     ):
-        running = asyncio.create_task(client.segment(clip, SegmentOptions(native_fps=True)))
+        running = asyncio.create_task(client.segment(clip, SegmentOptions(fps="native")))
         await until_admitted(front)
         await asyncio.wait_for(front.front.drain(asyncio.Event()), HANG_S)
         with pytest.raises(ServiceError) as ended:

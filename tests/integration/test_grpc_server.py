@@ -250,7 +250,7 @@ async def test_200_cancelled_calls_leave_nothing(clip: bytes) -> None:
 
             async def one(number: int) -> None:
                 is_live = number % 4 == 3
-                work = watch() if is_live else client.segment(clip, SegmentOptions(native_fps=True))
+                work = watch() if is_live else client.segment(clip, SegmentOptions(fps="native"))
                 call = asyncio.create_task(work)
                 await asyncio.sleep(rng.random() * 0.4)
                 call.cancel()
@@ -273,4 +273,4 @@ async def test_200_cancelled_calls_leave_nothing(clip: bytes) -> None:
             assert core.spool.used_bytes == 0
             assert core.segmenter.queue_depth == 0
             assert core.metrics.registry.get_sample_value("avesformer_live_streams") == 0
-            assert len((await client.segment(clip, SegmentOptions(native_fps=True))).frames) == 100
+            assert len((await client.segment(clip, SegmentOptions(fps="native"))).frames) == 100

@@ -70,7 +70,7 @@ async def both_ways(
         AsyncGrpcClient(front.grpc_target, ClientPolicy(attempts=1)) as client,
         asyncio.timeout(HANG_S),
     ):
-        uploaded = await client.segment(clip, SegmentOptions(fps=1, native_fps=True))
+        uploaded = await client.segment(clip, SegmentOptions(fps="native"))
         live: list[FrameMasks] = []
         unanswered = asyncio.Semaphore(8)
 

@@ -22,10 +22,10 @@ from support.worker_process import WorkerProcess
 
 from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
+from service.codec.answer_json import encode_frame
 from service.domain.errors import CODES, ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.result import FrameMasks
-from service.rest.shapes import frame_shape
 
 LINKS = ("client-http", "client-grpc", "front-jobs", "front-data", "worker-jobs", "worker-data")
 RIGHT = "right"
@@ -83,7 +83,7 @@ class LinkedFleet:
         target = f"127.0.0.1:{self.proxies['client-grpc'].port}"
         try:
             with GrpcClient(target, ClientPolicy(timeout_s=timeout_s, attempts=1)) as client:
-                answer = client.segment(self.clips[number], SegmentOptions(native_fps=True))
+                answer = client.segment(self.clips[number], SegmentOptions(fps="native"))
         except ServiceError as error:
             return documented(error.code)
         assert [shape_of(frame) for frame in answer.frames] == self.expected[number]
@@ -169,7 +169,7 @@ def linked_fleet(folder: Path) -> Iterator[LinkedFleet]:
 
 def shape_of(frame: FrameMasks) -> dict[str, Any]:
     """As JSON has it."""
-    shape: dict[str, Any] = json.loads(json.dumps(frame_shape(frame)))
+    shape: dict[str, Any] = json.loads(encode_frame(frame))
     return shape
 
 

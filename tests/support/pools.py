@@ -24,7 +24,7 @@ def make_request(
     *, fps: float | None = 1.0, start_s: float = 0.0, end_s: float | None = None, side_px: int = SIDE_PX
 ) -> DecodeRequest:
     """A request with the service's defaults."""
-    options = AppliedOptions(fps, start_s, end_s, 0.5, "source", ("sounding",), 0)
+    options = AppliedOptions("native" if fps is None else fps, start_s, end_s, 0.5, "source", ("sounding",), 0)
     return DecodeRequest(options, side_px, side_px)
 
 

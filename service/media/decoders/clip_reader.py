@@ -139,7 +139,7 @@ class ClipReader:
     async def _fork(self) -> None:
         options = self._request.options
         job = DecodeJob(
-            fps=options.fps,
+            fps=None if options.fps == "native" else options.fps,
             start_s=options.start_s,
             end_s=options.end_s,
             frame_height=self._request.frame_height,

@@ -14,7 +14,7 @@ PROTO = "proto/avesformer/v1/segmentation.proto"
 
 MESSAGES = {
     "SegmentRequest": "options=1 chunk=2",
-    "SegmentOptions": "fps=1 native_fps=2 start_s=3 end_s=4 threshold=5 size=6 labels=7 min_area=8",
+    "SegmentOptions": "fps=1 native_fps=2 start_s=3 end_s=4 threshold=5 size=6 labels=7 min_area=8 audio_track=9",
     "SegmentResponse": "clip=1 frame=2 summary=3",
     "ClipInfo": "request_id=1 model=2 width=3 height=4 sample_aspect_ratio=5 duration_s=6 frame_rate=7 num_samples=8",
     "FrameMasks": "sample_time_s=1 timestamp_s=2 index=3 masks=4",
@@ -33,7 +33,7 @@ MESSAGES = {
     "FrameError": "timestamp_s=1 code=2 detail=3",
 }
 OPTIONAL = {
-    "SegmentOptions": {"fps", "start_s", "end_s", "threshold", "min_area"},
+    "SegmentOptions": {"fps", "start_s", "end_s", "threshold", "min_area", "audio_track"},
     "ClipInfo": {"duration_s", "frame_rate", "num_samples"},
     "LiveOptions": {"threshold", "max_audio_wait_s", "max_waiting_frames"},
 }

@@ -34,7 +34,7 @@ class SegmentRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[SegmentOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class SegmentOptions(_message.Message):
-    __slots__ = ("fps", "native_fps", "start_s", "end_s", "threshold", "size", "labels", "min_area")
+    __slots__ = ("fps", "native_fps", "start_s", "end_s", "threshold", "size", "labels", "min_area", "audio_track")
     FPS_FIELD_NUMBER: _ClassVar[int]
     NATIVE_FPS_FIELD_NUMBER: _ClassVar[int]
     START_S_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class SegmentOptions(_message.Message):
     SIZE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MIN_AREA_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_TRACK_FIELD_NUMBER: _ClassVar[int]
     fps: float
     native_fps: bool
     start_s: float
@@ -51,7 +52,8 @@ class SegmentOptions(_message.Message):
     size: MaskSize
     labels: _containers.RepeatedScalarFieldContainer[str]
     min_area: int
-    def __init__(self, fps: _Optional[float] = ..., native_fps: _Optional[bool] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_area: _Optional[int] = ...) -> None: ...
+    audio_track: int
+    def __init__(self, fps: _Optional[float] = ..., native_fps: _Optional[bool] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_area: _Optional[int] = ..., audio_track: _Optional[int] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
     __slots__ = ("clip", "frame", "summary")

@@ -1,4 +1,4 @@
-"""Values survive the way over either wire: what the server writes is what the client reads."""
+"""What a gRPC server encodes is what a client decodes, and the other way round."""
 
 import math
 
@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.client import grpc_messages, rest_messages
+from service.codec import protobuf
 from service.domain.clip import ClipInfo
-from service.domain.errors import CODES, ServiceError
+from service.domain.errors import ServiceError
 from service.domain.live import LiveFrame, LiveFrameError, LiveMasks, LiveOptions, SoundPiece
-from service.domain.options import AppliedOptions, SegmentOptions, parse_options
+from service.domain.options import SegmentOptions
 from service.domain.request import ClipStarted
 from service.domain.result import SOUNDING, FrameMasks, Mask, ModelInfo, Rle, Summary
-from service.rpc import convert
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 
 MODEL = ModelInfo("tiny", "sha256:ab", ("dog", "drum"), 1, 224, 224)
@@ -27,14 +26,14 @@ def options(draw: st.DrawFn) -> SegmentOptions:
     start_s = draw(st.floats(0, 1e4))
     labels = draw(st.lists(st.sampled_from(MODEL.labels), max_size=2, unique=True))
     return SegmentOptions(
-        fps=1.0 if native else draw(st.floats(0.001, 60)),
-        native_fps=native,
+        fps="native" if native else draw(st.floats(0.001, 60)),
         start_s=start_s,
         end_s=draw(st.none() | st.floats(start_s, 2e4, exclude_min=True)),
         threshold=draw(st.none() | st.floats(0, 1)),
         size=draw(st.sampled_from(["source", "model"])),
         labels=tuple(labels) or None,
         min_area=draw(counts),
+        audio_track=draw(st.none() | st.integers(0, 255)),
     )
 
 
@@ -53,19 +52,14 @@ frames = st.builds(FrameMasks, seconds, seconds, st.integers(0, 2**40), st.lists
 
 
 @given(options())
-def test_options_over_rest(asked: SegmentOptions) -> None:
-    assert parse_options(rest_messages.option_fields(asked)) == asked
-
-
-@given(options())
 def test_options_over_grpc(asked: SegmentOptions) -> None:
-    first = next(grpc_messages.segment_requests(b"", asked))
-    assert convert.segment_options(pb.SegmentOptions.FromString(first.options.SerializeToString())) == asked
+    sent = protobuf.encode_options(asked).SerializeToString()
+    assert protobuf.decode_options(pb.SegmentOptions.FromString(sent)) == asked
 
 
 @given(frames)
 def test_frames_over_grpc(frame: FrameMasks) -> None:
-    assert grpc_messages.answer_event(convert.segment_response(frame), options=SegmentOptions()) == frame
+    assert protobuf.decode_event(protobuf.encode_event(frame), options=SegmentOptions()) == frame
 
 
 @given(st.none() | seconds, st.none() | seconds, st.none() | counts, st.none() | st.integers(1, 9))
@@ -76,19 +70,18 @@ def test_clips_over_grpc(
     clip = ClipInfo(640, 480, "4:3", duration_s, frame_rate, num_samples)
     asked = SegmentOptions(fps=2.5, end_s=4, size="model")
     started = ClipStarted("id", model, clip, asked.resolve(model))
-    assert grpc_messages.answer_event(convert.segment_response(started), options=asked) == started
+    assert protobuf.decode_event(protobuf.encode_event(started), options=asked) == started
 
 
 @given(st.dictionaries(st.sampled_from(["upload", "total"]), seconds), st.booleans())
 def test_summaries_over_grpc(timings_s: dict[str, float], cached: bool) -> None:
     summary = Summary(7, timings_s, cached)
-    assert grpc_messages.answer_event(convert.segment_response(summary), options=SegmentOptions()) == summary
+    assert protobuf.decode_event(protobuf.encode_event(summary), options=SegmentOptions()) == summary
 
 
-def test_messages_of_a_newer_server_are_passed_over() -> None:
-    assert grpc_messages.answer_event(pb.SegmentResponse(), options=SegmentOptions()) is None
-    assert grpc_messages.live_event(pb.LiveResponse()) is None
-    assert rest_messages.line_event('{"type": "heartbeat"}') is None
+def test_messages_of_a_newer_server_are_ignored() -> None:
+    assert protobuf.decode_event(pb.SegmentResponse(), options=SegmentOptions()) is None
+    assert protobuf.decode_live_event(pb.LiveResponse()) is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +93,7 @@ def test_messages_of_a_newer_server_are_passed_over() -> None:
     ],
 )
 def test_live_inputs_over_grpc(item: LiveFrame | SoundPiece) -> None:
-    assert convert.live_input(grpc_messages.live_request(item)) == item
+    assert protobuf.decode_live_input(protobuf.encode_live_input(item)) == item
 
 
 @pytest.mark.parametrize(
@@ -112,7 +105,7 @@ def test_live_inputs_over_grpc(item: LiveFrame | SoundPiece) -> None:
     ],
 )
 def test_live_events_over_grpc(event: ModelInfo | LiveMasks | LiveFrameError) -> None:
-    assert grpc_messages.live_event(convert.live_response(event)) == event
+    assert protobuf.decode_live_event(protobuf.encode_live_event(event)) == event
 
 
 @pytest.mark.parametrize(
@@ -123,8 +116,8 @@ def test_live_events_over_grpc(event: ModelInfo | LiveMasks | LiveFrameError) ->
     ],
 )
 def test_live_options_over_grpc(asked: LiveOptions) -> None:
-    assert convert.live_options(grpc_messages.live_options(asked).options) == asked
-    assert convert.live_options(pb.LiveOptions()) == LiveOptions()
+    assert protobuf.decode_live_options(protobuf.encode_live_options(asked).options) == asked
+    assert protobuf.decode_live_options(pb.LiveOptions()) == LiveOptions()
 
 
 @pytest.mark.parametrize(
@@ -141,50 +134,21 @@ def test_live_options_over_grpc(asked: LiveOptions) -> None:
 )
 def test_bad_options_over_grpc(bad: pb.SegmentOptions) -> None:
     with pytest.raises(ServiceError) as refused:
-        convert.segment_options(bad)
+        protobuf.decode_options(bad)
     assert refused.value.code == "bad_option"
 
 
 def test_a_frame_over_the_message_limit_is_refused_before_it_is_sent() -> None:
     with pytest.raises(ServiceError, match="JPEG"):
-        grpc_messages.live_request(LiveFrame(0.0, bytes(4 * 1024**2), "rgb24", 1, 1))
+        protobuf.encode_live_input(LiveFrame(0.0, bytes(4 * 1024**2), "rgb24", 1, 1))
 
 
-def test_an_ndjson_answer_is_read() -> None:
-    head = (
-        '{"type": "clip", "request_id": "id", "model": {"variant": "tiny", "checkpoint": "sha256:ab",'
-        ' "labels": ["sounding"], "world_version": null}, "clip": {"width": 4, "height": 2,'
-        ' "sample_aspect_ratio": "1:1", "duration_s": null, "frame_rate": 25.0, "num_samples": null},'
-        ' "options": {"fps": "native", "start_s": 0.0, "end_s": null, "threshold": 0.5, "size": "source",'
-        ' "labels": ["sounding"], "min_area": 0}}'
-    )
-    started = rest_messages.line_event(head)
-    assert isinstance(started, ClipStarted)
-    assert started.options == AppliedOptions(None, 0.0, None, 0.5, "source", (SOUNDING,), 0)
-    assert started.clip == ClipInfo(4, 2, "1:1", None, 25.0, None)
-    frame = rest_messages.line_event(
-        '{"type": "frame", "sample_time_s": 0.9, "timestamp_s": 0.8, "index": 3, "masks": [{"label": "sounding",'
-        ' "score": 0.5, "area": 2, "bbox": [1, 0, 2, 1], "segmentation": {"size": [2, 4], "counts": "21"}}]}'
-    )
-    assert frame == FrameMasks(0.9, 0.8, 3, (Mask("sounding", 0.5, 2, (1, 0, 2, 1), Rle((2, 4), "21")),))
-    assert rest_messages.line_event('{"type": "end", "num_samples": 1, "timings_s": {"total": 1}}') == Summary(
-        1, {"total": 1}
-    )
-    with pytest.raises(ServiceError) as failed:
-        rest_messages.line_event('{"type": "error", "problem": {"code": "broken", "detail": "d", "status": 422}}')
-    assert (failed.value.code, failed.value.detail) == ("broken", "d")
+def test_blank_and_all_labels_mean_every_label() -> None:
+    assert protobuf.decode_options(pb.SegmentOptions(labels=["all"])).labels is None
+    assert protobuf.decode_options(pb.SegmentOptions(labels=[" dog ", ""])).labels == ("dog",)
+    assert protobuf.decode_live_options(pb.LiveOptions(labels=["all"])).labels is None
 
 
-@pytest.mark.parametrize("code", CODES)
-def test_every_problem_is_read(code: str) -> None:
-    body = f'{{"code": "{code}", "detail": "why", "retry_after_s": 1.5}}'.encode()
-    error = rest_messages.response_error(500, body, retry_after=None)
-    assert (error.code, error.detail, error.retry_after_s) == (code, "why", 1.5)
-
-
-def test_what_a_proxy_says_is_read_by_its_status() -> None:
-    error = rest_messages.response_error(503, b"<html>", retry_after="7")
-    assert (error.code, error.retry_after_s) == ("backend_down", 7)
-    assert rest_messages.response_error(418, b"[]", retry_after=None).code == "internal"
-    with pytest.raises(ServiceError, match="protocol"):
-        rest_messages.line_event("<html>")
+def test_a_live_frame_without_a_format_is_unknown() -> None:
+    frame = protobuf.decode_live_input(pb.LiveRequest(frame=pb.LiveFrame(timestamp_s=1, data=b"x")))
+    assert frame == LiveFrame(1, b"x", "unknown", 0, 0)

@@ -1,0 +1,150 @@
+"""Answers as JSON: the document and the lines of REST, and the lines in which answers are stored.
+
+The shapes are those of the domain's dataclasses, so a new field of a mask, a frame or the clip appears here without a
+change. Servers and clients share these functions, and /openapi.json documents the classes at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter
+
+from service.codec.problem_json import Problem
+from service.domain.errors import ServiceError
+from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.result import FrameMasks, Summary
+
+# The kinds of lines that carry an event, by their `type`. A new kind of event is added here.
+_EVENT_KINDS: Final[dict[str, type[Any]]] = {"clip": ClipStarted, "frame": FrameMasks, "end": Summary}
+_ADAPTERS: Final[dict[str, TypeAdapter[Any]]] = {name: TypeAdapter(kind) for name, kind in _EVENT_KINDS.items()}
+_KIND_NAMES: Final = {kind: name for name, kind in _EVENT_KINDS.items()}
+_STARTED, _FRAME, _SUMMARY = (_ADAPTERS[name] for name in _EVENT_KINDS)
+# How a line of each kind begins where this module wrote it; lets readers choose the adapter without parsing twice.
+_PREFIXES: Final = {name: b'{"type":"%s",' % name.encode() for name in _EVENT_KINDS}
+HEARTBEAT_LINE: Final = b'{"type":"heartbeat"}\n'
+
+
+def encode_line(event: AnswerEvent) -> bytes:
+    """Return an event as one line of NDJSON, newline included."""
+    name = _KIND_NAMES[type(event)]
+    return _PREFIXES[name] + bytes(_ADAPTERS[name].dump_json(event)[1:]) + b"\n"
+
+
+def encode_error_line(problem: Problem) -> bytes:
+    """Return the last line of an answer that failed after its first frame."""
+    return b'{"type":"error","problem":%s}\n' % problem.encode()
+
+
+def decode_line(line: bytes) -> AnswerEvent | Problem | None:
+    """Return the event or the problem of one line; None for a heartbeat or a kind that this version does not know.
+
+    Raises:
+        ValueError: the line is not JSON, or not of the shape that its type has.
+    """
+    for name, prefix in _PREFIXES.items():
+        if line.startswith(prefix):
+            return _validated(name, line)
+    kind = _TYPE.validate_json(line).type
+    if kind == "error":
+        return _ERROR_LINE.validate_json(line).problem
+    return _validated(kind, line) if kind in _ADAPTERS else None
+
+
+def decode_stored(data: bytes) -> Iterator[AnswerEvent]:
+    """Yield the events of stored lines, which `encode_line` wrote; raises ServiceError `internal` for anything else."""
+    for line in data.splitlines():
+        try:
+            event = decode_line(line)
+        except (ValueError, ServiceError) as error:
+            raise ServiceError("internal", "A stored answer could not be read.") from error
+        if event is None or isinstance(event, Problem):
+            raise ServiceError("internal", "A stored answer could not be read.")
+        yield event
+
+
+def encode_document_start(started: ClipStarted, *, num_samples: int) -> bytes:
+    """Return the JSON document up to its first frame. Frames follow, separated by commas."""
+    clip = dataclasses.replace(started.clip, num_samples=num_samples)
+    return bytes(_STARTED.dump_json(dataclasses.replace(started, clip=clip))[:-1]) + b',"frames":['
+
+
+def encode_frame(frame: FrameMasks) -> bytes:
+    """Return one element of the document's `frames`."""
+    return bytes(_FRAME.dump_json(frame))
+
+
+def encode_document_end(summary: Summary) -> bytes:
+    """Return the JSON document after its last frame; `num_samples` stands under `clip`."""
+    return b"]," + bytes(_SUMMARY.dump_json(summary, exclude={"num_samples"})[1:])
+
+
+def decode_document(data: bytes) -> Answer:
+    """Return a whole JSON document; raises ValueError for anything else."""
+    return _DOCUMENT.validate_json(data)
+
+
+def _validated(name: str, line: bytes) -> AnswerEvent:
+    event: AnswerEvent = _ADAPTERS[name].validate_json(line)
+    return event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(ClipStarted):
+    """The whole answer as one JSON document."""
+
+    frames: tuple[FrameMasks, ...]
+    timings_s: dict[str, float] = dataclasses.field(metadata=Summary.__dataclass_fields__["timings_s"].metadata)
+    cached: bool = dataclasses.field(metadata=Summary.__dataclass_fields__["cached"].metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipLine(ClipStarted):
+    """The first line of an NDJSON answer."""
+
+    type: Literal["clip"] = "clip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameLine(FrameMasks):
+    """One line per frame, in order."""
+
+    type: Literal["frame"] = "frame"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndLine(Summary):
+    """The last line of a complete answer."""
+
+    type: Literal["end"] = "end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatLine:
+    """A line after every 10 s without another line."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorLine:
+    """The last line of an answer that failed after its first frame."""
+
+    type: Literal["error"] = "error"
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    """The one member that every line has."""
+
+    type: str
+
+
+_TYPE: Final = TypeAdapter(_Typed)
+_ERROR_LINE: Final = TypeAdapter(ErrorLine)
+_DOCUMENT: Final = TypeAdapter(Answer)
+LINES: Final = (ClipLine, FrameLine, HeartbeatLine, EndLine, ErrorLine)

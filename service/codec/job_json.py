@@ -1,0 +1,79 @@
+"""Jobs as JSON: the record that stores keep, and the state that callers and webhooks get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.domain.errors import ServiceError
+from service.domain.job import Job, JobState
+from service.domain.result import ANSWER_DECIMALS
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailure:
+    """Why a job failed: a stable code and what was wrong with this job."""
+
+    code: str
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """The state of a job. Times are seconds since 1970."""
+
+    job_id: str
+    request_id: str
+    state: JobState
+    progress: float = field(metadata={"description": "Share of the samples that are answered, 0 to 1."})
+    created_at_s: float
+    started_at_s: float | None
+    ended_at_s: float | None
+    error: JobFailure | None = field(default=None, metadata={"description": "Only in a failed job."})
+    webhook_secret: str | None = field(
+        default=None,
+        metadata={"description": "Key of the webhook's signature; only in the answer to the submission."},
+    )
+
+    @classmethod
+    def of(cls, job: Job, *, has_secret: bool = False) -> JobStatus:
+        """Return the state of a job, with its webhook's secret where asked for."""
+        return cls(
+            job_id=job.job_id,
+            request_id=job.request_id,
+            state=job.state,
+            progress=round(job.progress, ANSWER_DECIMALS),
+            created_at_s=round(job.created_at_s, ANSWER_DECIMALS),
+            started_at_s=_rounded(job.started_at_s),
+            ended_at_s=_rounded(job.ended_at_s),
+            error=None if job.code is None else JobFailure(job.code, job.detail),
+            webhook_secret=job.webhook_secret if has_secret else None,
+        )
+
+    def encode(self) -> bytes:
+        """Return the JSON bytes; `error` and `webhook_secret` are left out where there is none."""
+        absent = {name for name in ("error", "webhook_secret") if getattr(self, name) is None}
+        return bytes(_STATUS.dump_json(self, exclude=absent))
+
+
+def encode_job(job: Job) -> bytes:
+    """Return the stored record of a job."""
+    return _JOB.dump_json(job)
+
+
+def decode_job(data: bytes) -> Job:
+    """Return the job of a stored record, also of an older one that lacks fields; raises ServiceError `internal`."""
+    try:
+        return _JOB.validate_json(data)
+    except (ValidationError, ServiceError) as error:
+        raise ServiceError("internal", "A stored job could not be read.") from error
+
+
+def _rounded(time_s: float | None) -> float | None:
+    return None if time_s is None else round(time_s, ANSWER_DECIMALS)
+
+
+_JOB: Final = TypeAdapter(Job)
+_STATUS: Final = TypeAdapter(JobStatus)
