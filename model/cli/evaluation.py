@@ -79,20 +79,18 @@ def evaluate(
 
 def _synthetic(loaded: Checkpoint, num_clips: int, device: torch.device) -> dict[str, Any]:
     from model.data.synthetic import KINDS
-    from model.evaluation.synthetic import evaluate_synthetic, evaluate_synthetic_semantic, segmenter
+    from model.evaluation.synthetic import evaluate_synthetic, segmenter
 
     if loaded.config.is_semantic and loaded.config.labels[1:] != KINDS:
         raise ValueError("this semantic checkpoint's labels are not the kinds of the synthetic world")
-    measure = evaluate_synthetic_semantic if loaded.config.is_semantic else evaluate_synthetic
     with progress_bar("evaluating", unit="clips") as (bar, task):
-        return dict(
-            measure(
-                segmenter(loaded.build().to(device)),
-                num_clips=num_clips,
-                size_px=loaded.config.input_height,
-                device=device,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+        return evaluate_synthetic(
+            segmenter(loaded.build().to(device)),
+            is_semantic=loaded.config.is_semantic,
+            num_clips=num_clips,
+            size_px=loaded.config.input_height,
+            device=device,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 
 

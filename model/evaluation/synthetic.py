@@ -1,4 +1,4 @@
-"""Figures of a model on the synthetic world, on seeds that no training run and no example clip uses."""
+"""Evaluation on the synthetic world, on seeds that no training run and no example clip uses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ from model.network.preprocess import normalise_frames, window_log_mel
 
 # Training seeds start at 2**32 and example clips count from 0.
 FIRST_EVALUATION_SEED = 2**31
-# "Empty" in every figure: under 0.5 % of the frame.
+# A mask is empty if it covers less than this share of the frame.
 EMPTY_SHARE = 0.005
 CLIPS_PER_BATCH = 8
-NOISE_LEVEL = 0.003  # about -50 dB: a quiet room
+# Root mean square of the faint noise in units of full scale, about -50 dBFS: a quiet room.
+NOISE_LEVEL = 0.003
+# A predicted mask matches a true one from this IoU on.
 MATCH_IOU = 0.5
 HEARING_FIGURES = ("iou_sounding", "wrong_sound_iou", "empty_ok", "off_screen_ok", "muted_ok", "noise_ok")
 
@@ -31,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Tally:
-    """Running per-sample values by figure name."""
+    """Per-sample values by name of the figure."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
 
@@ -40,7 +43,7 @@ class Tally:
         self.values.setdefault(name, []).extend(values.flatten().double().tolist())
 
     def mean(self, name: str) -> float | None:
-        """Mean of a figure, None where no sample counted."""
+        """Return the mean of a figure, None without samples."""
         values = self.values.get(name, [])
         return sum(values) / len(values) if values else None
 
@@ -48,124 +51,76 @@ class Tally:
 def evaluate_synthetic(
     segment: Segment,
     *,
+    is_semantic: bool = False,
     num_clips: int,
     size_px: int,
     samples_per_clip: int = 3,
     first_seed: int = FIRST_EVALUATION_SEED,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-) -> dict[str, float | int | None]:
-    """Measure a binary model.
+) -> dict[str, Any]:
+    """Measure a model on unseen clips.
 
     Args:
-        segment: frames uint8 (B, H, W, 3) and windows (B, 15600) to mask probabilities (B, H, W).
-        num_clips: unseen clips.
+        segment: frames uint8 (B, H, W, 3) and windows (B, 15600) to probabilities: of a mask (B, H, W), or of classes
+            (B, 1 + kinds, H, W) if semantic. See `segmenter`.
+        is_semantic: whether `segment` returns one class per kind.
+        num_clips: number of clips.
         size_px: frame height and width.
-        samples_per_clip: samples drawn per clip.
+        samples_per_clip: samples drawn from each clip.
         first_seed: seed of the first clip.
-        device: where clips are rendered and segmented.
-        progress: called with clips done and in all.
+        device: device that renders and segments the clips.
+        progress: called with the numbers of clips done and of all clips.
 
     Returns:
-        `iou_sounding` (sounding, not ambiguous samples), `wrong_sound_iou` (same pictures and truth, another clip's
-        window), `empty_ok`, `muted_ok`, `noise_ok`, `off_screen_ok` (shares of samples under 0.5 % of the frame where
-        nothing visible sounds, under silence, under faint noise, and under off-screen sound only), the field's
-        `field_j`, `field_f_2_clips` and `order_free_f` (all samples, the ambiguous ones
-        too), and the counts behind them.
+        For both kinds of model, all labels of a semantic one together: `iou_sounding` (mean IoU of unambiguous samples
+        in which something visible sounds), `wrong_sound_iou` (the same frames and truth with another clip's window),
+        and the shares of samples whose mask is empty: `empty_ok` (nothing visible sounds), `off_screen_ok` (only
+        something off screen sounds), `muted_ok` (silence), `noise_ok` (faint noise).
+
+        Binary models: `field_j`, `field_f_2_clips` and `order_free_f` over all samples, and counts.
+
+        Semantic models: `iou_by_kind` (IoU of each kind in the unambiguous samples in which it visibly sounds),
+        `miou_present_kinds` (its mean over kinds), `label_accuracy` (share of predicted masks with IoU >= 0.5 with a
+        sounding object that have the object's label) and `num_matched` (number of those masks).
     """
-    tally = Tally()
-    curves: list[Tensor] = []
-    done = 0
+    tally, curves, done = Tally(), list[Tensor](), 0
     for batch in evaluation_batches(
         num_clips, samples_per_clip=samples_per_clip, size_px=size_px, first_seed=first_seed, device=device
     ):
-        curves.extend(_measure(segment, batch, tally, samples_per_clip=samples_per_clip))
+        if is_semantic:
+            _measure_classes(segment, batch, tally, samples_per_clip=samples_per_clip)
+        else:
+            curves += _measure(segment, batch, tally, samples_per_clip=samples_per_clip)
         done = min(num_clips, done + CLIPS_PER_BATCH)
         if progress is not None:
             progress(done, num_clips)
-    figures: dict[str, float | int | None] = {name: tally.mean(name) for name in HEARING_FIGURES}
-    figures["field_j"] = tally.mean("field_j")
-    figures["field_f_2_clips"] = field_f(curves)
-    figures["order_free_f"] = order_free_f(torch.cat(curves))
-    figures["num_clips"] = num_clips
-    figures["num_samples"] = len(tally.values["field_j"])
-    for name in ("iou_sounding", "empty_ok", "off_screen_ok"):
-        figures[f"num_{name}"] = len(tally.values.get(name, []))
-    return figures
-
-
-def evaluate_synthetic_semantic(
-    segment: Segment,
-    *,
-    num_clips: int,
-    size_px: int,
-    samples_per_clip: int = 3,
-    first_seed: int = FIRST_EVALUATION_SEED,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> dict[str, float | int | dict[str, float] | None]:
-    """Measure a semantic model: background and one label per kind.
-
-    Args:
-        segment: frames uint8 (B, H, W, 3) and windows (B, 15600) to class probabilities (B, 1 + kinds, H, W).
-        num_clips: unseen clips.
-        size_px: frame height and width.
-        samples_per_clip: samples drawn per clip.
-        first_seed: seed of the first clip.
-        device: where clips are rendered and segmented.
-        progress: called with clips done and in all.
-
-    Returns:
-        `miou_present_kinds` (IoU of each kind in each clear sample in which it visibly sounds: mean per kind, then over
-        kinds), `iou_by_kind`, `label_accuracy` (of the masks of one label that match a sounding object with an IoU of
-        0.5, the share that carry its label), `label_accuracy`'s count `num_matched`, and the hearing figures of
-        `evaluate_synthetic` for all labels together.
-    """
-    tally = Tally()
-    done = 0
-    for batch in evaluation_batches(
-        num_clips, samples_per_clip=samples_per_clip, size_px=size_px, first_seed=first_seed, device=device
-    ):
-        classes = segment(batch.frames, batch.windows).argmax(dim=1).cpu()  # (B, H, W)
-        truth = batch.kind_map.cpu().long() * batch.masks.cpu()
-        for answer, true in zip(classes[~batch.ambiguous.cpu()], truth[~batch.ambiguous.cpu()], strict=True):
-            _tally_labels(answer, true, tally)
-        _measure_hearing(
-            lambda frames, windows: segment(frames, windows).argmax(dim=1) > 0,
-            classes > 0,
-            batch,
-            tally,
-            samples_per_clip=samples_per_clip,
-        )
-        done = min(num_clips, done + CLIPS_PER_BATCH)
-        if progress is not None:
-            progress(done, num_clips)
-    by_kind = {name: tally.mean(f"kind {name}") for name in KINDS}
-    found = {name: value for name, value in by_kind.items() if value is not None}
-    figures: dict[str, float | int | dict[str, float] | None] = {
-        "miou_present_kinds": sum(found.values()) / len(found) if found else None,
-        "label_accuracy": tally.mean("label_accuracy"),
-        "num_matched": len(tally.values.get("label_accuracy", [])),
-    }
-    return {
-        **figures,
-        **{name: tally.mean(name) for name in HEARING_FIGURES},
+    hearing = {name: tally.mean(name) for name in HEARING_FIGURES}
+    if is_semantic:
+        return _label_figures(tally) | hearing | {"num_clips": num_clips, "iou_by_kind": _iou_by_kind(tally)}
+    figures: dict[str, Any] = {
+        **hearing,
+        "field_j": tally.mean("field_j"),
+        "field_f_2_clips": field_f(curves),
+        "order_free_f": order_free_f(torch.cat(curves)),
         "num_clips": num_clips,
-        "iou_by_kind": found,
+        "num_samples": len(tally.values["field_j"]),
     }
+    counted = ("iou_sounding", "empty_ok", "off_screen_ok")
+    return figures | {f"num_{name}": len(tally.values.get(name, [])) for name in counted}
 
 
 def evaluation_batches(
     num_clips: int, *, samples_per_clip: int, size_px: int, first_seed: int, device: torch.device | str = "cpu"
 ) -> Iterator[SampleBatch]:
-    """Batches of up to 8 clips of the evaluation seeds."""
+    """Yield batches of up to 8 clips of the evaluation seeds."""
     for start in range(0, num_clips, CLIPS_PER_BATCH):
         seeds = range(first_seed + start, first_seed + min(start + CLIPS_PER_BATCH, num_clips))
         yield sample_batch(seeds, samples_per_clip=samples_per_clip, size_px=size_px, device=device)
 
 
 def segmenter(model: AVESFormer) -> Segment:
-    """A network as the function that the evaluations take: mask probabilities, or class probabilities if semantic."""
+    """Return a function from frames and windows to mask probabilities, or to class probabilities if semantic."""
 
     @torch.inference_mode()
     def segment(frames: Tensor, windows: Tensor) -> Tensor:
@@ -179,7 +134,7 @@ def segmenter(model: AVESFormer) -> Segment:
 
 @torch.inference_mode()
 def attention_figures(model: AVESFormer, frames: Tensor, log_mel: Tensor) -> list[dict[str, float]]:
-    """How far each transformer block's cross-attention is from dissipating (one key: 0 and 0).
+    """Measure how concentrated the cross-attention of each transformer block is. With one key all figures are 0.
 
     Args:
         model: a network in eval mode.
@@ -191,7 +146,7 @@ def attention_figures(model: AVESFormer, frames: Tensor, log_mel: Tensor) -> lis
         `row_distance` (mean distance between the weights of two pixels, 0 to sqrt(2)).
     """
     num_keys = model.prompt_query(model.hear(log_mel[:1])).shape[1]
-    # One by one: the distances between all pairs of pixels are many.
+    # One sample at a time, because the distances between all pairs of pixels need much memory.
     samples = [
         model.attention_statistics(normalise_frames(frames[i : i + 1]), log_mel[i : i + 1]) for i in range(len(frames))
     ]
@@ -206,19 +161,19 @@ def attention_figures(model: AVESFormer, frames: Tensor, log_mel: Tensor) -> lis
 
 
 def probabilities(logits: Tensor, *, height: int, width: int) -> Tensor:
-    """Binary logits (B, 1, h, w) to probabilities (B, H, W), upsampled as logits, bilinear."""
+    """Return probabilities (B, H, W) of binary logits (B, 1, h, w), which are upsampled bilinearly first."""
     full = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
     return full[:, 0].sigmoid()
 
 
 def class_probabilities(logits: Tensor, *, height: int, width: int) -> Tensor:
-    """Semantic logits (B, K, h, w) to probabilities (B, K, H, W), upsampled as logits, bilinear."""
+    """Return probabilities (B, K, H, W) of semantic logits (B, K, h, w), which are upsampled bilinearly first."""
     full = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
     return full.softmax(dim=1)
 
 
 def is_empty(masks: Tensor) -> Tensor:
-    """Whether masks (B, H, W) cover under 0.5 % of the frame: (B,)."""
+    """Return (B,) bool: which masks (B, H, W) cover less than 0.5 % of the frame."""
     return masks.float().mean(dim=(1, 2)) < EMPTY_SHARE
 
 
@@ -236,10 +191,39 @@ def _measure(segment: Segment, batch: SampleBatch, tally: Tally, *, samples_per_
     ]
 
 
+def _measure_classes(segment: Segment, batch: SampleBatch, tally: Tally, *, samples_per_clip: int) -> None:
+    classes = segment(batch.frames, batch.windows).argmax(dim=1).cpu()  # (B, H, W)
+    truth = batch.kind_map.cpu().long() * batch.masks.cpu()
+    clear = ~batch.ambiguous.cpu()
+    for answer, true in zip(classes[clear], truth[clear], strict=True):
+        _tally_labels(answer, true, tally)
+    _measure_hearing(
+        lambda frames, windows: segment(frames, windows).argmax(dim=1) > 0,
+        classes > 0,
+        batch,
+        tally,
+        samples_per_clip=samples_per_clip,
+    )
+
+
+def _iou_by_kind(tally: Tally) -> dict[str, float]:
+    by_kind = {name: tally.mean(f"kind {name}") for name in KINDS}
+    return {name: value for name, value in by_kind.items() if value is not None}
+
+
+def _label_figures(tally: Tally) -> dict[str, Any]:
+    by_kind = _iou_by_kind(tally)
+    return {
+        "miou_present_kinds": sum(by_kind.values()) / len(by_kind) if by_kind else None,
+        "label_accuracy": tally.mean("label_accuracy"),
+        "num_matched": len(tally.values.get("label_accuracy", [])),
+    }
+
+
 def _measure_hearing(
     masks_of: Segment, masks: Tensor, batch: SampleBatch, tally: Tally, *, samples_per_clip: int
 ) -> None:
-    """What becomes of the masks with their own sound (given), another clip's, none, and faint noise."""
+    """Tally the masks with the own sound (given), another clip's sound, silence and faint noise."""
     truth, clear = batch.masks.cpu(), ~batch.ambiguous.cpu()
     sounds = truth.any(dim=2).any(dim=1)
     tally.add("iou_sounding", mask_iou(masks, truth)[sounds & clear])
@@ -255,7 +239,7 @@ def _measure_hearing(
 
 
 def _tally_labels(classes: Tensor, truth: Tensor, tally: Tally) -> None:
-    """One sample, both (H, W) int64: IoU of every true kind; whether matched masks carry the right label."""
+    """Tally one sample, both (H, W) int64: IoU of each true kind, and whether matched masks have the right label."""
     true_labels = [int(label) for label in torch.unique(truth).tolist() if label]
     for label in true_labels:
         tally.add(f"kind {KINDS[label - 1]}", mask_iou((classes == label)[None], (truth == label)[None]))

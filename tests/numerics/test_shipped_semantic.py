@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.data.synthetic import KINDS, WORLD_VERSION
-from model.evaluation.synthetic import evaluate_synthetic_semantic, segmenter
+from model.evaluation.synthetic import evaluate_synthetic, segmenter
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.config import BACKGROUND
 
@@ -27,8 +27,9 @@ def test_it_says_what_it_learned(checkpoint: Checkpoint) -> None:
 
 
 def test_it_names_what_sounds(checkpoint: Checkpoint) -> None:
-    figures = evaluate_synthetic_semantic(
+    figures = evaluate_synthetic(
         segmenter(checkpoint.build()),
+        is_semantic=True,
         num_clips=20,
         samples_per_clip=2,
         size_px=checkpoint.config.input_height,

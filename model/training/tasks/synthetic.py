@@ -11,7 +11,7 @@ from torch import nn
 
 from model.data.shards import CLIPS_PER_SHARD, SAMPLES_PER_CLIP, list_shards, read_shard
 from model.data.synthetic import KINDS, TRAINING_SEEDS, WORLD_VERSION, SampleBatch, sample_batch
-from model.evaluation.synthetic import evaluate_synthetic, evaluate_synthetic_semantic, segmenter
+from model.evaluation.synthetic import evaluate_synthetic, segmenter
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND, SOUNDING
 from model.training.config import TrainingConfig
@@ -59,9 +59,12 @@ class SyntheticCourse:
 
     def evaluate(self, model: AVESFormer, *, size_px: int) -> dict[str, Any]:
         """Figures on clips of the evaluation seeds."""
-        measure = evaluate_synthetic_semantic if self.config.is_semantic else evaluate_synthetic
-        return dict(
-            measure(segmenter(model), num_clips=self.config.evaluate_clips, size_px=size_px, device=self.device)
+        return evaluate_synthetic(
+            segmenter(model),
+            is_semantic=self.config.is_semantic,
+            num_clips=self.config.evaluate_clips,
+            size_px=size_px,
+            device=self.device,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from model.evaluation.synthetic import (
     FIRST_EVALUATION_SEED,
     class_probabilities,
     evaluate_synthetic,
-    evaluate_synthetic_semantic,
     evaluation_batches,
     probabilities,
 )
@@ -87,8 +86,12 @@ def semantic_oracle(classes_by_sound: dict[bytes, torch.Tensor], *, shift: int):
 
 def test_semantic_figures_of_right_and_of_wrong_labels(classes_by_sound: dict[bytes, torch.Tensor]) -> None:
     figures, misnamed = (
-        evaluate_synthetic_semantic(
-            semantic_oracle(classes_by_sound, shift=shift), num_clips=CLIPS, size_px=SIZE_PX, samples_per_clip=2
+        evaluate_synthetic(
+            semantic_oracle(classes_by_sound, shift=shift),
+            is_semantic=True,
+            num_clips=CLIPS,
+            size_px=SIZE_PX,
+            samples_per_clip=2,
         )
         for shift in (0, 1)
     )
