@@ -17,7 +17,7 @@ from model.cli.parts import one_line_failures, progress_bar
 
 if TYPE_CHECKING:
     from model.training.config import TrainingConfig
-    from model.training.distributed import Processes
+    from model.training.distributed import ProcessGroup
     from model.training.trainer import Trainer
 
 
@@ -43,11 +43,11 @@ def train(
         raise typer.BadParameter("name a recipe; --list shows them", param_hint="RECIPE")
     config = _config(recipe_name, overrides or [], root)
     with one_line_failures():
-        processes = _join()
+        group = _join()
         try:
-            _train(config, processes, out=out or Path("runs") / recipe_name, is_resumed=resume, is_dry=dry_run)
+            _train(config, group, out=out or Path("runs") / recipe_name, is_resumed=resume, is_dry=dry_run)
         finally:
-            processes.leave()
+            group.close()
 
 
 def _config(name: str, overrides: list[str], root: Path | None) -> TrainingConfig:
@@ -60,34 +60,34 @@ def _config(name: str, overrides: list[str], root: Path | None) -> TrainingConfi
     return replace(config, root=str(root)) if root is not None else config
 
 
-def _join() -> Processes:
+def _join() -> ProcessGroup:
     import torch
 
-    from model.training.distributed import join_processes
+    from model.training.distributed import join_process_group
 
-    return join_processes(os.environ, has_cuda=torch.cuda.is_available())
+    return join_process_group(os.environ, has_cuda=torch.cuda.is_available())
 
 
-def _train(config: TrainingConfig, processes: Processes, *, out: Path, is_resumed: bool, is_dry: bool) -> None:
+def _train(config: TrainingConfig, group: ProcessGroup, *, out: Path, is_resumed: bool, is_dry: bool) -> None:
     from model.training.plan import plan
     from model.training.trainer import Trainer
 
-    trainer = Trainer(config, out=out, processes=processes)
+    trainer = Trainer(config, out=out, group=group)
     if is_dry:
         described = plan(trainer)
-        if processes.is_first:
+        if group.is_first:
             typer.echo(json.dumps(described, indent=2))
         return
     if is_resumed:
         trainer.resume()
     elif trainer.has_run():
         raise ValueError(f"{trainer.out} already holds a run; add --resume, or choose another --out")
-    processes.wait()
+    group.wait()
     with stopped_by_signals(trainer):
         is_done = _run_with_bar(trainer, config)
     if not is_done:
         raise ValueError(f"stopped at step {trainer.position.step} and saved in {trainer.out}; --resume goes on")
-    if processes.is_first:
+    if group.is_first:
         typer.echo(f"wrote {trainer.out / 'model.safetensors'}")
 
 
@@ -108,7 +108,7 @@ def stopped_by_signals(trainer: Trainer) -> Iterator[None]:
 
 
 def _run_with_bar(trainer: Trainer, config: TrainingConfig) -> bool:
-    with progress_bar(f"training {config.name}", unit="‰", is_shown=trainer.processes.is_first) as (bar, task):
+    with progress_bar(f"training {config.name}", unit="‰", is_shown=trainer.group.is_first) as (bar, task):
 
         def report(values: dict[str, Any]) -> None:
             if "loss" in values:

@@ -117,10 +117,10 @@ def run_seed(
         Figures by arm: those of `FIGURES` (None where an arm has none) and `loss`, the last step's.
     """
     trainers = {arm.name: Trainer(plan.training(arm, seed=seed), out=out / f"seed{seed}" / arm.name) for arm in arms}
-    course = trainers[arms[0].name].course
+    task = trainers[arms[0].name].task
     losses: dict[str, float] = {}
     for step in range(plan.num_steps):
-        batch = course.batch(step, size_px=plan.size_px)
+        batch = task.batch(step, size_px=plan.size_px)
         for arm in arms:
             given = exchange_sounds(batch, seed=seed, step=step) if arm.is_shuffled else batch
             losses[arm.name] = trainers[arm.name].step(given)["loss"]

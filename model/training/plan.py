@@ -21,19 +21,19 @@ def plan(trainer: Trainer) -> dict[str, Any]:
         The recipe, parameters by part, data, steps, memory in MB (of the weights, of the whole of training, and the
         peak that was measured) and the estimated minutes, from the last of a few real steps at the first frame size.
     """
-    config, course = trainer.config, trainer.course
+    config, task = trainer.config, trainer.task
     steps = [trainer.step() for _ in range(1 + NUM_MEASURED_STEPS)]
     speed = max(step["samples_per_s"] for step in steps[1:])
-    minutes = course.num_steps * course.samples_per_step / speed / 60
+    minutes = task.num_steps * task.samples_per_step / speed / 60
     trainer.close()
     return {
         "recipe": config.summary() | {"root": config.root},
         "device": str(trainer.device),
-        "processes": trainer.processes.size,
+        "processes": trainer.group.size,
         "parameters": parameter_report(trainer.model),
         "initial_weights": trainer.initial,
-        "data": course.describe(),
-        "steps": course.num_steps,
+        "data": task.describe(),
+        "steps": task.num_steps,
         "memory_mb": _memory(trainer),
         "samples_per_s_at_first_size": round(speed, 1),
         "estimated_minutes": round(min(minutes, config.max_minutes or minutes), 1),

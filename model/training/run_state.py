@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.training.config import Position, TrainingConfig, TrainingError
-from model.training.state_files import PiecesError, load_pieces, save_pieces
+from model.training.state_files import StateFilesError, load_state, save_state
 
 RESUME_NAME = "resume"
 
@@ -50,7 +50,7 @@ def save_run(folder: Path, run: Run) -> None:
         "groups": optimizer["param_groups"],
         "scaler": run.scaler.state_dict(),
     }
-    save_pieces(folder, tensors=tensors, values=values)
+    save_state(folder, tensors=tensors, values=values)
 
 
 def load_run(out: Path, run: Run) -> Position:
@@ -70,8 +70,8 @@ def load_run(out: Path, run: Run) -> Position:
     if not folder.exists():
         raise TrainingError(f"nothing to resume: {folder} does not exist")
     try:
-        tensors, values = load_pieces(folder)
-    except PiecesError as error:
+        tensors, values = load_state(folder)
+    except StateFilesError as error:
         raise TrainingError(str(error)) from error
     return _take(run, _part(tensors, "objective."), _part(tensors, "average."), _optimizer(tensors, values), values)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from model.training.distributed import join_processes
+from model.training.distributed import join_process_group
 from model.training.recipes import recipe
-from model.training.tasks.avsbench import AvsbenchCourse
+from model.training.tasks.avsbench import AvsbenchTask
 from model.training.trainer import Trainer
 
 SETTINGS = ("variant=tiny", "sizes=0:32", "epochs=0", "steps=4", "batch_clips=4", "warmup_steps=1", "device=cpu",
@@ -35,29 +35,29 @@ def digest(trainer: Trainer) -> str:
 def main() -> None:
     """Two steps, a cut, two steps; and four steps in one go."""
     torch.set_num_threads(1)
-    processes = join_processes(os.environ, has_cuda=False)
+    group = join_process_group(os.environ, has_cuda=False)
     config = replace(recipe("ms3-r50", overrides=SETTINGS), root=sys.argv[1])
-    whole = Trainer(config, out=Path(sys.argv[2]) / "whole", processes=processes)
+    whole = Trainer(config, out=Path(sys.argv[2]) / "whole", group=group)
     losses = [whole.step()["loss"] for _ in range(4)]
-    first = Trainer(config, out=Path(sys.argv[2]) / "cut", processes=processes)
+    first = Trainer(config, out=Path(sys.argv[2]) / "cut", group=group)
     for _ in range(2):
         first.step()
     first.save()
-    second = Trainer(replace(config, seed=config.seed), out=Path(sys.argv[2]) / "cut", processes=processes)
+    second = Trainer(replace(config, seed=config.seed), out=Path(sys.argv[2]) / "cut", group=group)
     second.resume()
     for _ in range(2):
         second.step()
-    course = whole.course
-    assert isinstance(course, AvsbenchCourse)
-    own = course.order(1)[processes.rank :: processes.size]
-    mine = {"whole": digest(whole), "resumed": digest(second), "losses": losses, "own": own, "all": course.order(1)}
+    task = whole.task
+    assert isinstance(task, AvsbenchTask)
+    own = task.order(1)[group.rank :: group.size]
+    mine = {"whole": digest(whole), "resumed": digest(second), "losses": losses, "own": own, "all": task.order(1)}
     gathered: list[dict[str, object]] = [{}, {}]
     dist.all_gather_object(gathered, mine)
-    if processes.is_first:
+    if group.is_first:
         sys.stdout.write(json.dumps(gathered) + "\n")
     for trainer in (whole, first, second):
         trainer.close()
-    processes.leave()
+    group.close()
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What a training run learns from: batches, objective and evaluation of each data set."""
+"""Training tasks: batches, objective and evaluation for each data set."""

@@ -1,4 +1,4 @@
-"""Training on AVSBench: labelled frames of shuffled clips, read ahead by a few threads."""
+"""Training task on AVSBench: labelled frames of shuffled clips, prefetched by threads."""
 
 from __future__ import annotations
 
@@ -17,40 +17,38 @@ from model.data.avsbench.subsets import Subset
 from model.evaluation.avsbench import evaluate_own_sound
 from model.network.avesformer import AVESFormer
 from model.training.config import TrainingConfig
-from model.training.distributed import Processes
+from model.training.distributed import ProcessGroup
 from model.training.tasks.avsbench_objective import ClipBatch, ClipObjective, prepare_clips
 from model.training.tasks.task import seeded
 
 STREAM_STEP, STREAM_EPOCH = 0, 1
 
 
-class AvsbenchCourse:
-    """A `Course` over an AVSBench tree.
+class AvsbenchTask:
+    """`TrainingTask` over an AVSBench tree.
 
-    The clips of step s are items s * B .. (s + 1) * B of one long list: epoch after epoch, each in its own order drawn
-    from (seed, epoch). No clip is left out and every step has the same number of clips.
+    Step s takes items s * B to (s + 1) * B of the concatenated epochs, each shuffled by (seed, epoch). Every clip
+    is used once per epoch, and every step has the same number of clips.
 
     Args:
         config: the run.
-        device: where the network is trained.
-        processes: the clips of a step are dealt out to them.
+        device: device that the network is trained on.
+        group: processes that share the clips of a step.
 
     Raises:
-        ValueError: no root, no clips, or clips that cannot be dealt out evenly.
+        ValueError: no root, no clips, or a batch that is not a multiple of the number of processes.
     """
 
     world_version: int | None = None
 
-    def __init__(self, config: TrainingConfig, *, device: torch.device, processes: Processes) -> None:
+    def __init__(self, config: TrainingConfig, *, device: torch.device, group: ProcessGroup) -> None:
         if not config.root:
             raise ValueError(f"{config.data}: name the data folder with --root PATH")
-        if config.batch_clips % processes.size:
-            raise ValueError(
-                f"batch_clips: got {config.batch_clips}, expected a multiple of {processes.size} processes"
-            )
+        if config.batch_clips % group.size:
+            raise ValueError(f"batch_clips: got {config.batch_clips}, expected a multiple of {group.size} processes")
         self.config = config
         self.device = device
-        self.processes = processes
+        self.group = group
         self.subset = Subset(config.data.removeprefix("avsbench-"))
         root = Path(config.root)
         self.clips = read_index(root, subset=self.subset, split="train")
@@ -73,12 +71,12 @@ class AvsbenchCourse:
         self._ahead: dict[tuple[int, int], list[Future[Clip]]] = {}
 
     def order(self, step: int) -> list[int]:
-        """Numbers of the training clips of a step, over all processes."""
+        """Return the indices of a step's training clips, over all processes."""
         first = step * self.config.batch_clips
         return [self._item(place) for place in range(first, first + self.config.batch_clips)]
 
     def batch(self, step: int, *, size_px: int) -> ClipBatch:
-        """This process's augmented frames of a step."""
+        """Return this process's augmented frames of a step, and start reading those of the next."""
         reading = self._ahead.pop((step, size_px), None) or self._read(step, size_px)
         self._ahead = {(step + 1, size_px): self._read(step + 1, size_px)} if step + 1 < self.num_steps else {}
         clips = [future.result() for future in reading]
@@ -87,16 +85,16 @@ class AvsbenchCourse:
             torch.cat([clip.log_mel for clip in clips]).to(self.device),
             torch.cat([clip.truth for clip in clips]).to(self.device),
             augmentation=self.config.augmentation,
-            generator=seeded(self.config.seed, step, stream=STREAM_STEP, rank=self.processes.rank),
+            generator=seeded(self.config.seed, step, stream=STREAM_STEP, rank=self.group.rank),
         )
 
     def evaluate(self, model: AVESFormer, *, size_px: int) -> dict[str, Any]:
-        """The field's figures on the validation split, with the field's windows."""
+        """Return AVSBench's figures on the validation split, with AVSBench's audio windows."""
         clips = self.validation[: self.config.evaluate_clips or None]
         return evaluate_own_sound(model, clips, size_px=size_px, device=self.device) if clips else {}
 
     def describe(self) -> dict[str, Any]:
-        """Numbers of clips and steps."""
+        """Return numbers of clips, frames and epochs."""
         return {
             "training_clips": len(self.clips),
             "validation_clips": len(self.validation),
@@ -106,7 +104,7 @@ class AvsbenchCourse:
         }
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop prefetching."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _item(self, place: int) -> int:
@@ -115,7 +113,7 @@ class AvsbenchCourse:
         return int(order[within])
 
     def _read(self, step: int, size_px: int) -> list[Future[Clip]]:
-        own = self.order(step)[self.processes.rank :: self.processes.size]
+        own = self.order(step)[self.group.rank :: self.group.size]
         return [self._threads.submit(self._clip, self.clips[number], size_px) for number in own]
 
     def _clip(self, files: ClipFiles, size_px: int) -> Clip:

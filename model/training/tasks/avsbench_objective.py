@@ -1,7 +1,7 @@
-"""What a training step on AVSBench minimises. The paper's loss is unknown; the terms are those of the code around it.
+"""The loss on AVSBench. The paper does not state its loss; ours has the terms of AVSegFormer's.
 
-S4 and MS3: cross-entropy + Dice. AVSS: cross-entropy + 0.1 Dice on the foreground. Both: + 0.1 Dice on the channel
-mean of the mask feature. Which weights the paper uses nobody knows: ours follow AVSegFormer's shape of the loss.
+S4 and MS3: cross-entropy + Dice. AVSS: cross-entropy + 0.1 Dice on the foreground. All: + 0.1 Dice on the channel
+mean of the mask feature.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ AUXILIARY_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Labelled frames of some clips.
+    """Labelled frames of several clips.
 
     Attributes:
-        frames: (B, 3, H, W) normalised.
-        log_mel: (B, 1, 96, 64).
-        truth: (B, H, W) int64, 0 background, 1 sounding or the class number.
+        frames: (B, 3, H, W) float32, normalised.
+        log_mel: (B, 1, 96, 64) float32.
+        truth: (B, H, W) int64: 0 background, 1 sounding (binary data) or the class number.
     """
 
     frames: Tensor
@@ -40,14 +40,14 @@ class ClipBatch:
 def prepare_clips(
     frames: Tensor, log_mel: Tensor, truth: Tensor, *, augmentation: Augmentation, generator: torch.Generator
 ) -> ClipBatch:
-    """Augment pictures and labels alike. The sound stays: a frozen VGGish knows no other loudness.
+    """Augment frames and labels together. Audio is not augmented: the frozen VGGish expects its original level.
 
     Args:
         frames: (B, H, W, 3) uint8.
         log_mel: (B, 1, 96, 64).
         truth: (B, H, W) int64.
-        augmentation: how much.
-        generator: on the CPU; alone decides every random choice.
+        augmentation: which augmentations to apply.
+        generator: CPU generator; the only source of randomness.
     """
     if augmentation == "full":
         frames, truth = zoom_each(frames, truth, generator)
@@ -59,10 +59,10 @@ def prepare_clips(
 
 
 class ClipObjective(nn.Module):
-    """The network with its loss on labelled frames.
+    """A network with its loss on labelled frames.
 
     Args:
-        model: the network to train.
+        model: network to train.
     """
 
     def __init__(self, model: AVESFormer) -> None:
@@ -70,7 +70,7 @@ class ClipObjective(nn.Module):
         self.model = model
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Losses by name: `loss`, `mask` and `auxiliary`, scalars."""
+        """Return the scalars `loss`, `mask` and `auxiliary`."""
         model = self.model
         feature = model.mask_feature(model.see(batch.frames), model.hear(batch.log_mel))  # (B, C, H / 4, W / 4)
         mask = self._mask_loss(model.head.predict(feature).float(), batch.truth)
@@ -92,5 +92,5 @@ class ClipObjective(nn.Module):
     def _auxiliary_loss(self, feature: Tensor, truth: Tensor) -> Tensor:
         height, width = feature.shape[-2:]
         masks = shrink_masks(truth > 0, height=height, width=width)
-        # The channels' mean is itself read as a mask (as in AVSegFormer).
+        # The mean over channels is treated as mask logits, as in AVSegFormer.
         return dice_loss(feature.mean(dim=1).sigmoid(), masks).mean()

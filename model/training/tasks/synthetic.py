@@ -1,4 +1,4 @@
-"""Training on the synthetic world: clips rendered in groups, samples shuffled over the group's steps."""
+"""Training task on the synthetic world: clips are rendered in groups, samples shuffled over the steps of a group."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from model.evaluation.synthetic import evaluate_synthetic, segmenter
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND, SOUNDING
 from model.training.config import TrainingConfig
-from model.training.distributed import Processes
+from model.training.distributed import ProcessGroup
 from model.training.tasks.synthetic_objective import PreparedBatch, TrainingObjective, prepare
 from model.training.tasks.task import seeded
 
-STREAM_STEP, STREAM_GROUP, STREAM_SHARD = 0, 1, 4  # 2 is the training loop's, 3 the ablation's
+# Streams of `seeded`; the training loop uses 2, the ablation 3.
+STREAM_STEP, STREAM_GROUP, STREAM_SHARD = 0, 1, 4
 
 
-class SyntheticCourse:
-    """A `Course` over seeds.
+class SyntheticTask:
+    """`TrainingTask` over seeds of the synthetic world.
 
     Args:
         config: the run.
-        device: where clips are rendered and the network is trained.
-        processes: samples of a step are dealt out to them.
+        device: device that renders clips and trains the network.
+        group: processes that share the samples of a step.
 
     Raises:
-        ValueError: a folder without shards, or groups of another size than theirs.
+        ValueError: the shard folder is empty, or its shards differ in size from the configured groups.
     """
 
     world_version: int | None = WORLD_VERSION
@@ -39,26 +40,26 @@ class SyntheticCourse:
     frozen_steps = 0
     selection = ""
 
-    def __init__(self, config: TrainingConfig, *, device: torch.device, processes: Processes) -> None:
+    def __init__(self, config: TrainingConfig, *, device: torch.device, group: ProcessGroup) -> None:
         self.config = config
         self.device = device
-        self.processes = processes
+        self.group = group
         labels = (BACKGROUND, *KINDS) if config.is_semantic else SOUNDING
         model = AVESFormer(config.model_config(labels=labels))
         self.objective: nn.Module = TrainingObjective(model, num_kinds=len(KINDS)).to(device)
         self.num_steps = config.steps
         self.samples_per_step = config.batch_samples
         self._shards = self._find_shards()
-        self._group: SampleBatch | None = None
-        self._group_key = (-1, 0)
+        self._rendered: SampleBatch | None = None
+        self._rendered_key = (-1, 0)
 
     def batch(self, step: int, *, size_px: int) -> PreparedBatch:
-        """This process's augmented samples of a step."""
-        generator = seeded(self.config.seed, step, stream=STREAM_STEP, rank=self.processes.rank)
+        """Return this process's augmented samples of a step."""
+        generator = seeded(self.config.seed, step, stream=STREAM_STEP, rank=self.group.rank)
         return prepare(self._samples(step, size_px), generator)
 
     def evaluate(self, model: AVESFormer, *, size_px: int) -> dict[str, Any]:
-        """Figures on clips of the evaluation seeds."""
+        """Return figures on clips of the evaluation seeds."""
         return evaluate_synthetic(
             segmenter(model),
             is_semantic=self.config.is_semantic,
@@ -68,26 +69,26 @@ class SyntheticCourse:
         )
 
     def describe(self) -> dict[str, Any]:
-        """The world's version and the clips that will be rendered."""
+        """Return the world's version and the number of clips to render."""
         num_groups = -(-self.num_steps // self.config.steps_per_group)
         return {"world_version": self.world_version, "num_clips": num_groups * self.config.clips_per_group}
 
     def close(self) -> None:
-        """Nothing is read ahead."""
+        """Do nothing: this task does not prefetch."""
 
     def _samples(self, step: int, size_px: int) -> SampleBatch:
-        """The samples of this step, out of the shuffled group that it belongs to."""
+        """Return this process's samples of a step, taken from the shuffled group that the step belongs to."""
         config = self.config
         group, turn = divmod(step, config.steps_per_group)
-        if (group, size_px) != self._group_key:
-            self._group, self._group_key = self._render(group, size_px), (group, size_px)
+        if (group, size_px) != self._rendered_key:
+            self._rendered, self._rendered_key = self._render(group, size_px), (group, size_px)
         order = torch.randperm(
             config.clips_per_group * config.samples_per_clip,
             generator=seeded(config.seed, group, stream=STREAM_GROUP),
         )
         chosen = order[turn * config.batch_samples : (turn + 1) * config.batch_samples]
-        own = chosen[self.processes.rank :: self.processes.size].to(self.device)
-        values = {field.name: getattr(self._group, field.name)[own] for field in fields(SampleBatch)}
+        own = chosen[self.group.rank :: self.group.size].to(self.device)
+        values = {field.name: getattr(self._rendered, field.name)[own] for field in fields(SampleBatch)}
         return SampleBatch(**values)
 
     def _find_shards(self) -> list[Path]:

@@ -1,4 +1,7 @@
-"""What a training step minimises: masks of true and of swapped sound, and two helper tasks that are not shipped."""
+"""The loss on the synthetic world: masks for true and for swapped sound, and two auxiliary classification losses.
+
+The heads of the auxiliary losses are not part of a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.data.synthetic import SampleBatch
+from model.data.synthetic import MIN_VISIBLE_SHARE, SampleBatch
 from model.network.avesformer import AVESFormer
 from model.network.preprocess import normalise_frames, window_log_mel
 from model.training.augment import augment_frames, augment_windows, flip, quiet_windows
 from model.training.losses import binary_mask_loss, semantic_mask_loss, shrink_masks, weighted_mean
 
-# One quiet window (silence or noise) is added for every this many real ones.
+# One window without a source (silence or noise) is added per this many real windows.
 SAMPLES_PER_QUIET = 8
-# Share of swapped windows that are drawn among those which do sound like something in the picture.
+# Share of swapped windows that must contain the sound of some object in the picture.
 MATCHING_SHARE = 0.6
-# Background pixels are most pixels; they count less in the per-pixel kind task.
+# Weight of background pixels, which are the majority, in the per-pixel kind loss.
 BACKGROUND_WEIGHT = 0.3
 PIXEL_KIND_WEIGHT = 0.5
 AUDIO_KIND_WEIGHT = 0.5
-# Near an edge of a source the truth may be argued, yet it is what teaches timing.
+# Weight of ambiguous samples (near an onset or offset): their truth is uncertain, but they teach timing.
 AMBIGUOUS_WEIGHT = 0.3
-# A false alarm is worse than a miss: who hears an unseen source must not be shown a wrong one.
+# Weight of samples in which nothing visible sounds: a false alarm is worse than a miss.
 EMPTY_WEIGHT = 1.3
-# A visible sounding area below this share of the frame is ambiguous for masks (contract, section 8).
-MIN_AREA_SHARE = 0.003
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class PreparedBatch:
     """Augmented inputs of one step.
 
     Attributes:
-        frames: (B, 3, H, W) normalised.
-        log_mel: (A, 1, 96, 64), the B windows and then the quiet ones.
-        kind_map: (B, H, W) int64, 0 background, 1 + kind.
-        sounding: (A, kinds) boolean.
-        ambiguous: (A,) boolean.
-        swapped: (B,) int64, for each picture the index of another window.
+        frames: (B, 3, H, W) float32, normalised.
+        log_mel: (A, 1, 96, 64) float32: the windows of the B frames, then those without a source.
+        kind_map: (B, H, W) int64: 0 background, else 1 + kind.
+        sounding: (A, kinds) bool: kinds that each window contains.
+        ambiguous: (A,) bool.
+        swapped: (B,) int64: for each frame the index of another window.
     """
 
     frames: Tensor
@@ -56,10 +57,7 @@ def prepare(batch: SampleBatch, generator: torch.Generator) -> PreparedBatch:
 
     Args:
         batch: rendered samples.
-        generator: on the CPU; alone decides every random choice.
-
-    Returns:
-        The inputs of one training step.
+        generator: CPU generator; the only source of randomness.
     """
     frames, kind_map = flip(batch.frames, batch.kind_map, generator)
     frames = augment_frames(frames, generator)
@@ -80,15 +78,15 @@ def prepare(batch: SampleBatch, generator: torch.Generator) -> PreparedBatch:
 
 
 def choose_swapped(kind_map: Tensor, sounding: Tensor, generator: torch.Generator) -> Tensor:
-    """For each picture another window; often one that makes *something* in the picture sound.
+    """Choose another window for each frame, often one that contains the sound of an object in the frame.
 
     Args:
         kind_map: (B, H, W) int64.
-        sounding: (A, kinds) boolean, A >= B; window i < B belongs to picture i.
-        generator: on the CPU.
+        sounding: (A, kinds) bool, A >= B; window i < B belongs to frame i.
+        generator: CPU generator.
 
     Returns:
-        (B,) int64 in [0, A), never the picture's own window.
+        (B,) int64 in [0, A), never the frame's own window.
     """
     count, num_kinds = len(kind_map), sounding.shape[1]
     flat = kind_map.flatten(1)
@@ -102,20 +100,20 @@ def choose_swapped(kind_map: Tensor, sounding: Tensor, generator: torch.Generato
 
 
 def sounding_masks(kind_map: Tensor, sounding: Tensor) -> Tensor:
-    """Visible pixels of the sounding kinds: (B, H, W) int64 and (B, kinds) boolean to (B, H, W) boolean."""
+    """Return the visible pixels of the sounding kinds: (B, H, W) int64 and (B, kinds) bool to (B, H, W) bool."""
     table = F.pad(sounding, (1, 0))  # (B, 1 + kinds); the background never sounds
     return table.gather(1, kind_map.flatten(1)).view_as(kind_map)
 
 
 class TrainingObjective(nn.Module):
-    """The network with its helper heads. Only the network is saved in checkpoints.
+    """A network with its loss and auxiliary heads. Only the network is saved in checkpoints.
 
-    The helper heads name the kind of every pixel and the kinds heard, which teaches both branches long before their
-    fusion works.
+    The auxiliary heads classify the kind of each pixel and the kinds in each window. They train both branches before
+    the fusion has learned anything.
 
     Args:
-        model: the network to train.
-        num_kinds: kinds of the synthetic world.
+        model: network to train.
+        num_kinds: number of kinds in the synthetic world.
     """
 
     def __init__(self, model: AVESFormer, *, num_kinds: int) -> None:
@@ -130,14 +128,7 @@ class TrainingObjective(nn.Module):
         self.register_buffer("class_weights", torch.tensor([BACKGROUND_WEIGHT] + [1.0] * num_kinds))
 
     def forward(self, batch: PreparedBatch) -> dict[str, Tensor]:
-        """Losses by name; `loss` is the one to minimise.
-
-        Args:
-            batch: B pictures and A windows.
-
-        Returns:
-            Scalars `loss`, `mask`, `swapped`, `pixel_kind`, `audio_kind`.
-        """
+        """Return the scalars `loss` (to minimise), `mask`, `swapped`, `pixel_kind` and `audio_kind`."""
         visual = self.model.see(batch.frames)
         embedding = self.model.hear(batch.log_mel)
         count = len(batch.frames)
@@ -154,7 +145,7 @@ class TrainingObjective(nn.Module):
         masks = sounding_masks(batch.kind_map, batch.sounding[index])  # (B, H, W)
         share = masks.float().mean(dim=(1, 2))
         weights = torch.where(batch.ambiguous[index], AMBIGUOUS_WEIGHT, 1.0)
-        weights = weights * ((share == 0) * EMPTY_WEIGHT + (share >= MIN_AREA_SHARE))
+        weights = weights * ((share == 0) * EMPTY_WEIGHT + (share >= MIN_VISIBLE_SHARE))
         height, width = logits.shape[-2:]
         if self.model.config.is_semantic:
             step = batch.kind_map.shape[1] // height

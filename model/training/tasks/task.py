@@ -1,4 +1,4 @@
-"""What the training loop asks of a data set: batches by step, the loss, figures of a model."""
+"""The interface between the training loop and a data set: batches by step, a loss, an evaluation."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from model.network.avesformer import AVESFormer
 
 
 class Objective(Protocol):
-    """A network with its loss."""
+    """A network together with its loss."""
 
     model: AVESFormer
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
-        """Losses by name; `loss` is minimised."""
+        """Return scalar losses by name; `loss` is the one to minimise."""
 
 
-class Course(Protocol):
-    """Data, loss and figures of one kind of run.
+class TrainingTask(Protocol):
+    """Data, loss and evaluation of one kind of run.
 
     Attributes:
         objective: the module to train; its `model` is saved in checkpoints.
-        world_version: of the synthetic world, None for other data.
+        world_version: version of the synthetic world, None for other data.
         num_steps: optimizer steps of the whole run.
-        samples_per_step: about how many frames a step sees, over all processes.
-        evaluate_steps: steps between evaluations, 0 for none by steps.
-        frozen_steps: steps during which the visual backbone stands still.
-        selection: the figure whose highest value is kept as best.safetensors, or empty.
+        samples_per_step: approximate number of frames per step, over all processes.
+        evaluate_steps: steps between evaluations, 0 to evaluate by time only.
+        frozen_steps: number of first steps in which the visual backbone is frozen.
+        selection: name of the figure whose highest value selects best.safetensors, or empty.
     """
 
     objective: nn.Module
@@ -41,22 +41,29 @@ class Course(Protocol):
     selection: str
 
     def batch(self, step: int, *, size_px: int) -> Any:
-        """What the objective takes at a step; it follows from the step alone, whatever came before."""
+        """Return the objective's input for a step. It depends on the step number only, not on earlier calls."""
         ...
 
     def evaluate(self, model: AVESFormer, *, size_px: int) -> dict[str, Any]:
-        """Figures of a network on clips that are not trained on."""
+        """Return figures of a network on clips outside the training set."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What a plan says about the data."""
+        """Return the numbers of clips and steps that `--dry-run` prints."""
         ...
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop prefetching."""
         ...
 
 
 def seeded(seed: int, number: int, *, stream: int, rank: int = 0) -> torch.Generator:
-    """A generator of its own for every (seed, stream, rank, number): what is drawn follows from these alone."""
+    """Return an independent generator for each (seed, stream, rank, number).
+
+    Args:
+        seed: of the run.
+        number: step, epoch or group.
+        stream: purpose of the draws; each purpose has its own number below 16.
+        rank: process, below 256.
+    """
     return torch.Generator().manual_seed((seed << 40) + (stream << 36) + (rank << 28) + number)

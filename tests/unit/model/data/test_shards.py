@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from model.data.shards import SHARD_SEEDS, list_shards, read_shard, write_shards
 from model.data.synthetic import SampleBatch, sample_batch
 from model.training.config import TrainingConfig
-from model.training.distributed import Processes
-from model.training.tasks.synthetic import SyntheticCourse
+from model.training.distributed import ProcessGroup
+from model.training.tasks.synthetic import SyntheticTask
 
 SIZE_PX = 48
 CONFIG = TrainingConfig(name="shards", variant="tiny", sizes=((0.0, SIZE_PX),), steps=8, batch_samples=96)
@@ -78,22 +78,22 @@ def test_shards_that_are_there_are_kept(folder: Path) -> None:
 
 
 def test_training_draws_its_share_from_the_shards(folder: Path, shard: SampleBatch) -> None:
-    course = SyntheticCourse(
-        replace(CONFIG, shards=str(folder), shard_share=0.5), device=torch.device("cpu"), processes=Processes()
+    task = SyntheticTask(
+        replace(CONFIG, shards=str(folder), shard_share=0.5), device=torch.device("cpu"), group=ProcessGroup()
     )
-    ids = [set(course._samples(step, SIZE_PX).clip_ids.tolist()) for step in range(6)]
+    ids = [set(task._samples(step, SIZE_PX).clip_ids.tolist()) for step in range(6)]
     from_shard = [chosen == set(shard.clip_ids.tolist()) for chosen in ids]
     assert any(from_shard)
     assert not all(from_shard)
-    assert set(course._samples(0, SIZE_PX).clip_ids.tolist()) == ids[0]
+    assert set(task._samples(0, SIZE_PX).clip_ids.tolist()) == ids[0]
 
 
 def test_what_cannot_be_used_says_so(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="write some with"):
-        SyntheticCourse(replace(CONFIG, shards=str(tmp_path)), device=torch.device("cpu"), processes=Processes())
+        SyntheticTask(replace(CONFIG, shards=str(tmp_path)), device=torch.device("cpu"), group=ProcessGroup())
     with pytest.raises(ValueError, match="expected 16 and 6"):
-        SyntheticCourse(
-            replace(CONFIG, shards=str(folder), clips_per_group=8), device=torch.device("cpu"), processes=Processes()
+        SyntheticTask(
+            replace(CONFIG, shards=str(folder), clips_per_group=8), device=torch.device("cpu"), group=ProcessGroup()
         )
     save_file(load_file(list_shards(folder)[0]), tmp_path / "shard_old.safetensors", {"world_version": "0"})
     with pytest.raises(ValueError, match="world version 0"):

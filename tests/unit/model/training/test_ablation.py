@@ -48,7 +48,7 @@ def test_a_given_batch_trains_as_the_course_s_own(tmp_path) -> None:
     alone, given = Trainer(config, out=tmp_path / "a"), Trainer(config, out=tmp_path / "b")
     for step in range(2):
         first = alone.step()["loss"]
-        assert given.step(alone.course.batch(step, size_px=48))["loss"] == first
+        assert given.step(alone.task.batch(step, size_px=48))["loss"] == first
 
 
 def test_seeds_that_are_done_are_kept_and_others_refused(tmp_path) -> None:

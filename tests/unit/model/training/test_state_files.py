@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.training.state_files import INDEX_NAME, MAX_PIECE_BYTES, PiecesError, load_pieces, save_pieces
+from model.training.state_files import INDEX_NAME, MAX_FILE_BYTES, StateFilesError, load_state, save_state
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -22,8 +22,8 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def test_a_state_comes_back_as_it_was_in_pieces_under_15_mb(tmp_path: Path) -> None:
-    save_pieces(tmp_path / "state", tensors=state(), values={"step": 3, "name": "x"})
-    tensors, values = load_pieces(tmp_path / "state")
+    save_state(tmp_path / "state", tensors=state(), values={"step": 3, "name": "x"})
+    tensors, values = load_state(tmp_path / "state")
     assert values == {"step": 3, "name": "x"}
     for name, value in state().items():
         assert tensors[name].dtype == value.dtype
@@ -31,13 +31,13 @@ def test_a_state_comes_back_as_it_was_in_pieces_under_15_mb(tmp_path: Path) -> N
     files = list((tmp_path / "state").iterdir())
     assert len(files) == 3
     assert all(path.stat().st_size < 15_000_000 for path in files)
-    assert MAX_PIECE_BYTES < 15_000_000
+    assert MAX_FILE_BYTES < 15_000_000
 
 
 def test_a_second_save_replaces_the_first(tmp_path: Path) -> None:
-    save_pieces(tmp_path / "state", tensors=state(), values={"step": 1})
-    save_pieces(tmp_path / "state", tensors={"a": torch.ones(2)}, values={"step": 2})
-    tensors, values = load_pieces(tmp_path / "state")
+    save_state(tmp_path / "state", tensors=state(), values={"step": 1})
+    save_state(tmp_path / "state", tensors={"a": torch.ones(2)}, values={"step": 2})
+    tensors, values = load_state(tmp_path / "state")
     assert values["step"] == 2
     assert set(tensors) == {"a"}
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
@@ -46,7 +46,7 @@ def test_a_second_save_replaces_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["changed", "cut", "missing", "no index", "index of another program"])
 def test_damage_is_found(tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "state"
-    save_pieces(folder, tensors=state(), values={})
+    save_state(folder, tensors=state(), values={})
     piece = folder / "piece_00001.safetensors"
     content = piece.read_bytes()
     if harm == "changed":
@@ -59,5 +59,5 @@ def test_damage_is_found(tmp_path: Path, harm: str) -> None:
         (folder / INDEX_NAME).unlink()
     else:
         (folder / INDEX_NAME).write_text(json.dumps({"hello": 1}))
-    with pytest.raises(PiecesError, match="cannot read the saved state"):
-        load_pieces(folder)
+    with pytest.raises(StateFilesError, match="cannot read the saved state"):
+        load_state(folder)

@@ -61,7 +61,7 @@ def test_thirty_steps_teach_the_kinds_and_leave_a_checkpoint(tmp_path: Path) -> 
 def test_thirty_steps_on_one_batch_lower_its_mask_losses(tmp_path: Path) -> None:
     """On new batches the mask losses hang on how much sounds in each for far longer than a test may take."""
     trainer = Trainer(SMALL, out=tmp_path)
-    batch = trainer.course.batch(0, size_px=64)
+    batch = trainer.task.batch(0, size_px=64)
     steps = [trainer.step(batch) for _ in range(SMALL.steps)]
     trainer.close()
     for name in ("mask", "swapped"):

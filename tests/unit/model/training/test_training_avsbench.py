@@ -1,4 +1,4 @@
-"""Training on AVSBench-shaped trees: order, labels, schedules, resuming, processes, the way to a served model."""
+"""Training on AVSBench-shaped trees: order, labels, schedules, resuming, group, the way to a served model."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from model.inference import Predictor
 from model.network.avesformer import AVESFormer
 from model.network.config import variant
 from model.training.config import TrainingConfig, TrainingError
-from model.training.distributed import Processes
+from model.training.distributed import ProcessGroup
 from model.training.recipes import recipe
 from model.training.schedule import parameter_groups, rate_share
-from model.training.tasks.avsbench import AvsbenchCourse
+from model.training.tasks.avsbench import AvsbenchTask
 from model.training.tasks.avsbench_objective import ClipBatch, ClipObjective, prepare_clips
 from model.training.trainer import Trainer
 
@@ -42,15 +42,15 @@ def small(name: str, tree: Path, *more: str) -> TrainingConfig:
     return replace(recipe(name, overrides=(*SMALL, *more)), root=str(tree))
 
 
-ALONE = Processes()
+ALONE = ProcessGroup()
 
 
-def course(config: TrainingConfig, processes: Processes = ALONE) -> AvsbenchCourse:
-    return AvsbenchCourse(config, device=torch.device("cpu"), processes=processes)
+def task(config: TrainingConfig, group: ProcessGroup = ALONE) -> AvsbenchTask:
+    return AvsbenchTask(config, device=torch.device("cpu"), group=group)
 
 
 def test_every_epoch_sees_every_clip_once_in_its_own_order(tree: Path) -> None:
-    run = course(small("ms3-r50", tree, "batch_clips=3"))
+    run = task(small("ms3-r50", tree, "batch_clips=3"))
     items = [number for step in range(8) for number in run.order(step)]
     epochs = [items[start : start + 4] for start in range(0, 24, 4)]
     assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
@@ -60,20 +60,20 @@ def test_every_epoch_sees_every_clip_once_in_its_own_order(tree: Path) -> None:
 
 def test_processes_share_a_step_without_overlap(tree: Path) -> None:
     config = small("ms3-r50", tree, "batch_clips=4", "augmentation=none")
-    parts = [course(config, Processes(rank, 2)) for rank in range(2)]
+    parts = [task(config, ProcessGroup(rank, 2)) for rank in range(2)]
     frames = [part.batch(3, size_px=32).frames for part in parts]
-    alone = course(config)
+    alone = task(config)
     whole = alone.batch(3, size_px=32).frames
     assert torch.equal(whole.unflatten(0, (4, 5))[0::2].flatten(0, 1), frames[0])
     assert torch.equal(whole.unflatten(0, (4, 5))[1::2].flatten(0, 1), frames[1])
     for run in (*parts, alone):
         run.close()
     with pytest.raises(ValueError, match="multiple of 3 processes"):
-        course(config, Processes(0, 3))
+        task(config, ProcessGroup(0, 3))
 
 
 def test_a_batch_follows_from_its_step_alone(tree: Path) -> None:
-    first, second = (course(small("avss-r50", tree)) for _ in range(2))
+    first, second = (task(small("avss-r50", tree)) for _ in range(2))
     for step in range(3):
         first.batch(step, size_px=32)
     one, other = first.batch(3, size_px=32), second.batch(3, size_px=32)
@@ -84,9 +84,9 @@ def test_a_batch_follows_from_its_step_alone(tree: Path) -> None:
 
 
 def test_s4_trains_on_first_frames_and_avss_on_labelled_ones(tree: Path) -> None:
-    s4 = course(small("s4-r50", tree, "batch_clips=4"))
+    s4 = task(small("s4-r50", tree, "batch_clips=4"))
     assert len(s4.batch(0, size_px=32).frames) == 4
-    avss = course(small("avss-r50", tree, "batch_clips=4"))
+    avss = task(small("avss-r50", tree, "batch_clips=4"))
     assert len(avss.batch(0, size_px=32).frames) == 1 + 5 + 10 + 1  # v1s, v1m, v2, v1s
     assert avss.objective.model.config.labels == LABELS
     assert (s4.selection, avss.selection) == ("field_j_2_clips", "field_miou")
@@ -95,7 +95,7 @@ def test_s4_trains_on_first_frames_and_avss_on_labelled_ones(tree: Path) -> None
 
 
 def test_epochs_set_the_steps(tree: Path) -> None:
-    run = course(small("ms3-r50", tree, "epochs=5", "batch_clips=3", "backbone_frozen_epochs=3", "evaluate_epochs=1"))
+    run = task(small("ms3-r50", tree, "epochs=5", "batch_clips=3", "backbone_frozen_epochs=3", "evaluate_epochs=1"))
     assert (run.num_steps, run.frozen_steps, run.evaluate_steps) == (7, 4, 1)
     run.close()
 
@@ -180,7 +180,7 @@ def test_a_semantic_run_starts_from_a_binary_checkpoint(tree: Path, tmp_path: Pa
     weight = "decoder.norm.weight"
     assert torch.equal(semantic.model.state_dict()[weight], binary.average[weight])
     # What sounds is known from the start, only its name is not.
-    batch = binary.course.batch(0, size_px=64)
+    batch = binary.task.batch(0, size_px=64)
     with torch.no_grad():
         single = binary.averaged_model()(batch.frames, batch.log_mel).sigmoid()[:, 0]
         shares = semantic.model.eval()(batch.frames, batch.log_mel).softmax(dim=1)
