@@ -1,7 +1,7 @@
-"""Which part earns its place: the same short training of `tiny` with one part changed, several seeds each.
+"""Ablation: short training runs of `tiny` with one part changed at a time, with several seeds each.
 
-All arms of a seed take the very same batches in lockstep, so that they differ by the part alone, and a batch is
-rendered once for all of them.
+All arms of a seed are trained in lockstep on the same batches, so they differ in the changed part only and each batch
+is rendered once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from model.training.trainer import Trainer
 
 STREAM_SHUFFLE = 3
 ATTENTION_CLIPS = 8
-LATENCY_SAMPLES = 8  # a batch that the service often has
+# Batch size of the latency measurement; common in the service.
+LATENCY_SAMPLES = 8
 LATENCY_ROUNDS = 15
 FIGURES = ("iou_sounding", "wrong_sound_iou", "empty_ok", "latency_ms", "attention_entropy", "attention_distance")
 
@@ -41,10 +42,9 @@ class Arm:
     """One row of the table.
 
     Attributes:
-        name: of the row.
+        name: name of the row.
         knobs: (`part.field`, value) that differ from `tiny`.
-        is_shuffled: train with each picture's sound exchanged for another picture's, truth left as it is: what can
-            be learned from pictures alone.
+        is_shuffled: exchange the sounds of frames in training and keep the truth, to measure what frames alone teach.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Arm:
     is_shuffled: bool = False
 
 
-# The decoder of `tiny` has one convolution block and two transformer blocks: three of the latter in its place.
+# `tiny` has one convolution block and two transformer blocks; this arm has three transformer blocks.
 ALL_TRANSFORMER = (("decoder.num_conv_blocks", "0"), ("decoder.num_transformer_blocks", "3"))
 ARMS: Mapping[str, Arm] = {
     arm.name: arm
@@ -66,13 +66,13 @@ ARMS: Mapping[str, Arm] = {
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """What every arm gets.
+    """Settings that all arms share.
 
     Attributes:
         num_samples: training samples.
         size_px: frame height and width in training and evaluation.
-        batch_samples: samples of a step.
-        num_clips: unseen clips of the evaluation, the same for all.
+        batch_samples: samples per step.
+        num_clips: unseen clips of the evaluation, the same for all arms.
     """
 
     num_samples: int = 16_000
@@ -82,11 +82,11 @@ class AblationPlan:
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps."""
+        """Number of optimizer steps."""
         return max(1, self.num_samples // self.batch_samples)
 
     def training(self, arm: Arm, *, seed: int) -> TrainingConfig:
-        """The run of an arm: the shipped recipe's rate, a warm-up and an average fit for so few steps."""
+        """Return the run of an arm: the shipped recipe's learning rate, with shorter warm-up and weight average."""
         return TrainingConfig(
             name=f"ablation-{arm.name}",
             variant="tiny",
@@ -107,11 +107,11 @@ def run_seed(
     """Train and measure every arm with one seed.
 
     Args:
-        plan: what every arm gets.
-        arms: rows.
-        seed: of weights, clips and augmentation.
+        plan: settings that all arms share.
+        arms: rows of the table.
+        seed: seed of weights, clips and augmentation.
         out: folder for the runs' logs.
-        progress: called with steps done and in all.
+        progress: called with the numbers of steps done and of all steps.
 
     Returns:
         Figures by arm: those of `FIGURES` (None where an arm has none) and `loss`, the last step's.
@@ -137,14 +137,14 @@ def run_seed(
 
 
 def exchange_sounds(batch: PreparedBatch, *, seed: int, step: int) -> PreparedBatch:
-    """The batch with its real windows permuted at random among its pictures; quiet windows and truth stay."""
+    """Return the batch with its real windows permuted among its frames; quiet windows and truth are unchanged."""
     count = len(batch.frames)
     order = torch.randperm(count, generator=seeded(seed, step, stream=STREAM_SHUFFLE)).to(batch.log_mel.device)
     return replace(batch, log_mel=torch.cat((batch.log_mel[:count][order], batch.log_mel[count:])))
 
 
 def measure(model: AVESFormer, plan: AblationPlan) -> dict[str, float | None]:
-    """Accuracy on unseen clips, and the attention's entropy and spread there (means over the transformer blocks)."""
+    """Return accuracy on unseen clips, and entropy and spread of the attention (means over the transformer blocks)."""
     figures = evaluate_synthetic(segmenter(model), num_clips=plan.num_clips, size_px=plan.size_px)
     batch = next(
         evaluation_batches(ATTENTION_CLIPS, samples_per_clip=3, size_px=plan.size_px, first_seed=FIRST_EVALUATION_SEED)
@@ -159,7 +159,7 @@ def measure(model: AVESFormer, plan: AblationPlan) -> dict[str, float | None]:
 
 @torch.inference_mode()
 def measure_latency(models: Mapping[str, AVESFormer], *, size_px: int) -> dict[str, float]:
-    """Milliseconds per sample of each network in batches of 8: medians of rounds in which all take turns."""
+    """Return milliseconds per sample of each network in batches of 8: medians over rounds in which they alternate."""
     frames = torch.zeros(LATENCY_SAMPLES, 3, size_px, size_px)
     log_mel = torch.zeros(LATENCY_SAMPLES, 1, 96, 64)
     took: dict[str, list[float]] = {name: [] for name in models}
@@ -172,7 +172,7 @@ def measure_latency(models: Mapping[str, AVESFormer], *, size_px: int) -> dict[s
 
 
 def summarise(seeds: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, Any]]:
-    """Mean and sample deviation over the seeds, by arm and figure; figures that no seed has are left out."""
+    """Return mean and sample deviation over the seeds, by arm and figure; figures that no seed has are omitted."""
     summary: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for figures in seeds for name in figures):
         rows = [figures[name] for figures in seeds if name in figures]
@@ -193,14 +193,14 @@ def ablate(
     out: Path,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run the seeds that `out` does not hold yet, and summarise all that it holds.
+    """Run the seeds that are missing in `out` and summarise all seeds in it.
 
     Args:
-        plan: what every arm gets; must equal that of the seeds already in `out`.
-        arms: names out of `ARMS`.
-        seeds: to run.
+        plan: settings that all arms share; must equal that of the seeds already in `out`.
+        arms: names from `ARMS`.
+        seeds: seeds to run.
         out: folder of `seedN.json` and the logs. Several processes may run different seeds in it.
-        progress: called with seed, steps done and in all.
+        progress: called with the seed and the numbers of steps done and of all steps.
 
     Returns:
         `plan`, `world_version`, `seeds` and `arms`: see `summarise`.

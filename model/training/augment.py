@@ -1,4 +1,4 @@
-"""Random changes of frames and windows in training, drawn from a generator so that a run can be repeated."""
+"""Augmentation of frames and audio windows, drawn from a generator so that a run is reproducible."""
 
 from __future__ import annotations
 
@@ -10,27 +10,36 @@ from torch.nn import functional as F
 
 from model.network.preprocess import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 
-GAIN_RANGE_DB = 14.0  # a little beyond the +-12 dB that the service is measured at
+# Each *_SHARE is the share of samples that the change is applied to.
+# A little beyond the +-12 dB that the service is measured at.
+GAIN_RANGE_DB = 14.0
 LOW_PASS_SHARE = 0.3
-LOW_PASS_RANGE_HZ = (3_400.0, 7_500.0)  # an 8 kHz recording keeps 3.4 to 4 kHz
+# An 8 kHz recording keeps 3.4 to 4 kHz.
+LOW_PASS_RANGE_HZ = (3_400.0, 7_500.0)
 NOISE_SHARE = 0.35
-NOISE_RANGE_DB = (15.0, 45.0)  # below the window's own level
-TRUNCATED_SHARE = 0.08  # a clip's first windows begin with silence
+# Decibels below the window's own level.
+NOISE_RANGE_DB = (15.0, 45.0)
+# The first windows of a clip begin with silence.
+TRUNCATED_SHARE = 0.08
 TRUNCATED_MAX_S = 0.6
-SHIFT_MAX_S = 0.02  # sound 7 m away, or the padding of a codec
+# The delay of a source 7 m away, or the padding of a codec.
+SHIFT_MAX_S = 0.02
 
 BLUR_SHARE = 0.25
-CHROMA_SHARE = 0.5  # 4:2:0 video keeps colour at half resolution
-COARSE_SHARE = 0.2  # small sources blown up
+# 4:2:0 video stores colour at half resolution.
+CHROMA_SHARE = 0.5
+# Imitates upscaled small videos.
+COARSE_SHARE = 0.2
 GRAIN_SHARE = 0.25
 ZOOM_SHARE = 0.5
-LEAST_ZOOM = 0.6  # of the side: more would often cut the sounding object away
-# ITU-R BT.601 luma.
+# Smallest side of the enlarged part, as a share of the frame's: less would often cut the sounding object away.
+LEAST_ZOOM = 0.6
+# Weights of red, green and blue in luma, ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
 
 
 def augment_windows(windows: Tensor, generator: torch.Generator) -> Tensor:
-    """Gain, low-pass, white noise, a small shift in time, a silent beginning.
+    """Apply gain, low-pass, white noise, a small time shift and a silent beginning to random windows.
 
     Args:
         windows: (B, S) float32 in [-1, 1].
@@ -49,7 +58,7 @@ def augment_windows(windows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def quiet_windows(count: int, generator: torch.Generator) -> Tensor:
-    """Windows in which nothing sounds: digital silence, or noise of random level and slope.
+    """Return windows without a source: digital silence, or noise of random level and spectral slope.
 
     Returns:
         (count, 15600) float32.
@@ -66,7 +75,7 @@ def quiet_windows(count: int, generator: torch.Generator) -> Tensor:
 
 
 def augment_frames(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast, colour, blur, coarse sources, chroma subsampling, grain.
+    """Change brightness, contrast and colour; blur, coarsen, subsample chroma and add grain to random frames.
 
     Args:
         frames: (B, H, W, 3) uint8, H and W even.
@@ -91,7 +100,7 @@ def augment_frames(frames: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def flip(frames: Tensor, kind_map: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror the whole batch left-right and upside-down, each with probability 1/2.
+    """Mirror the whole batch horizontally and vertically, each with probability 1/2.
 
     Args:
         frames: (B, H, W, 3).
@@ -107,7 +116,7 @@ def flip(frames: Tensor, kind_map: Tensor, generator: torch.Generator) -> tuple[
 
 
 def flip_each(frames: Tensor, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror every second frame or so left-right, with its truth: (B, H, W, 3) and (B, H, W)."""
+    """Mirror each frame (B, H, W, 3) with its truth (B, H, W) horizontally with probability 1/2."""
     chosen = (torch.rand(len(frames), generator=generator) < 0.5).to(frames.device)
     return (
         torch.where(chosen[:, None, None, None], frames.flip(2), frames),
@@ -116,7 +125,7 @@ def flip_each(frames: Tensor, truth: Tensor, generator: torch.Generator) -> tupl
 
 
 def zoom_each(frames: Tensor, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Enlarge a random part of every second frame or so to the whole frame, with its truth.
+    """Enlarge a random part of each frame, with its truth, to the whole frame with probability 1/2.
 
     Args:
         frames: (B, H, W, 3) uint8, bilinear.
@@ -171,7 +180,7 @@ def _subsample_chroma(values: Tensor) -> Tensor:
 
 
 def _shift(windows: Tensor, generator: torch.Generator) -> Tensor:
-    """Each window earlier or later by up to 20 ms, silence where nothing is known."""
+    """Shift each window by up to 20 ms in either direction and fill the gap with silence."""
     most = int(SHIFT_MAX_S * SAMPLE_RATE_HZ)
     shifts = torch.randint(-most, most + 1, (len(windows), 1), generator=generator).to(windows.device)
     places = torch.arange(windows.shape[1], device=windows.device) - shifts  # (B, S)
@@ -195,7 +204,7 @@ def _low_pass(windows: Tensor, generator: torch.Generator) -> Tensor:
     cutoff = _uniform(len(chosen), *LOW_PASS_RANGE_HZ, generator).to(windows.device)
     spectrum = torch.fft.rfft(windows[chosen.to(windows.device)])
     hertz = torch.linspace(0, SAMPLE_RATE_HZ / 2, spectrum.shape[1], device=windows.device)
-    # A transition of 400 Hz: codecs and resamplers do not cut sharper, and no ringing is taught.
+    # A transition band of 400 Hz, as wide as those of codecs and resamplers, avoids ringing.
     kept = ((cutoff[:, None] + 200 - hertz) / 400).clamp(0, 1)
     windows[chosen.to(windows.device)] = torch.fft.irfft(spectrum * kept, n=windows.shape[1])
     return windows

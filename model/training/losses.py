@@ -9,7 +9,7 @@ from torch.nn import functional as F
 # COMBO weighs mask cross-entropy and Dice alike; cross-entropy is a mean over mostly empty pixels, hence the factor.
 BCE_WEIGHT = 5.0
 # Dice smoothing as a share of the frame: an empty truth then costs little until a blob of about this size appears. Less
-# than the 0.5 % under which a mask counts as empty (contract, section 8): specks are errors, too.
+# than the 0.5 % under which a mask counts as empty in all figures: specks are errors, too.
 DICE_SMOOTH_SHARE = 0.002
 
 

@@ -1,4 +1,4 @@
-"""What a run would do, measured on a few real steps: `avesformer train RECIPE --dry-run`."""
+"""`avesformer train RECIPE --dry-run`: parameters, memory and time of a run, measured on a few real steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_MEASURED_STEPS = 2
 
 
 def plan(trainer: Trainer) -> dict[str, Any]:
-    """Describe a run. The trainer is used up: do not train with it afterwards.
+    """Describe a run. This runs steps and closes the trainer, which must not be used afterwards.
 
     Returns:
         The recipe, parameters by part, data, steps, memory in MB (of the weights, of the whole of training, and the

@@ -1,4 +1,4 @@
-"""The log of a run: evaluations as JSON lines, and everything to TensorBoard where asked."""
+"""The log of a run: evaluations as JSON lines; losses and evaluations to TensorBoard if configured."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class RunLog:
         self._board: SummaryWriter | None = None
 
     def add_step(self, entry: dict[str, Any]) -> None:
-        """Losses of a step: every tenth goes to TensorBoard."""
+        """Write the losses of every tenth step to TensorBoard."""
         if entry["step"] % STEPS_PER_ENTRY == 0:
             self._to_board(entry, group="step")
 
     def add_figures(self, figures: dict[str, Any]) -> None:
-        """Figures of an evaluation, one line."""
+        """Append the figures of an evaluation as one line."""
         self.out.mkdir(parents=True, exist_ok=True)
         with (self.out / LOG_NAME).open("a") as log:
             log.write(json.dumps(figures) + "\n")
         self._to_board(figures, group="evaluation")
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Flush and close the TensorBoard writer."""
         if self._board is not None:
             self._board.close()
             self._board = None

@@ -1,4 +1,4 @@
-"""The state of an interrupted run: weights, averages, optimizer and position, in pieces."""
+"""Saving and loading the state of a run: weights, averages, optimizer and position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESUME_NAME = "resume"
 
 
 class Run(Protocol):
-    """What is saved of a trainer."""
+    """The parts of a trainer that are saved."""
 
     config: TrainingConfig
     device: torch.device
@@ -29,9 +29,9 @@ class Run(Protocol):
 
 
 def save_run(folder: Path, run: Run) -> None:
-    """Write a run's state into a folder of its own, whole or not at all."""
+    """Write a run's state to a folder atomically."""
     weights = run.objective.state_dict()
-    # The average of what never changes (a frozen branch, most of the bytes) is the weight itself.
+    # Averages that equal their weights (a frozen branch, most of the bytes) are not stored twice.
     average = {name: value for name, value in run.average.items() if not torch.equal(value, weights[f"model.{name}"])}
     optimizer = run.optimizer.state_dict()
     moments = {
@@ -54,17 +54,17 @@ def save_run(folder: Path, run: Run) -> None:
 
 
 def load_run(out: Path, run: Run) -> Position:
-    """Put a saved state into a trainer.
+    """Load a saved state into a trainer.
 
     Args:
         out: folder of the run.
         run: a trainer of the same model; its weights, averages, optimizer and scaler are replaced.
 
     Returns:
-        Where the run stands.
+        The run's position.
 
     Raises:
-        TrainingError: nothing there, damaged, or another model.
+        TrainingError: there is no saved state, it is damaged or it belongs to another model.
     """
     folder = out / RESUME_NAME
     if not folder.exists():
