@@ -1,4 +1,4 @@
-"""The predictor: a checkpoint as a function from frames and windows to mask logits. Stateless."""
+"""The stateless predictor: a checkpoint as a function from frames and audio windows to mask logits."""
 
 from __future__ import annotations
 

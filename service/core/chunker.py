@@ -1,4 +1,4 @@
-"""Decoded blocks become chunks: a chunk leaves when it is full, late, or the predictor is idle (architecture 1)."""
+"""Grouping of decoded samples into chunks: a chunk leaves when it is full, late, or the predictor is idle."""
 
 from __future__ import annotations
 

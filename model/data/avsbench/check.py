@@ -1,4 +1,4 @@
-"""Checks an AVSBench tree and converts its sound once: `avesformer data verify` and `avesformer data convert`."""
+"""`avesformer data verify` and `avesformer data convert`: check an AVSBench tree, convert its sound."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.data.avsbench.index import ClipFiles, read_index, read_labels
 from model.data.avsbench.pickles import PickleError, read_pickled_log_mel
 from model.data.avsbench.subsets import SPLITS, UNVERIFIED_COUNTS, Subset
 
-# Read in full for each split, so that wrong picture modes and class numbers are found before training.
+# Clips of each split that are read in full, so that wrong picture modes and class numbers are found before training.
 NUM_TRIED_CLIPS = 2
 TRIED_SIZE_PX = 224
 
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class SplitReport:
-    """What one split holds.
+    """Counts and faults of one split.
 
     Attributes:
         num_listed: clips in the metadata.
@@ -31,7 +31,7 @@ class SplitReport:
         num_converted: clips whose log-mel examples are converted.
         usual_count: the number usually stated for AVSBench, not verified by us.
         missing: files that are not there, relative to the root.
-        faults: files that are there and cannot be used, and why.
+        faults: files that exist and cannot be used, with the reason.
     """
 
     num_listed: int = 0
@@ -42,12 +42,12 @@ class SplitReport:
     faults: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return JSON-serialisable values."""
         return dict(vars(self))
 
 
 def verify(root: Path, *, subset: Subset, progress: Progress | None = None) -> dict[str, SplitReport]:
-    """Count clips and name what is missing.
+    """Count the clips of each split and list missing and unusable files.
 
     Args:
         root: the folder that holds Single-source, Multi-sources or AVSS.
@@ -81,7 +81,7 @@ def verify(root: Path, *, subset: Subset, progress: Progress | None = None) -> d
 
 
 def missing_files(files: ClipFiles) -> list[Path]:
-    """Files of a clip that are not there. Its sound may be a wav, a published log-mel or a converted one."""
+    """Return the missing files of a clip. Its sound may be a wav file, a published log-mel or a converted one."""
     pictures = [*files.frames, *(label_path(path) for path in files.labels if path is not None)]
     missing = [path for path in pictures if not path.is_file()]
     sounds = [path for path in (files.log_mel, files.pickled, files.wav) if path is not None]
@@ -91,10 +91,10 @@ def missing_files(files: ClipFiles) -> list[Path]:
 
 
 def convert(root: Path, *, subset: Subset, progress: Progress | None = None) -> dict[str, Any]:
-    """Write the log-mel examples of every clip as a plain .npy file, beside what they come from.
+    """Write the log-mel examples of every clip as an .npy file beside their source.
 
-    Published pickles are read without being run; where there is none, the examples are computed from the wav file.
-    What is converted already is left alone.
+    Published pickles are read without executing them; without one, the examples are computed from the wav file.
+    Existing .npy files are kept.
 
     Returns:
         `num_from_pickle`, `num_from_wav`, `num_kept`, and `faults`: what could not be converted, and why.
@@ -136,7 +136,7 @@ def _convert_one(files: ClipFiles) -> str:
 
 
 def _try(files: ClipFiles, *, num_classes: int) -> list[str]:
-    """Read a complete clip; the sound too, as far as it is converted or a wav, else its pickle."""
+    """Read a complete clip with its sound, or its pickle if there is neither a converted log-mel nor a wav file."""
     try:
         if files.log_mel.is_file() or files.wav.is_file():
             read_clip(files, size_px=TRIED_SIZE_PX, num_classes=num_classes)

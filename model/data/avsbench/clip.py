@@ -1,4 +1,4 @@
-"""Reads an AVSBench clip: pictures, labels and sound as arrays, by the field's rules."""
+"""Reading an AVSBench clip: pictures, labels and sound as arrays, by the rules of AVSBench's loaders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.data.avsbench.sound import field_examples, pad_examples, read_wav, se
 from model.data.avsbench.subsets import AVSS_PADDED_FRAMES, Subset
 from model.network.preprocess import NUM_LOG_MEL_FRAMES, NUM_MEL_BINS
 
-# A label picture of S4 or MS3 is set where its grey value is above this: right for 0/255 files of any picture mode.
+# A pixel of an S4 or MS3 label is set if its grey value is above this, which is right for 0/255 files of any mode.
 LABEL_THRESHOLD = 127
 COLOUR_DIGITS = np.array((65_536, 256, 1))
 
@@ -27,12 +27,12 @@ class Clip:
     """A clip in memory.
 
     Attributes:
-        files: where it came from.
-        frames: (T, H, W, 3) uint8 RGB; the frames that were asked for.
-        truth: (T, H, W) int64, 0 background, 1 sounding or the class number; 0 throughout where not labelled.
+        files: the files it was read from.
+        frames: (T, H, W, 3) uint8 RGB.
+        truth: (T, H, W) int64: 0 background, 1 sounding or the class number; 0 in frames without a label.
         is_labelled: (T,) bool.
-        log_mel: (T, 1, 96, 64) float32, the field's examples.
-        windows: (T, 15600) float32, the service's windows; None where there is no wav file or none was asked for.
+        log_mel: (T, 1, 96, 64) float32, AVSBench's examples.
+        windows: (T, 15600) float32, the service's windows; None if they were not requested.
     """
 
     files: ClipFiles
@@ -81,7 +81,7 @@ def read_clip(
 
 
 def read_sound(files: ClipFiles) -> Tensor:
-    """The field's log-mel examples of a clip's frames, (T, 1, 96, 64) float32.
+    """Return AVSBench's log-mel examples of a clip's frames, (T, 1, 96, 64) float32.
 
     Raises:
         ValueError: neither converted examples nor a wav file, or damaged ones.
@@ -102,7 +102,7 @@ def read_sound(files: ClipFiles) -> Tensor:
 
 
 def examples_of_wav(files: ClipFiles) -> Tensor:
-    """The field's examples (T, 1, 96, 64) of a clip, T padded as its own loaders pad, out of its wav file."""
+    """Compute AVSBench's examples (T, 1, 96, 64) from a clip's wav file, padded as AVSBench's loaders pad."""
     is_avss = files.subset is Subset.AVSS
     num_frames = AVSS_PADDED_FRAMES if is_avss else len(files.frames)
     try:
@@ -112,7 +112,7 @@ def examples_of_wav(files: ClipFiles) -> Tensor:
 
 
 def label_path(path: Path) -> Path:
-    """The label picture that exists: AVSS has index pictures (labels_semantic) and colour pictures (labels_rgb)."""
+    """Return the existing label picture: AVSS has index pictures (labels_semantic) or colour ones (labels_rgb)."""
     if path.parent.name == "labels_semantic" and not path.exists():
         return path.parent.parent / "labels_rgb" / path.name
     return path
@@ -120,7 +120,7 @@ def label_path(path: Path) -> Path:
 
 @lru_cache(maxsize=4)
 def palette(num_classes: int) -> npt.NDArray[np.uint8]:
-    """(K, 3) the PASCAL VOC colours: the bits of the class number, dealt to R, G, B from the highest bit down."""
+    """Return the PASCAL VOC colours (K, 3): bits of the class number go to R, G, B in turn, highest bits first."""
     colours = np.zeros((num_classes, 3), np.uint8)
     for number in range(num_classes):
         rest, place = number, 7

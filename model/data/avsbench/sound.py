@@ -1,7 +1,7 @@
-"""AVSBench's sound: wav files, the field's log-mel examples (one per 0.96 s) and the service's windows.
+"""AVSBench's sound: wav files, AVSBench's log-mel examples (one per 0.96 s) and the service's windows.
 
-The two are not the same: example i of the field starts at 0.96 i seconds, so by the tenth frame its sound lags 0.36 s,
-while the service's window ends at its frame.
+The two differ: AVSBench's example i starts at 0.96 i seconds, so in the tenth frame it lags by 0.36 s, while the
+service's window ends at its frame.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MAX_WAV_S = 600.0
 
 
 def read_wav(path: Path) -> Tensor:
-    """A 16-bit PCM file as a mono waveform.
+    """Read a 16-bit PCM file as a mono waveform.
 
-    Other rates than 16 kHz are resampled over the spectrum of the whole file (torchvggish uses resampy; AVSBench's own
-    files are at 16 kHz already).
+    Files at other rates than 16 kHz are resampled by cutting or padding the spectrum of the whole file. AVSBench's own
+    files have 16 kHz; torchvggish would use resampy.
 
     Returns:
         (S,) float32 in [-1, 1] at 16 kHz.
@@ -49,7 +49,7 @@ def read_wav(path: Path) -> Tensor:
 
 
 def field_examples(waveform: Tensor, *, num_frames: int, is_zero_padded: bool) -> Tensor:
-    """The field's log-mel examples, one per video frame.
+    """Compute AVSBench's log-mel examples, one per video frame.
 
     Args:
         waveform: (S,) at 16 kHz.
@@ -71,7 +71,7 @@ def field_examples(waveform: Tensor, *, num_frames: int, is_zero_padded: bool) -
 
 
 def pad_examples(examples: Tensor, *, num_frames: int, is_zero_padded: bool) -> Tensor:
-    """(N, 1, 96, 64) to (T, 1, 96, 64) by the field's rules; see `field_examples`."""
+    """Cut or pad examples (N, 1, 96, 64) to (T, 1, 96, 64); see `field_examples`."""
     missing = num_frames - len(examples)
     if missing <= 0:
         return examples[:num_frames]
@@ -83,7 +83,7 @@ def pad_examples(examples: Tensor, *, num_frames: int, is_zero_padded: bool) -> 
 
 
 def service_windows(waveform: Tensor, *, num_frames: int) -> Tensor:
-    """The service's windows: the 0.975 s that end at each frame's time, silence where the sound is over.
+    """Cut the service's windows: the 0.975 s that end at each frame's time, silent after the end of the sound.
 
     Args:
         waveform: (S,) at 16 kHz.
