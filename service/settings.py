@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.domain.redis_address import parse_redis_address
+
 _MIB = 1024**2
 _GIB = 1024**3
 _DECODERS_PER_CORE = 4
@@ -83,6 +85,17 @@ class Settings(BaseSettings):
         has_more = parts.username or parts.query or parts.fragment
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or has_more:
             raise ValueError("give http://host:port or https://host:port; what asks for a key goes behind a collector")
+        return given
+
+    @field_validator("redis_url", "redis_data_url")
+    @classmethod
+    def _redis_is_an_address(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is None:
+            return None
+        address = parse_redis_address(given.get_secret_value())
+        for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+            if option in address.tls_options and not Path(address.tls_options[option]).is_file():
+                raise ValueError(f"{option} names no file: {address.tls_options[option]}")
         return given
 
     @model_validator(mode="after")

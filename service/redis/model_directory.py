@@ -54,6 +54,7 @@ class WorkerDirectory:
         """Return the models of live workers with the number of workers that run each; forget crashed workers."""
         workers = sorted(name.decode() for name in await self._link.call("SMEMBERS", WORKERS_KEY))
         if not workers:
+            await self._link.check_primary()
             return Counter()
         entries = await self._link.call("MGET", *(worker_name(worker) for worker in workers))
         published = dict(zip(workers, entries, strict=True))

@@ -63,6 +63,10 @@ class FaultProxy:
         """No fault from now on."""
         self.latency_s, self.bytes_per_s, self.reset_after_bytes, self.is_stalled = 0.0, None, None, False
 
+    def point_to(self, target_port: int) -> None:
+        """Pass new connections on to another port; open ones stay where they are, as after a change of a DNS name."""
+        self._target_port = target_port
+
     def reset_all(self) -> None:
         """Reset every open connection now."""
         self._loop.call_soon_threadsafe(self._reset_all)

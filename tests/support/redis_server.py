@@ -57,6 +57,19 @@ class RedisServer:
             _wait_for(self.port, b"CLUSTER ADDSLOTSRANGE 0 16383", b"+OK")
             _wait_for(self.port, b"CLUSTER INFO", b"cluster_state:ok")
 
+    def follow(self, primary_port: int) -> None:
+        """Become a replica of another server; open connections stay, as in a fail-over."""
+        _wait_for(self.port, b"REPLICAOF 127.0.0.1 %d" % primary_port, b"+OK")
+        _wait_for(self.port, b"INFO replication", b"master_link_status:up")
+
+    def follow_nobody(self) -> None:
+        """Become a replica of a primary that cannot be reached, so that nothing new arrives."""
+        _wait_for(self.port, b"REPLICAOF 127.0.0.1 %d" % free_port(), b"+OK")
+
+    def promote(self) -> None:
+        """Become a primary."""
+        _wait_for(self.port, b"REPLICAOF NO ONE", b"+OK")
+
     def kill(self) -> None:
         """As the kernel would: nothing is flushed or said goodbye to."""
         self.signal(signal.SIGKILL)
