@@ -116,8 +116,8 @@ class DecodeRequest:
 class DecodeJob:
     """What a decoder child is told: sampling, frame size, limits. Plain values, sent as JSON.
 
-    `fps` None means native, `end_s` None the end of the clip. `size_bytes` is what the upload holds at the start;
-    `is_complete` whether that is all of it.
+    `fps` None means native, `end_s` None the end of the clip, `audio_track` None the enabled default sound track.
+    `size_bytes` is what the upload holds at the start; `is_complete` whether that is all of it.
     """
 
     fps: float | None
@@ -126,5 +126,6 @@ class DecodeJob:
     frame_height: int
     frame_width: int
     policy: MediaPolicy
+    audio_track: int | None = None
     size_bytes: int = 0
     is_complete: bool = True

@@ -123,6 +123,11 @@ async def test_limits_of_the_policy_are_met(tmp_path: Path) -> None:
         assert await code_of(pool, make_clip(width=66), tmp_path) == "picture_too_large"
 
 
+async def test_a_sound_track_that_the_clip_lacks_is_refused(tmp_path: Path) -> None:
+    async with running_pool() as pool:
+        assert await code_of(pool, make_clip(), tmp_path, make_request(audio_track=7)) == "bad_option"
+
+
 async def test_a_decoder_out_of_memory_says_so(tmp_path: Path) -> None:
     # A decoder at rest maps about 240 MiB; one picture of these needs 80 more, and half of that is there.
     large = make_clip(width=8192, height=4096, num_frames=1)

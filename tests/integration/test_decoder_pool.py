@@ -221,6 +221,7 @@ async def test_a_stopped_child_meets_the_deadline_and_not_a_slow_reader(tmp_path
                 async for _ in blocks:
                     pass
         assert caught.value.code == "deadline_exceeded"
+        assert "no progress" in caught.value.detail  # the request's own deadline is far away
         await gone(pool)
 
 

@@ -21,10 +21,17 @@ HANG_S = 60.0
 
 
 def make_request(
-    *, fps: float | None = 1.0, start_s: float = 0.0, end_s: float | None = None, side_px: int = SIDE_PX
+    *,
+    fps: float | None = 1.0,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    side_px: int = SIDE_PX,
+    audio_track: int | None = None,
 ) -> DecodeRequest:
     """A request with the service's defaults."""
-    options = AppliedOptions("native" if fps is None else fps, start_s, end_s, 0.5, "source", ("sounding",), 0)
+    options = AppliedOptions(
+        "native" if fps is None else fps, start_s, end_s, 0.5, "source", ("sounding",), 0, audio_track
+    )
     return DecodeRequest(options, side_px, side_px)
 
 

@@ -145,6 +145,7 @@ class ClipReader:
             frame_height=self._request.frame_height,
             frame_width=self._request.frame_width,
             policy=self._policy,
+            audio_track=options.audio_track,
             size_bytes=self._upload.size,
             is_complete=self._upload.is_complete,
         )
@@ -175,7 +176,10 @@ class ClipReader:
             async with asyncio.timeout(min(remaining_s, self._policy.progress_s)):
                 return await channel.receive(self._size)
         except TimeoutError:
-            raise _late() from None
+            if self._deadline.has_passed(self._clock):
+                raise _late() from None
+            detail = f"The decoder made no progress for {self._policy.progress_s:g} s; send the clip again."
+            raise ServiceError("deadline_exceeded", detail) from None
 
     async def _handle(self, kind: int, body: bytearray) -> SampleBlock | None:
         if kind == framing.BLOCK:

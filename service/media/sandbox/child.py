@@ -71,6 +71,10 @@ def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
     Raises:
         ServiceError: why the file is not taken.
     """
+    if job.audio_track is not None:  # the pre-scan takes the first usable sound track
+        raise ServiceError(
+            "bad_option", "audio_track: choosing a sound track is not supported yet; leave the option out."
+        )
     scanner = Scanner(source, job.policy)
     index = scanner.head()
     if not scanner.is_streamable:
