@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -39,6 +41,11 @@ class Settings(BaseSettings):
     max_batch: int | None = Field(None, ge=1, le=1024, description="Samples a batch; empty: 64 on GPU, 16 on CPU")
     batch_window_s: float = Field(0.005, ge=0, le=1, description="Longest wait for more samples, seconds")
     max_concurrent_requests: int = Field(64, ge=1, le=10_000, description="Requests admitted at once")
+    root_path: str = Field("", description="Path prefix behind a proxy, such as /avs")
+    trusted_proxies: str = Field(
+        "", description="Proxies whose X-Forwarded-* is believed: addresses or networks, comma separated"
+    )
+    cors_origins: str = Field("", description="Origins of other sites that may call, comma separated; * for all")
     max_connections: int = Field(2048, ge=16, le=65_536, description="Connections at once, on each of both ports")
     max_live_streams: int = Field(32, ge=0, le=10_000, description="Live streams admitted at once")
     max_queued_bytes: int = Field(1 * _GIB, ge=_MIB, description="Decoded samples waiting, bytes")
@@ -96,6 +103,28 @@ class Settings(BaseSettings):
         for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
             if option in address.tls_options and not Path(address.tls_options[option]).is_file():
                 raise ValueError(f"{option} names no file: {address.tls_options[option]}")
+        return given
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, given: str) -> str:
+        for text in filter(None, (part.strip() for part in given.split(","))):
+            ip_network(text)
+        return given
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_path(cls, given: str) -> str:
+        if given.strip("/") and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", given):
+            raise ValueError("give a path such as /avs, of letters, digits and ._~-")
+        return given.rstrip("/")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, given: str) -> str:
+        for text in filter(None, (part.strip() for part in given.split(","))):
+            if text != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", text):
+                raise ValueError(f"{text[:64]!r} is no origin; give https://host or https://host:port")
         return given
 
     @model_validator(mode="after")

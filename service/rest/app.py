@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +23,7 @@ from service.rest.errors import Problem, send_problem
 from service.rest.openapi import describe_api, segment_responses, upload_parameters, upload_request_body
 from service.rest.ops import build_ops_router
 from service.rest.parts import Probes, RestParts
+from service.rest.proxy import BehindProxy, ProxyPolicy
 from service.rest.segment import SegmentAnswer
 from service.rest.sender import connection_of
 
@@ -29,15 +32,60 @@ _STATIC = Path(__file__).parent / "static"
 _STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
 # Names are looked up here and never become paths.
 _STATIC_FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in _STATIC_TYPES}
+_CORS_REQUEST_HEADERS = (
+    "Authorization",
+    "Cache-Control",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "X-Request-ID",
+    "X-Request-Timeout",
+    "traceparent",
+)
+_CORS_ANSWER_HEADERS = ("ETag", "Location", "Retry-After", "WWW-Authenticate", "X-Request-ID")
 _CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self'; script-src 'self'; "
     "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
+_PAGE_HEADERS = {
+    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 
 
-def create_app(parts: RestParts, *, version: str, routers: Sequence[APIRouter] = ()) -> FastAPI:
-    """The application over `parts`; `routers` are further routes (jobs, bench), under both prefixes too."""
+@dataclass(frozen=True, slots=True)
+class EdgePolicy:
+    """What stands between clients and the service: proxies, and pages of other origins (`*` for all)."""
+
+    proxy: ProxyPolicy = field(default_factory=ProxyPolicy)
+    cors_origins: tuple[str, ...] = ()
+
+
+def create_app(
+    parts: RestParts, *, version: str, routers: Sequence[APIRouter] = (), edge: EdgePolicy | None = None
+) -> FastAPI:
+    """Build the application.
+
+    Args:
+        parts: the core.
+        version: version of the service.
+        routers: further routes (jobs, bench), under both prefixes too.
+        edge: proxies and origins of other sites; none by default.
+    """
     app = _bare_app(version)
+    edge = edge or EdgePolicy()
+    if edge.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=edge.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=_CORS_REQUEST_HEADERS,
+            expose_headers=_CORS_ANSWER_HEADERS,
+        )
+    app.add_middleware(BehindProxy, policy=edge.proxy)
     for router in (_work_router(parts), build_ops_router(parts.probes), *routers):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
@@ -53,7 +101,14 @@ def create_ops_app(probes: Probes, *, version: str) -> FastAPI:
 
 
 def _bare_app(version: str) -> FastAPI:
-    app = FastAPI(title="AVESFormer service", version=version, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="AVESFormer service",
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(ServiceError, _on_service_error)
@@ -88,40 +143,42 @@ def _page_router(app: FastAPI, *, version: str) -> APIRouter:
     router = APIRouter()
     document: dict[str, Any] = {}
 
-    async def openapi() -> dict[str, Any]:
+    async def openapi(request: Request) -> dict[str, Any]:
         if not document:
             document.update(describe_api(app, version=version))
-        return document
+        prefix = request.scope["root_path"]
+        return {**document, "servers": [{"url": prefix}]} if prefix else document
 
-    async def index() -> Response:
-        return _static("index.html")
+    async def index(request: Request) -> Response:
+        return _page("index.html", request)
 
-    async def docs() -> Response:
-        return _static("docs.html")
+    async def docs(request: Request) -> Response:
+        return _page("docs.html", request)
 
     async def static(name: str) -> Response:
-        return _static(name)
+        path = _STATIC_FILES.get(name)
+        if path is None or path.suffix == ".html":
+            raise HTTPException(404)
+        return FileResponse(path, media_type=_STATIC_TYPES[path.suffix], headers=_PAGE_HEADERS)
 
-    router.add_api_route("/openapi.json", openapi)
-    router.add_api_route("/v1/openapi.json", openapi)
-    router.add_api_route("/", index)
-    router.add_api_route("/docs", docs)
-    router.add_api_route("/v1/docs", docs)
-    router.add_api_route("/static/{name}", static)
+    endpoints: dict[str, Callable[..., Any]] = {
+        "/": index,
+        "/docs": docs,
+        "/v1/docs": docs,
+        "/openapi.json": openapi,
+        "/v1/openapi.json": openapi,
+        "/static/{name}": static,
+    }
+    for path, endpoint in endpoints.items():
+        router.add_api_route(path, endpoint, methods=["GET", "HEAD"])
     return router
 
 
-def _static(name: str) -> Response:
-    path = _STATIC_FILES.get(name)
-    if path is None:
-        raise HTTPException(404)
-    headers = {
-        "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",
-    }
-    return FileResponse(path, media_type=_STATIC_TYPES[path.suffix], headers=headers)
+def _page(name: str, request: Request) -> Response:
+    """A page whose links carry the prefix under which a proxy serves us."""
+    prefix = request.scope["root_path"]  # letters, digits and ._~-/ only
+    text = _STATIC_FILES[name].read_text("utf-8").replace('="/', f'="{prefix}/')
+    return Response(text, media_type="text/html", headers=_PAGE_HEADERS)
 
 
 class RequestEnvelope:

@@ -66,7 +66,10 @@ async def read_raw(body: BodyReader, upload: Upload) -> tuple[tuple[str, str], .
 
 
 async def read_form(body: BodyReader, upload: Upload, *, boundary: bytes) -> tuple[tuple[str, str], ...]:
-    """Read a form: its file part `video` into the upload, its text fields are returned in order."""
+    """Read a form: its file part `video` into the upload; return its text fields in order.
+
+    Blank fields are left out, since a browser sends a field for every empty input.
+    """
     form = FormParser(boundary)
     async with aclosing(body.pieces()) as pieces:
         async for piece in pieces:
@@ -77,4 +80,4 @@ async def read_form(body: BodyReader, upload: Upload, *, boundary: bytes) -> tup
         raise ServiceError("missing_file", "The form has no file field `video`.")
     if not upload.size:
         raise ServiceError("empty_file", "The file in the form field `video` is empty.")
-    return tuple(form.fields)
+    return tuple((name, value) for name, value in form.fields if value.strip())

@@ -11,6 +11,8 @@ FILE_FIELD = "video"
 _MAX_FIELDS = 32
 """Four times as many as there are options."""
 _MAX_FIELD_BYTES = 8192
+# Text before the first boundary, which RFC 2046 (5.1.1) has receivers ignore.
+_MAX_PREAMBLE_BYTES = 8192
 
 
 class FormParser:
@@ -23,6 +25,8 @@ class FormParser:
         self.fields: list[tuple[str, str]] = []
         self.has_file = False
         self._file_data: list[bytes] = []
+        self._first_boundary = b"--" + boundary
+        self._preamble: bytearray | None = bytearray()
         self._is_finished = False
         self._headers: dict[bytes, bytes] = {}
         self._header_name = b""
@@ -44,12 +48,30 @@ class FormParser:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Parse more of the body; returns the bytes of the file that were in it."""
+        if self._preamble is not None:
+            data = self._after_preamble(data)
         try:
             self._parser.write(data)
         except FormParserError:
             raise ServiceError("malformed_body", "The form is not well-formed multipart/form-data.") from None
         file_data, self._file_data = self._file_data, []
         return file_data
+
+    def _after_preamble(self, data: bytes) -> bytes:
+        """Drop what comes before the first boundary; return what follows, empty until it has come."""
+        assert self._preamble is not None
+        self._preamble += data
+        at = 0 if self._preamble.startswith(self._first_boundary) else -1
+        if at < 0:
+            at = self._preamble.find(b"\r\n" + self._first_boundary)
+            at += 2 if at >= 0 else 0
+        if at > _MAX_PREAMBLE_BYTES or (at < 0 and len(self._preamble) > _MAX_PREAMBLE_BYTES):
+            raise ServiceError("malformed_body", "The form does not begin with the boundary of its Content-Type.")
+        if at < 0:
+            return b""
+        rest = bytes(self._preamble[at:])
+        self._preamble = None
+        return rest
 
     def finish(self) -> None:
         """The body has ended; raises `malformed_body` if the form has not."""

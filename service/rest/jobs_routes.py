@@ -115,7 +115,7 @@ class JobSubmission(SegmentAnswer):
     async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
         async with self._admitted(scope, receive, record) as asked:
             body = await self._submit(asked)
-        location = f"/v1/jobs/{json.loads(body)['job_id']}"
+        location = f"{scope['root_path']}/v1/jobs/{json.loads(body)['job_id']}"
         headers = {"Content-Type": JSON_TYPE, "Location": location, "Content-Length": str(len(body))}
         await sender.start(headers, status=202)
         await sender.write(body)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -37,13 +39,19 @@ def build_ops_router(probes: Probes) -> APIRouter:
         return JSONResponse(dict(await probes.describe_version()))
 
     unavailable = problem_responses("warming_up", "draining", "backend_down")
+    add = router.add_api_route
     for path, endpoint in (("/livez", livez), ("/readyz", readyz)):
-        router.add_api_route(path, endpoint, methods=["GET"], responses=unavailable, response_class=JSONResponse)
-        router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
-    router.add_api_route("/metrics", metrics, methods=["GET"], responses=problem_responses(), response_class=Response)
-    router.add_api_route(
-        "/version", version, methods=["GET"], responses=problem_responses(), response_class=JSONResponse
+        add(path, endpoint, methods=["GET"], responses=unavailable, response_class=JSONResponse)
+    add("/metrics", metrics, methods=["GET"], responses=problem_responses(), response_class=Response)
+    add("/version", version, methods=["GET"], responses=problem_responses(), response_class=JSONResponse)
+    heads: tuple[tuple[str, Callable[..., Awaitable[Response]]], ...] = (
+        ("/livez", livez),
+        ("/readyz", readyz),
+        ("/metrics", metrics),
+        ("/version", version),
     )
+    for path, head in heads:
+        add(path, head, methods=["HEAD"], include_in_schema=False)
     return router
 
 

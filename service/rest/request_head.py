@@ -15,7 +15,16 @@ from starlette.types import Scope
 from service.domain.errors import ServiceError
 from service.domain.options import OPTION_NAMES
 
-RAW_TYPES = ("video/mp4", "video/quicktime", "application/octet-stream")
+# All name the MP4 family. Phones, browsers and file managers send each of them for files that are decoded alike.
+RAW_TYPES = (
+    "video/mp4",
+    "video/quicktime",
+    "video/x-m4v",
+    "video/3gpp",
+    "video/3gpp2",
+    "application/mp4",
+    "application/octet-stream",
+)
 JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
 MAX_TIMEOUT_S = 86_400.0

@@ -40,6 +40,7 @@ from service.wiring.jobs import Base, build_job_side
 from service.wiring.policies import (
     MakePredictor,
     batch_policy,
+    edge_policy,
     grpc_policy,
     media_policy,
     pipeline_policy,
@@ -169,7 +170,7 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
         routers = [build_jobs_router(JobParts(parts, side.jobs, side.idempotency))]
         if settings.bench_routes:
             routers.append(build_bench_router(parts, await _start_accelerator(settings, core, stack)))
-        app = create_app(parts, version=service_version(), routers=routers)
+        app = create_app(parts, version=service_version(), routers=routers, edge=edge_policy(settings))
         http = HttpServer(app, server_policy(settings))
         stack.push_async_callback(http.stop)
         grpc = build_server(_grpc_parts(settings, core, side.answering, authenticate, probes), grpc_policy(settings))

@@ -12,8 +12,10 @@ from service.core.answer_spool import AnswerSpoolPolicy
 from service.core.pipeline import PipelinePolicy
 from service.media.policy import MediaPolicy
 from service.ports import Predictor
+from service.rest.app import EdgePolicy
 from service.rest.parts import RestPolicy
 from service.rest.protocol import ConnectionPolicy
+from service.rest.proxy import proxy_policy
 from service.rest.server import ServerPolicy
 from service.rpc.server import GrpcPolicy, TlsPair
 from service.rpc.servicer import ServicerPolicy
@@ -82,6 +84,12 @@ def server_policy(settings: Settings) -> ServerPolicy:
         tls_key=settings.tls_key,
         connections=ConnectionPolicy(max_connections=settings.max_connections),
     )
+
+
+def edge_policy(settings: Settings) -> EdgePolicy:
+    """Proxies and origins of other sites."""
+    origins = tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip())
+    return EdgePolicy(proxy_policy(settings.root_path, settings.trusted_proxies.split(",")), origins)
 
 
 def grpc_policy(settings: Settings) -> GrpcPolicy:

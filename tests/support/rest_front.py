@@ -20,7 +20,7 @@ from service.core.request_log import Journal
 from service.domain.errors import ServiceError
 from service.media.upload import Spool
 from service.predictors.fake import FakePredictor, FakeTiming
-from service.rest.app import create_app
+from service.rest.app import EdgePolicy, create_app
 from service.rest.parts import Probes, RestParts, RestPolicy
 from service.rest.protocol import ConnectionPolicy
 from service.rest.server import HttpServer, ServerPolicy
@@ -44,6 +44,7 @@ class FrontSpec:
     labels: tuple[str, ...] = ("sounding",)
     connections: ConnectionPolicy = field(default_factory=ConnectionPolicy)
     keys_file: Path | None = None
+    edge: EdgePolicy = field(default_factory=EdgePolicy)
     is_warm: bool = True
 
 
@@ -114,7 +115,9 @@ async def rest_front(
             authenticate=ApiKeys(spec.keys_file).check,
             probes=Probes(unready, segmenter.is_healthy, describe_version, metrics),
         )
-        server = HttpServer(create_app(parts, version="0"), ServerPolicy("127.0.0.1", 0, connections=spec.connections))
+        server = HttpServer(
+            create_app(parts, version="0", edge=spec.edge), ServerPolicy("127.0.0.1", 0, connections=spec.connections)
+        )
         port = await server.start()
         stack.push_async_callback(server.stop)
         client = await stack.enter_async_context(

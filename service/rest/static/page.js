@@ -1,4 +1,4 @@
-import { paint } from "/static/rle.js";
+import { paint } from "./rle.js";
 
 const byId = (id) => document.getElementById(id);
 const COLOURS = [[255, 96, 48], [64, 170, 255], [110, 220, 90], [255, 200, 40], [200, 110, 255], [60, 220, 210]];
@@ -15,16 +15,27 @@ function say(text, isError = false) {
 function choose(file) {
   if (!file) return;
   state.abort?.abort();
-  Object.assign(state, { file, clip: null, frames: [], lines: [], drawn: -1 });
+  Object.assign(state, { file, clip: null, frames: [], lines: [], drawn: -1, seek: null });
   byId("drop-text").textContent = `${file.name} (${(file.size / 1e6).toFixed(1)} MB)`;
   byId("go").disabled = false;
   byId("stage").hidden = false;
   timeline.hidden = byId("links").hidden = true;
+  showBlind(false);
   if (video.src) URL.revokeObjectURL(video.src);
   video.src = URL.createObjectURL(file);
   overlay.getContext("2d").clearRect(0, 0, overlay.width, overlay.height);
   say("");
 }
+
+/** Without a picture (a codec that this browser lacks, often HEVC) masks are drawn over grey and a slider sets the time. */
+function showBlind(isBlind) {
+  byId("stage").classList.toggle("blind", isBlind);
+  byId("blind").hidden = byId("seek").hidden = !isBlind;
+  if (!isBlind) overlay.style.aspectRatio = "";
+}
+video.addEventListener("error", () => { if (state.file) showBlind(true); });
+video.addEventListener("loadedmetadata", () => { if (!video.videoWidth) showBlind(true); });
+byId("seek").addEventListener("input", (event) => { state.seek = Number(event.target.value); });
 
 fileInput.addEventListener("change", () => choose(fileInput.files[0]));
 for (const kind of ["dragover", "dragleave", "drop"]) {
@@ -47,10 +58,10 @@ form.addEventListener("submit", async (event) => {
   progress.removeAttribute("value");
   say("Uploading …");
   try {
-    const answer = await fetch(`/v1/segment?${query}`, {
+    const answer = await fetch(new URL(`../v1/segment?${query}`, import.meta.url), {
       method: "POST",
       body: state.file,
-      headers: { "Content-Type": "video/mp4", Accept: "application/x-ndjson" },
+      headers: requestHeaders(),
       signal: state.abort.signal,
     });
     if (!answer.ok) throw await answer.json();
@@ -63,6 +74,17 @@ form.addEventListener("submit", async (event) => {
     byId("stop").hidden = progress.hidden = true;
   }
 });
+
+/** The API key is kept for this tab only. */
+const keyInput = byId("key");
+keyInput.value = sessionStorage.getItem("key") ?? "";
+keyInput.addEventListener("change", () => sessionStorage.setItem("key", keyInput.value));
+
+function requestHeaders() {
+  const headers = { "Content-Type": "video/mp4", Accept: "application/x-ndjson" };
+  if (keyInput.value.trim()) headers.Authorization = `Bearer ${keyInput.value.trim()}`;
+  return headers;
+}
 
 async function readLines(stream, onLine) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
@@ -85,15 +107,17 @@ function take(event, line) {
   if (event.type === "clip") {
     state.clip = event.clip;
     state.labels = event.model.labels;
+    overlay.style.aspectRatio = `${event.clip.width} / ${event.clip.height}`;
     timeline.hidden = false;
   } else if (event.type === "frame") {
     state.frames.push(event);
+    byId("seek").max = event.sample_time_s;
     const total = state.clip.num_samples;
     if (total) progress.value = state.frames.length / total;
     say(`${state.frames.length}${total ? ` of ${total}` : ""} samples`);
     drawTimeline();
   } else if (event.type === "end") {
-    say(`${event.num_samples} samples in ${event.timings_s.total.toFixed(2)} s. Play the clip.`);
+    say(`${event.num_samples} samples in ${event.timings_s.total.toFixed(2)} s. ${byId("blind").hidden ? "Play the clip." : "Move the slider."}`);
     const link = byId("download");
     if (link.href) URL.revokeObjectURL(link.href);
     link.href = URL.createObjectURL(new Blob([state.lines.join("\n") + "\n"], { type: "application/x-ndjson" }));
@@ -116,7 +140,7 @@ function sampleAt(time) {
 }
 
 function draw() {
-  const at = sampleAt(video.currentTime);
+  const at = sampleAt(state.seek ?? video.currentTime);
   if (at >= 0 && at !== state.drawn) {
     state.drawn = at;
     const { masks } = state.frames[at];
@@ -157,5 +181,9 @@ function drawTimeline() {
   });
 }
 timeline.addEventListener("click", (event) => {
-  if (video.duration) video.currentTime = (event.offsetX / timeline.clientWidth) * video.duration;
+  const duration = video.duration || state.clip?.duration_s;
+  if (!duration) return;
+  const time = (event.offsetX / timeline.clientWidth) * duration;
+  if (byId("blind").hidden) video.currentTime = time;
+  else byId("seek").value = state.seek = time;
 });
