@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import pytest
 from support.browser import Browser
 from support.service_process import ServiceProcess
@@ -68,3 +69,48 @@ def test_the_reference_lists_every_route(browser: Browser, url: str) -> None:
     for route in ("POST/v1/segment", "POST/v1/jobs", "GET/v1/readyz", "GET/v1/metrics"):
         assert any(route in text.replace(" ", "") for text in listed), (route, listed)
     assert browser.complaints == []
+
+
+def reencode(source: Path, target: Path, codec: str) -> None:
+    """Write the clip with its picture in another codec and its sound as it is."""
+    with av.open(str(source)) as clip, av.open(str(target), "w") as out:
+        picture, sound = clip.streams.video[0], clip.streams.audio[0]
+        rate = picture.average_rate
+        encoder = out.add_stream(codec, rate=rate, width=picture.width, height=picture.height, pix_fmt="yuv420p")
+        copied = out.add_stream_from_template(sound)
+        for packet in clip.demux(picture, sound):
+            if packet.stream is sound:
+                if packet.dts is not None:
+                    packet.stream = copied
+                    out.mux(packet)
+                continue
+            for frame in packet.decode():
+                out.mux(encoder.encode(frame.reformat(format="yuv420p")))
+        out.mux(encoder.encode())
+
+
+@pytest.mark.parametrize("codec", ["libx265", "mpeg4"])
+def test_masks_are_drawn_over_grey_where_the_picture_cannot_be_shown(
+    browser: Browser, url: str, tmp_path: Path, codec: str
+) -> None:
+    """Codecs that the service decodes and Chromium does not."""
+    clip = tmp_path / "clip.mp4"
+    reencode(CLIP, clip, codec)
+    browser.open(f"{url}/")
+    go(browser, clip)
+    assert "Move the slider" in browser.wait_for(f"{STATUS}.includes('Move the slider') && {STATUS}")
+    assert browser.value_of("document.getElementById('blind').hidden") is False
+    assert browser.value_of("getComputedStyle(document.getElementById('video')).display") == "none"
+    assert browser.value_of("document.getElementById('overlay').getBoundingClientRect().height") > 50
+    slide = "const seek = document.getElementById('seek'); seek.value = {}; seek.dispatchEvent(new Event('input'))"
+    painted = set()
+    for share in ("seek.min", "seek.max / 2", "seek.max"):
+        browser.value_of(f"(() => {{ {slide.format(share)} }})()")
+        browser.value_of("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        painted.add(browser.value_of(NUM_PAINTED))
+    assert max(painted) > 0
+    assert len(painted) > 1, "the slider changes what is drawn"
+    go(browser, CLIP)
+    browser.wait_for(f"{STATUS}.includes('Play the clip')")
+    assert browser.value_of("document.getElementById('blind').hidden") is True
+    browser.complaints.clear()
