@@ -30,7 +30,7 @@ class BatchPlan:
             raise ValueError("no batch shape fits the device")
         self._costs_s = dict(sorted(costs_s.items()))
         self.sizes = tuple(self._costs_s)
-        self._first = self._choose()
+        self._first, self._total_s = self._choose()
 
     @property
     def max_batch(self) -> int:
@@ -49,6 +49,15 @@ class BatchPlan:
         """Measured seconds of one call for `num_samples`, at the shape that it is padded up to."""
         return self._costs_s[self.shape_of(num_samples)]
 
+    def saving_s(self, num_now: int, num_later: int) -> float:
+        """Return the seconds of device time saved by one batch of both instead of `num_now` first and the rest later.
+
+        Counts at most one full batch: samples beyond it need another call either way.
+        """
+        num_later = min(num_later, max(0, self.max_batch - num_now))
+        now, both = min(num_now, self.max_batch), min(num_now + num_later, self.max_batch)
+        return max(0.0, self._total_s[now] + self._total_s[num_later] - self._total_s[both])
+
     def without(self, size: int) -> BatchPlan | None:
         """The plan for a device that cannot hold shape `size` (nor larger ones); None where nothing smaller is left."""
         costs_s = {smaller: cost_s for smaller, cost_s in self._costs_s.items() if smaller < size}
@@ -59,7 +68,8 @@ class BatchPlan:
         """Samples per second of full batches."""
         return self.max_batch / max(self._costs_s[self.max_batch], 1e-9)
 
-    def _choose(self) -> list[int]:
+    def _choose(self) -> tuple[list[int], list[float]]:
+        """For each number of samples: the shape to run first, and the seconds until all of them are done."""
         total_s = [0.0]
         first = [self.sizes[0]]
         for num in range(1, self.max_batch + 1):
@@ -71,4 +81,4 @@ class BatchPlan:
             best_s, largest = min(ways)  # of equal ways the one whose first call answers most
             total_s.append(best_s)
             first.append(-largest)
-        return first
+        return first, total_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from service.batching.batch_runner import BatchOutcome
 from service.batching.batch_traces import BatchTraces
 from service.batching.encode_groups import EncodeInput, encode_groups, num_samples
 from service.batching.policy import BatchPolicy
+from service.batching.returning import ReturningClients
 from service.batching.sample_queue import PendingChunk, SampleQueue, SampleSlice
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.deadline import Clock
@@ -37,9 +39,12 @@ EncodeGroup = Callable[[EncodeInput], Awaitable[EncodeOutput]]
 class MicroBatcher:
     """Decides when a batch leaves and of what it is made.
 
-    A batch leaves when the device is free and (the batch is full, or the window since its oldest sample is over, or
-    every other expected request has its samples here already). A full batch is handed over while another one still
-    runs, so that a loaded device never idles. Every chunk ends with an answer or a ServiceError.
+    A batch leaves when the device is free and (the batch is full, or no other samples are expected, or the wait is
+    over). Samples are expected from requests that are on their way and from clients that were just answered and come
+    back. The wait begins when the device could have started: at the arrival of the oldest sample, the end of the last
+    call or the last answer, whichever was latest. It ends after the window, or earlier once it has cost more device
+    time than one call for both would save. A full batch is handed over while another one still runs, so that a loaded
+    device never idles. Every chunk ends with an answer or a ServiceError.
     """
 
     def __init__(
@@ -77,6 +82,9 @@ class MicroBatcher:
             job_patience_s=policy.job_patience_s,
         )
         self._expected: Counter[str] = Counter()
+        self._returning = ReturningClients(window_s=policy.window_s, clock=clock)
+        self._answered: set[str] = set()  # expected requests that have had an answer
+        self._answered_s = -math.inf  # time of the last call's end or the last answer, whichever is later
         self._wake = asyncio.Event()
         self._num_arrivals = 0
         self._call_costs_s: deque[float] = deque()  # expected, of the calls handed over; the running one comes first
@@ -130,6 +138,7 @@ class MicroBatcher:
     def expect(self, request_id: str) -> Iterator[None]:
         """While open, this request may still send chunks, so a batch may wait a moment for them."""
         self._expected[request_id] += 1
+        self._returning.request_began()
         self._note_arrival()
         try:
             yield
@@ -137,6 +146,9 @@ class MicroBatcher:
             self._expected[request_id] -= 1
             if not self._expected[request_id]:
                 del self._expected[request_id]
+                if request_id in self._answered:
+                    self._answered.discard(request_id)
+                    self._returning.request_ended()
             self._wake.set()
 
     async def segment(self, chunk: Chunk) -> SegmentedChunk:
@@ -154,7 +166,10 @@ class MicroBatcher:
         self._note_arrival()
         try:
             async with asyncio.timeout(chunk.deadline.timeout_s(self._clock)):
-                return await future
+                answer = await future
+            if chunk.request_id in self._expected:
+                self._answered.add(chunk.request_id)
+            return answer
         except TimeoutError:
             raise _too_late() from None
         finally:
@@ -188,17 +203,14 @@ class MicroBatcher:
         quiet_passes = 0
         while True:
             self._expire()
-            waited_s = self._queue.oldest_age_s(now_s=self._clock())
             has_room = len(self._call_costs_s) < 2 and self._num_encoding <= 2 * self._policy.max_batch
             is_full = self._queue.num_samples >= self._plan().max_batch
             if has_room and is_full:
                 return
             if not self._queue.num_samples or not has_room or self._call_costs_s:
                 await self._next_wake(None)
-            elif waited_s >= self._policy.window_s:
-                return
-            elif self._waits_for_others():
-                await self._next_wake(self._policy.window_s - waited_s)
+            elif (wait_s := self._worthwhile_wait_s()) > 0:
+                await self._next_wake(wait_s)
             elif quiet_passes < SETTLE_PASSES:
                 seen = self._num_arrivals
                 await asyncio.sleep(0)
@@ -214,8 +226,15 @@ class MicroBatcher:
         except TimeoutError:
             return
 
-    def _waits_for_others(self) -> bool:
-        return any(not self._queue.has_request(request_id) for request_id in self._expected)
+    def _worthwhile_wait_s(self) -> float:
+        """Seconds that the idle device should still wait for expected samples; 0 or less if the batch should leave."""
+        num_others = sum(not self._queue.has_request(request_id) for request_id in self._expected)
+        num_others += self._returning.num_expected()
+        if not num_others:
+            return 0.0
+        now_s = self._clock()
+        waited_s = min(self._queue.oldest_age_s(now_s=now_s), now_s - self._answered_s)
+        return min(self._policy.window_s, self._plan().saving_s(self._queue.num_samples, num_others)) - waited_s
 
     def _expire(self) -> None:
         for pending in self._queue.expired(now_s=self._clock()):
@@ -231,7 +250,7 @@ class MicroBatcher:
                 self._num_encoding += sum(map(num_samples, groups))
             finally:
                 self._call_costs_s.popleft()
-                self._call_began_s = self._clock()
+                self._call_began_s = self._answered_s = self._clock()
                 self._wake.set()
             self._record(outcome)
             await asyncio.gather(*(self._finish(group) for group in groups))
@@ -247,6 +266,7 @@ class MicroBatcher:
             encoded = await self._encode(group)
         finally:
             self._num_encoding -= num_samples(group)
+            self._answered_s = self._clock()
             self._wake.set()
         self._traces.encoded(
             [piece for piece, _ in group], [encode_s for _, encode_s in encoded], ended_s=self._clock()

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from service.batching.emulated import BenchAccelerator
+from service.batching.emulated import DEFAULT_MAX_BATCH, BenchAccelerator
 from service.batching.segmenter import LocalSegmenter
 from service.core.admission import Admission, AdmissionPolicy
 from service.core.api_keys import ApiKeys
@@ -185,6 +185,7 @@ async def _start_accelerator(settings: Settings, core: Core, stack: AsyncExitSta
     accelerator = BenchAccelerator(
         batch_s=settings.bench_batch_ms / 1000,
         item_s=settings.bench_item_ms / 1000,
+        max_batch=settings.max_batch or DEFAULT_MAX_BATCH,
         metrics=core.metrics,
         clock=core.clock,
     )
