@@ -148,6 +148,8 @@ def _plan(declared: dataclasses.Field[Any], descriptor: _Descriptor, codec: Code
         encode, decode = enum.encode, enum.decode
     elif descriptor.is_repeated:
         encode, decode = _of_repeated(descriptor, codec)
+    elif codec is None and descriptor.type == descriptor.TYPE_FLOAT:
+        decode = _shortest
     return _Field(
         attribute=declared.name,
         name=descriptor.name,
@@ -156,6 +158,14 @@ def _plan(declared: dataclasses.Field[Any], descriptor: _Descriptor, codec: Code
         has_presence=descriptor.has_presence,
         skips_empty=has_default and (descriptor.has_presence or not is_plain_scalar),
     )
+
+
+def _shortest(value: float) -> float:
+    """Return the decimal number that a `float` field stands for: 0.999618, not 0.9996179938316345.
+
+    Seven significant digits tell any two numbers apart that were given with six.
+    """
+    return float(f"{value:.7g}")
 
 
 def _of_repeated(descriptor: _Descriptor, codec: Codec | None) -> tuple[_Convert | None, _Convert]:

@@ -41,7 +41,7 @@ def options(draw: st.DrawFn) -> SegmentOptions:
 def masks(draw: st.DrawFn) -> Mask:
     return Mask(
         label=draw(st.sampled_from(MODEL.labels)),
-        score=draw(st.floats(0, 1, width=32)),
+        score=draw(st.integers(0, 10**6)) / 10**6,
         area=draw(st.integers(1, 2**40)),
         bbox=tuple(draw(st.tuples(counts, counts, counts, counts))),
         segmentation=Rle(draw(st.tuples(counts, counts)), draw(st.text("".join(map(chr, range(48, 112)))))),
