@@ -163,6 +163,8 @@ class Scanner:
 
     def _finish(self, *, has_leftover: bool) -> None:
         self._is_done = True
+        if self._at > self._source.size_bytes:  # media passed over while the upload grew
+            raise _cut_off()
         self._end = max(self._end, self._source.size_bytes)
         if self._index is None:
             return

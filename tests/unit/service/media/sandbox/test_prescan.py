@@ -123,6 +123,36 @@ def test_a_growing_upload_is_waited_for_only_as_far_as_its_index() -> None:
     os.close(fd)
 
 
+def code_of(data: bytes, *, is_growing: bool) -> str:
+    """The code that a walk over the whole upload ends with, `ok` if it is taken."""
+    scanner, source, _, fd = growing(data, 4 if is_growing else len(data))
+    source.is_complete = not is_growing
+    try:
+        scanner.head()
+        source.complete()
+        scanner.rest()
+        return "ok"
+    except ServiceError as error:
+        return error.code
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("maker", [base_clip, tail_clip, fragmented_clip])
+def test_a_cut_file_has_one_code_however_it_arrives(maker: Callable[[], bytes]) -> None:
+    data = maker()
+    for length in range(1, len(data), 97):
+        assert code_of(data[:length], is_growing=True) == code_of(data[:length], is_growing=False), length
+    media = find(data, "mdat")
+    for length in (media, media + 9, len(data) - 1):
+        assert code_of(data[:length], is_growing=True) == "truncated"
+
+
+def test_a_bad_file_has_one_code_however_it_arrives() -> None:
+    for bad in hostile_corpus():
+        assert code_of(bad.data, is_growing=True) == code_of(bad.data, is_growing=False), bad.name
+
+
 def test_a_fragment_is_read_only_once_it_is_checked() -> None:
     data = put32(fragmented_clip(), "trun", 4, 0x00FFFFFF, 2)
     scanner, source, _, fd = growing(data, 4)
