@@ -21,7 +21,7 @@ from service.core.pipeline import Answering
 from service.domain.deadline import Clock, Deadline
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.domain.result import ModelInfo, Summary
+from service.domain.result import ANSWER_DECIMALS, ModelInfo, Summary
 from service.media.upload import Upload
 from service.ports import ResultCache, Segmenter
 from service.telemetry.metrics import Metrics
@@ -161,5 +161,5 @@ class CachedAnswers:
             return event
         came_s = started_s if context.started_at_s is None else context.started_at_s
         spent = {"upload": started_s - came_s, "total": self._clock() - came_s}
-        timings_s = {stage: round(spent.get(stage, 0.0), 6) for stage in event.timings_s}
+        timings_s = {stage: round(spent.get(stage, 0.0), ANSWER_DECIMALS) for stage in event.timings_s}
         return replace(event, timings_s=timings_s, cached=True)

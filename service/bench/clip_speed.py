@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from service.bench.figures import BenchPlan, Figures, OnStep, call_s, cpu_s
+from service.domain.chunk import SAMPLE_RATE_HZ
 from service.media.masks import encode_pixels
 from service.media.policy import DecodeJob, MediaPolicy
 from service.media.sandbox.clip_decode import samples_of
@@ -80,7 +81,7 @@ def _decode(path: Path) -> int:
 def _run_ffmpeg(program: str, path: Path) -> None:
     picture = ["-map", "0:v:0", "-vf", f"fps=1,scale={_SIDE_PX}:{_SIDE_PX}:flags=bilinear"]
     picture += ["-pix_fmt", "rgb24", "-f", "rawvideo", "/dev/null"]
-    sound = ["-map", "0:a:0", "-ac", "1", "-ar", "16000", "-f", "s16le", "/dev/null"]
+    sound = ["-map", "0:a:0", "-ac", "1", "-ar", str(SAMPLE_RATE_HZ), "-f", "s16le", "/dev/null"]
     command = [program, "-v", "error", "-nostdin", "-y", "-threads", "1", "-i", str(path), *picture, *sound]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 

@@ -12,11 +12,11 @@ import numpy as np
 from service.bench.figures import BenchPlan, Figures, OnStep
 from service.bench.processes import RunningService
 from service.client.grpc_async import AsyncGrpcClient
+from service.domain.chunk import SAMPLE_RATE_HZ
 from service.domain.errors import ServiceError
 from service.domain.live import LiveFrame, LiveInput, LiveMasks, LiveOptions, SoundPiece
 
 SIDE_PX = 224
-SOUND_RATE_HZ = 16_000
 ON_ANY = (1, 10)
 """Streams at once and their frames per second."""
 ON_GPU = (16, 25)
@@ -73,11 +73,11 @@ async def _camera(num_frames: int, frames_per_s: int) -> AsyncIterator[LiveInput
     """Frames at their own time, as a camera gives them."""
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (SIDE_PX, SIDE_PX, 3)).astype(np.uint8).tobytes()
-    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(SOUND_RATE_HZ // frames_per_s) / SOUND_RATE_HZ)
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE_HZ // frames_per_s) / SAMPLE_RATE_HZ)
     pcm = (tone * 32767).astype("<i2").tobytes()
     started_s = time.perf_counter()
     for number in range(1, num_frames + 1):
         at_s = number / frames_per_s
         await asyncio.sleep(max(0.0, started_s + at_s - time.perf_counter()))
-        yield SoundPiece(at_s - 1 / frames_per_s, pcm, SOUND_RATE_HZ)
+        yield SoundPiece(at_s - 1 / frames_per_s, pcm, SAMPLE_RATE_HZ)
         yield LiveFrame(at_s, frame, "rgb24", SIDE_PX, SIDE_PX)

@@ -135,13 +135,13 @@ def _make_clip(path: Path, *, width: int, height: int, seconds: int) -> Path:
     """A clip with drifting texture, so that it costs what a camera's picture costs, and a rising tone."""
     import numpy as np
 
-    from model.data.mp4 import write_mp4
+    from model.data.mp4 import WAVEFORM_RATE_HZ, write_mp4
 
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 256, (height // 8 + 1, width // 8 * 2, 3)).astype(np.uint8)
     wide = texture.repeat(8, axis=0)[:height].repeat(8, axis=1)
     frames = (np.ascontiguousarray(wide[:, 3 * number % width :][:, :width]) for number in range(25 * seconds))
-    at_s = np.arange(16_000 * seconds) / 16_000
+    at_s = np.arange(WAVEFORM_RATE_HZ * seconds) / WAVEFORM_RATE_HZ
     tone = (0.3 * np.sin(2 * np.pi * (200 + 20 * at_s) * at_s)).astype(np.float32)
     write_mp4(path, frames=frames, frame_rate=Fraction(25), waveform=tone)
     return path

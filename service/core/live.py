@@ -23,7 +23,7 @@ from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
 from service.domain.options import AppliedOptions
 from service.domain.request import RequestContext
-from service.domain.result import FrameMasks, ModelInfo
+from service.domain.result import ANSWER_DECIMALS, FrameMasks, ModelInfo
 from service.media.decoders.pool import DecoderPool
 from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
 from service.ports import Segmenter
@@ -219,7 +219,7 @@ class _Stream:
 
     async def _emit_masks(self, masks: FrameMasks, waiting: _Waiting) -> None:
         async with self._emitting:
-            latency_s = round(self._clock() - waiting.received_at_s, 6)
+            latency_s = round(self._clock() - waiting.received_at_s, ANSWER_DECIMALS)
             await self._transport_emit(LiveMasks(masks, latency_s, self._num_dropped))
 
     async def _emit(self, event: LiveEvent) -> None:
@@ -269,7 +269,7 @@ class _FrameWork:
 
     async def masks(self, picture: _Picture, window: NDArray[np.int16], waiting: _Waiting) -> FrameMasks:
         """One sample through the segmenter; `window` is int16 (15600,)."""
-        timestamp_s = round(waiting.frame.timestamp_s, 6)
+        timestamp_s = round(waiting.frame.timestamp_s, ANSWER_DECIMALS)
         sample = SampleBlock(
             frames=picture.frame[None],  # (1, h, w, 3)
             audio=window,
@@ -282,21 +282,12 @@ class _FrameWork:
             request_id=self._context.request_id,
             chunk_no=waiting.index,
             samples=sample,
-            masks=self._mask_policy(picture),
+            masks=MaskPolicy.of(self._applied, source_size=picture.source_size, model=self._model),
             deadline=Deadline(min(self._context.deadline.at_s, waiting.received_at_s + self._policy.frame_timeout_s)),
             checkpoint=self._model.checkpoint,
         )
         segmented = await self._segmenter.segment(chunk)
         return segmented.frames[0]
-
-    def _mask_policy(self, picture: _Picture) -> MaskPolicy:
-        model_size = (self._model.input_height, self._model.input_width)
-        return MaskPolicy(
-            output_size=model_size if self._applied.size == "model" else picture.source_size,
-            threshold=self._applied.threshold,
-            labels=self._applied.labels,
-            min_area=self._applied.min_area,
-        )
 
     def _check(self, frame: LiveFrame) -> None:
         if frame.format == "unknown":

@@ -24,16 +24,13 @@ from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions, SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.domain.result import FrameMasks, ModelInfo, Summary
+from service.domain.result import ANSWER_DECIMALS, FrameMasks, ModelInfo, Summary
 from service.media.decoders.pool import ClipReader, DecoderPool
 from service.media.policy import DecodeRequest
 from service.media.upload import Upload
 from service.ports import Segmenter
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
-
-_SECONDS_DECIMALS = 6
-"""Seconds have at most 6 decimals on every transport."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +168,11 @@ class Pipeline:
         request = DecodeRequest(options=applied, frame_height=model.input_height, frame_width=model.input_width)
         since_s = self._clock()
         async with self._decoders.open(upload, request, deadline=flow.context.deadline) as reader:
-            flow.waited_s = round(reader.waited_s, _SECONDS_DECIMALS)
+            flow.waited_s = round(reader.waited_s, ANSWER_DECIMALS)
             flow.timings.queue_s += reader.waited_s
             flow.timings.decode_s += self._clock() - since_s - reader.waited_s
             flow.spool.put(ClipStarted(flow.context.request_id, model, _rounded_clip(reader.clip), applied))
-            masks = mask_policy(applied, clip=reader.clip, model=model)
+            masks = MaskPolicy.of(applied, source_size=(reader.clip.height, reader.clip.width), model=model)
             with self._segmenter.expect(flow.context.request_id):
                 async with aclosing(self._chunks(reader, flow)) as chunks:
                     async for samples in chunks:
@@ -232,28 +229,17 @@ class Pipeline:
         return num_samples
 
 
-def mask_policy(applied: AppliedOptions, *, clip: ClipInfo, model: ModelInfo) -> MaskPolicy:
-    """How this clip's logits become masks: at the clip's display size, or at the model's own."""
-    source, own = (clip.height, clip.width), (model.input_height, model.input_width)
-    return MaskPolicy(
-        output_size=source if applied.size == "source" else own,
-        threshold=applied.threshold,
-        labels=applied.labels,
-        min_area=applied.min_area,
-    )
-
-
 def _rounded_clip(clip: ClipInfo) -> ClipInfo:
-    duration_s = None if clip.duration_s is None else round(clip.duration_s, _SECONDS_DECIMALS)
-    frame_rate = None if clip.frame_rate is None else round(clip.frame_rate, _SECONDS_DECIMALS)
+    duration_s = None if clip.duration_s is None else round(clip.duration_s, ANSWER_DECIMALS)
+    frame_rate = None if clip.frame_rate is None else round(clip.frame_rate, ANSWER_DECIMALS)
     return replace(clip, duration_s=duration_s, frame_rate=frame_rate)
 
 
 def _rounded_frame(frame: FrameMasks) -> FrameMasks:
     return replace(
         frame,
-        sample_time_s=round(float(frame.sample_time_s), _SECONDS_DECIMALS),
-        timestamp_s=round(float(frame.timestamp_s), _SECONDS_DECIMALS),
+        sample_time_s=round(float(frame.sample_time_s), ANSWER_DECIMALS),
+        timestamp_s=round(float(frame.timestamp_s), ANSWER_DECIMALS),
         index=int(frame.index),
     )
 

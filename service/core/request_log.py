@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.request import Transport
+from service.domain.result import ANSWER_DECIMALS
 from service.telemetry.logs import request_id_var
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_SPAN, NO_TRACES, Span, SpanKind, Traces
@@ -89,7 +90,7 @@ class Journal:
         extra: dict[str, object] = {
             "transport": transport,
             "code": record.code,
-            "duration_s": round(duration_s, 6),
+            "duration_s": round(duration_s, ANSWER_DECIMALS),
             "num_samples": record.num_samples,
             "upload_bytes": record.upload_bytes,
             "timings_s": record.timings_s,

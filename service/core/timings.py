@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.domain.chunk import SampleBlock, SegmentedChunk
 from service.domain.deadline import Clock
+from service.domain.result import ANSWER_DECIMALS
 from service.telemetry.metrics import Metrics
 
 
@@ -57,4 +58,4 @@ class Timings:
             "encode": self.encode_s,
             "total": self.clock() - self.started_at_s,
         }
-        return {stage: round(value, 6) for stage, value in seconds.items()}
+        return {stage: round(value, ANSWER_DECIMALS) for stage, value in seconds.items()}

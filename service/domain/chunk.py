@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.deadline import Deadline
-from service.domain.result import FrameMasks
+from service.domain.options import AppliedOptions
+from service.domain.result import FrameMasks, ModelInfo
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_SAMPLES = 15_600
@@ -61,6 +62,22 @@ class MaskPolicy:
     threshold: float
     labels: tuple[str, ...]
     min_area: int
+
+    @classmethod
+    def of(cls, applied: AppliedOptions, *, source_size: tuple[int, int], model: ModelInfo) -> MaskPolicy:
+        """Return the policy for masks at the source's display size or at the model's size, as the options say.
+
+        Args:
+            applied: the options that apply to the clip or stream.
+            source_size: (height, width) of the clip or picture in pixels.
+            model: the model that answers.
+        """
+        return cls(
+            output_size=source_size if applied.size == "source" else (model.input_height, model.input_width),
+            threshold=applied.threshold,
+            labels=applied.labels,
+            min_area=applied.min_area,
+        )
 
 
 @dataclass(frozen=True, slots=True)

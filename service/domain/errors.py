@@ -48,7 +48,8 @@ CODES: dict[str, ErrorSpec] = {
     "missing_file": ErrorSpec(Kind.INVALID_REQUEST, "The request carries no video"),
     "malformed_body": ErrorSpec(Kind.INVALID_REQUEST, "The request body is malformed"),
     "unauthenticated": ErrorSpec(Kind.UNAUTHENTICATED, "A valid API key is needed"),
-    "forbidden": ErrorSpec(Kind.FORBIDDEN, "This key may not do that"),
+    # Only clients meet this one: a proxy in front of the service refused the call. The service answers unauthenticated.
+    "forbidden": ErrorSpec(Kind.FORBIDDEN, "The caller may not do that"),
     "route_not_found": ErrorSpec(Kind.NOT_FOUND, "There is no such route"),
     "job_not_found": ErrorSpec(Kind.NOT_FOUND, "There is no such job"),
     "job_expired": ErrorSpec(Kind.NOT_FOUND, "The job's result is no longer kept"),

@@ -23,7 +23,8 @@ class Job:
         may_use_cache: False after `Cache-Control: no-cache`.
         webhook: where its end is told, with `webhook_secret` as the key of the signature.
         created_at_s, started_at_s, ended_at_s: seconds since 1970.
-        state: `done`, `failed` and `cancelled` are final.
+        state: `done`, `failed` and `cancelled` are final. A cancelled job is erased, so only followers of its events
+            see that state.
         progress: share of samples answered, 0 to 1.
         attempt: runs begun; each writes its own parts.
         num_deaths: runs whose process died.

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from service.codec.answer_json import decode_stored
@@ -127,8 +127,9 @@ class Jobs:
                 yield event
 
     async def follow(self, job_id: str, *, owner: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """What happens to a job from line `after` of its answer on, until its end (or until it is erased).
+        """What happens to a job from line `after` of its answer on, until its end.
 
+        Erasing the job ends this with a `progress` event whose job has the state `cancelled`.
         A job that is begun anew by another process writes the same lines again; those already told are not repeated.
         """
         job = await self.get(job_id, owner=owner)
@@ -147,6 +148,8 @@ class Jobs:
             await asyncio.sleep(_FOLLOW_S)
             found = await self._store.get(job_id)
             if found is None:
+                cancelled = replace(job, state="cancelled", ended_at_s=self._wall_clock())
+                yield JobEvent("progress", after, cancelled)
                 return
             job = found
 

@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from service.domain.chunk import MAX_CHUNK_SAMPLES, WINDOW_SAMPLES, Chunk, MaskPolicy, SampleBlock, SegmentedChunk
+from service.domain.chunk import (
+    MAX_CHUNK_SAMPLES,
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+    Chunk,
+    MaskPolicy,
+    SampleBlock,
+    SegmentedChunk,
+)
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import CODES, ServiceError
 from service.domain.request import accept_traceparent
@@ -30,7 +38,7 @@ _MAGIC: Final = b"AVES"
 _PREFIX: Final = struct.Struct("<4sBBI")
 _CHUNK, _ANSWER, _FAILURE = 1, 2, 3
 _MAX_SIDE_PX: Final = 4096
-_MAX_AUDIO_SAMPLES: Final = 16_000 * 3600
+_MAX_AUDIO_SAMPLES: Final = 3600 * SAMPLE_RATE_HZ
 _MAX_HEADER_BYTES: Final = 64 * 1024**2
 """An answer of 32 samples with many masks at 4K stays far under this."""
 

@@ -26,10 +26,11 @@ _JOB_CODES = ("job_not_found", "job_expired", "job_not_ready")
 SEGMENT_CODES = tuple(
     code
     for code, spec in CODES.items()
-    if spec.kind is not Kind.CANCELLED
+    if spec.kind not in (Kind.CANCELLED, Kind.FORBIDDEN)
     and code not in (*_JOB_CODES, "route_not_found", "method_not_allowed", "headers_too_large")
 )
-"""What POST /segment may answer with; 404, 405 and 431 are of every route and are added to all of them."""
+"""What POST /segment may answer with; 404, 405 and 431 are of every route and are added to all of them. Only proxies
+answer `forbidden`."""
 _EVERYWHERE = ("headers_too_large", "internal", "too_many_requests", "malformed_body")
 
 # Request headers of every route that takes a clip: description and JSON schema.

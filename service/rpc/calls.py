@@ -20,7 +20,7 @@ from service.domain.request import RequestContext, Transport, accept_request_id,
 from service.rpc.errors import status_code, trailers
 
 # Takes the value of `authorization` and returns the id of the caller's key (empty where no keys are set). Raises
-# ServiceError `unauthenticated` or `forbidden`.
+# ServiceError `unauthenticated`.
 Authenticate = Callable[[str | None], str]
 
 Rpc: TypeAlias = "ServicerContext[Any, Any]"  # generic for the type checker only, hence the quotes

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from pycocotools import mask as coco
+from support.equality import SCORE_SLACK, allowed_pixels
 from support.front import RunningFront, beside, running_front
 from support.hostile import hostile_corpus
 from support.odd_clips import odd_clip
@@ -115,13 +116,13 @@ def assert_equal_frames(one: FrameMasks, other: FrameMasks) -> None:
     assert [mask.label for mask in one.masks] == [mask.label for mask in other.masks]
     for first, second in zip(one.masks, other.masks, strict=True):
         assert first.segmentation.size == second.segmentation.size
-        assert first.score == pytest.approx(second.score, abs=0.01)
+        assert first.score == pytest.approx(second.score, abs=SCORE_SLACK)
         height, width = first.segmentation.size
         scale = max(1.0, height * width / MODEL_PX**2)
         pixels = [
             coco.decode({"size": [height, width], "counts": m.segmentation.counts.encode()}) for m in (first, second)
         ]
-        assert (pixels[0] != pixels[1]).sum() <= max(8 * scale, 0.005 * max(first.area, second.area))
+        assert (pixels[0] != pixels[1]).sum() <= allowed_pixels(first.area, second.area, scale=scale)
 
 
 def rest_view(model: ModelInfo) -> tuple[object, ...]:

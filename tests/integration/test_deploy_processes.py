@@ -13,6 +13,7 @@ import torch
 from pycocotools import mask as coco
 from support.deploy_files import ROOT
 from support.deploy_fleet import Fleet, Member
+from support.equality import SCORE_SLACK, allowed_pixels
 
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
@@ -21,8 +22,6 @@ from model.network.config import variant
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 CLIP = ROOT / "tests" / "assets" / "example.mp4"
-SCORE_TOLERANCE = 0.01
-PIXEL_TOLERANCE, SHARE_TOLERANCE = 8, 0.005
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +90,9 @@ def assert_equal(one: dict, other: dict) -> None:
         }
         assert [mask["label"] for mask in mine["masks"]] == [mask["label"] for mask in theirs["masks"]]
         for left, right in zip(mine["masks"], theirs["masks"], strict=True):
-            assert left["score"] == pytest.approx(right["score"], abs=SCORE_TOLERANCE)
+            assert left["score"] == pytest.approx(right["score"], abs=SCORE_SLACK)
             pixels = [coco.decode(mask["segmentation"]).astype(bool) for mask in (left, right)]
-            allowed = max(PIXEL_TOLERANCE, SHARE_TOLERANCE * max(left["area"], right["area"]))
+            allowed = allowed_pixels(left["area"], right["area"])
             assert np.count_nonzero(pixels[0] ^ pixels[1]) <= allowed
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 from support.chunks import make_chunk
+from support.equality import SCORE_SLACK, allowed_pixels
 from support.untrained import save_untrained
 
 from service.batching.policy import BatchPolicy
@@ -76,6 +77,5 @@ async def test_in_other_batch_shapes_answers_are_equal(predictor, threshold):
     for single, among in zip(singles, batched, strict=True):
         for one, other in zip(single.frames, among.frames, strict=True):
             difference = np.count_nonzero(pixels(one) != pixels(other))
-            larger = max(pixels(one).sum(), pixels(other).sum())
-            assert difference <= max(8 * scale, 0.005 * larger)
-            assert abs(one.masks[0].score - other.masks[0].score) <= 0.01
+            assert difference <= allowed_pixels(pixels(one).sum(), pixels(other).sum(), scale=scale)
+            assert abs(one.masks[0].score - other.masks[0].score) <= SCORE_SLACK

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
+from model.evaluation.synthetic import EMPTY_SHARE
 from service.bench.hearing.conditions import clip_path
-from service.bench.hearing.score import QUIET_SHARE, BoolMask, Sample, union_of
+from service.bench.hearing.score import BoolMask, Sample, union_of
 
 COLUMNS = 4
 PICTURE_PX = 320
@@ -30,7 +31,7 @@ def worst(samples: Sequence[Sample], *, kind: str, num: int) -> list[Sample]:
     """The worst clear samples, at most one of each clip and condition: `sounding` by IoU, `quiet` by area."""
     clear = [s for s in samples if not s.is_ambiguous and s.is_sounding == (kind == "sounding")]
     if kind == "quiet":
-        clear = [s for s in clear if s.share >= QUIET_SHARE]
+        clear = [s for s in clear if s.share >= EMPTY_SHARE]
     clear.sort(key=lambda s: s.iou if kind == "sounding" else -s.share)
     first = {(s.condition, s.clip): s for s in reversed(clear)}
     return [s for s in clear if first[s.condition, s.clip] is s][:num]

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from model.evaluation.synthetic import MATCH_IOU
 from service.domain.result import FrameMasks
 
-QUIET_SHARE = 0.005
-"""Under half a percent of the frame counts as nothing said to sound."""
-MATCH_IOU = 0.5
 NUM_RESAMPLES = 1000
 
 BoolMask = NDArray[np.bool_]

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from rich.table import Table
 
 from model.data.world.scene import KINDS
+from model.evaluation.synthetic import EMPTY_SHARE
 from service.bench.hearing.edges import ClipEdges
 from service.bench.hearing.score import (
-    QUIET_SHARE,
     Labels,
     Sample,
     Statistic,
@@ -122,7 +122,7 @@ def iou_values(samples: Sequence[Sample]) -> Values:
 
 def empty_values(samples: Sequence[Sample]) -> Values:
     """1 where an answer covers under 0.5 % of the frame, else 0."""
-    return [(s.clip, float(s.share < QUIET_SHARE)) for s in samples]
+    return [(s.clip, float(s.share < EMPTY_SHARE)) for s in samples]
 
 
 def _lag_rows(edges: dict[str, list[ClipEdges]]) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.domain.chunk import WINDOW_SAMPLES, SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
+from service.domain.result import ANSWER_DECIMALS
 from service.media.framing import MAX_BLOCK_SAMPLES
 from service.media.policy import DecodeJob
 from service.media.sandbox import picture, sound
@@ -22,8 +23,6 @@ from service.media.sandbox.sampling import Shown
 _BLOCK_AGE_S = 0.02
 """A block leaves when its first sample is this old, full or not: half of the 50 ms that a chunk may wait."""
 _PROGRESS_S = 0.5
-_TIME_DECIMALS = 6
-"""Seconds in answers have at most 6 decimals."""
 
 
 class Outbox(Protocol):
@@ -59,7 +58,7 @@ class Delivery:
 
     def know(self, *, duration_s: float, num_samples: int | None = None) -> None:
         """What has been learned about the clip."""
-        self._duration_s = round(duration_s, _TIME_DECIMALS)
+        self._duration_s = round(duration_s, ANSWER_DECIMALS)
         self._num_expected = num_samples
 
     def add(self, time_s: float, shown: Shown[VideoFrame]) -> None:
@@ -77,8 +76,8 @@ class Delivery:
                 rgb=self._last_rgb,
                 start=end - WINDOW_SAMPLES,
                 window=self._sound.window(end),
-                time_s=round(time_s, _TIME_DECIMALS),
-                timestamp_s=round(shown.timestamp_s, _TIME_DECIMALS),
+                time_s=round(time_s, ANSWER_DECIMALS),
+                timestamp_s=round(shown.timestamp_s, ANSWER_DECIMALS),
                 index=shown.index,
             )
         )
@@ -118,7 +117,7 @@ class Delivery:
             height=height,
             sample_aspect_ratio=picture.sample_aspect_ratio(self._stream, frame),
             duration_s=self._duration_s,
-            frame_rate=round(float(rate), _TIME_DECIMALS) if rate else None,
+            frame_rate=round(float(rate), ANSWER_DECIMALS) if rate else None,
             num_samples=self._num_expected,
         )
 

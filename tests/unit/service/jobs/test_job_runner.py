@@ -169,6 +169,26 @@ def test_an_erased_job_is_stopped_and_not_told(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_followers_of_an_erased_job_see_that_it_was_cancelled(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        site.front()
+        job = await site.submit()
+        seen = []
+
+        async def follow() -> None:
+            async with aclosing(site.jobs.follow(job.job_id, owner=OWNER)) as events:
+                seen.extend([(event.kind, event.job.state, event.job.has_ended) async for event in events])
+
+        following = asyncio.create_task(follow())
+        await asyncio.sleep(2.2)
+        await site.jobs.erase(job.job_id, owner=OWNER)
+        await following
+        assert seen[-2][1:] == ("running", False)
+        assert seen[-1] == ("progress", "cancelled", True)
+
+    play(tmp_path, scene)
+
+
 def test_a_job_erased_at_another_front_is_stopped_at_the_next_renewal(tmp_path: Path) -> None:
     async def scene(site: Site) -> None:
         site.front(view=FrontView(site.shared), flush_s=1000.0)

@@ -31,6 +31,7 @@ def test_every_code_of_a_route_is_documented_under_its_status():
     missing = {code for code in CODES if f"`{code}`" not in documented}
     assert missing == {
         "route_not_found", "method_not_allowed", "client_gone", "job_not_found", "job_expired", "job_not_ready",
+        "forbidden",
     }  # fmt: skip
 
 
