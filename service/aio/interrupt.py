@@ -1,11 +1,9 @@
-"""Ending a piece of work from outside with an error of ours, as `asyncio.timeout` ends it with TimeoutError."""
+"""End a block of code from outside with a given exception, as `asyncio.timeout` ends one with TimeoutError."""
 
 from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-
-from service.domain.errors import ServiceError
 
 
 class Interrupt:
@@ -17,7 +15,7 @@ class Interrupt:
     def __init__(self) -> None:
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
-        self._error: ServiceError | None = None
+        self._error: Exception | None = None
 
     def __enter__(self) -> Interrupt:
         self._task = asyncio.current_task()
@@ -36,7 +34,7 @@ class Interrupt:
         if is_ours and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise self._error from None
 
-    def fire(self, error: ServiceError) -> None:
+    def fire(self, error: Exception) -> None:
         """End the body with `error`; only the first call counts, and none after the body has ended."""
         if self._task is not None and self._error is None:
             self._error = error

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from service.domain.errors import ServiceError
-
 _AGAIN_S = 0.1
 
 
@@ -24,10 +22,10 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
 
 
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of a task group that tells its caller most: the first ServiceError if there is one, else the first."""
+def first_error(group: BaseExceptionGroup[BaseException], preferred: type[BaseException]) -> BaseException:
+    """Return the first error of a task group that is `preferred`, else its first error."""
     leaves = list(_leaves(group))
-    return next((leaf for leaf in leaves if isinstance(leaf, ServiceError)), leaves[0])
+    return next((leaf for leaf in leaves if isinstance(leaf, preferred)), leaves[0])
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

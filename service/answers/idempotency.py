@@ -14,14 +14,15 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from service.aio.deadlines import within
 from service.aio.tasks import end_tasks
+from service.aio.waits import bounded_wait
 from service.codec.answer_json import decode_stored, encode_line
 from service.core.pipeline import Answering
-from service.domain.deadline import Clock, Deadline
+from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import CODES, Kind, ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
@@ -174,7 +175,10 @@ class IdempotentAnswering:
             return
         scope = key_scope(context, route="segment", options=options)
         async with AsyncExitStack() as holding:
-            async with within(context.deadline, clock=self._clock, stage="a look at the Idempotency-Key"):
+            async with bounded_wait(
+                context.deadline.timeout_s(self._clock),
+                partial(deadline_exceeded, "the look-up of the Idempotency-Key"),
+            ):
                 use = await holding.enter_async_context(self._idempotency.use(scope, upload.sha256))
             if use.first_reply is not None:
                 answer = self._first(scope, use.first_reply)
@@ -233,7 +237,7 @@ class IdempotentAnswering:
             return
         try:
             file.flush()
-            async with within(deadline, clock=self._clock, stage="remembering the answer"):
+            async with bounded_wait(deadline.timeout_s(self._clock), partial(deadline_exceeded, "storing the answer")):
                 await self._blobs.put_file(f"{ANSWERS}/{use.scope}", file.fileno(), num_bytes=num_bytes)
             use.reply = b"{}"
         except (ServiceError, OSError):

@@ -6,19 +6,19 @@ so that a hit equals what would be computed, and the caller's API key, unless ca
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from service.aio.deadlines import within
+from service.aio.waits import bounded_wait, ends_within
 from service.answers.shared_answer import SharedAnswer
 from service.codec.answer_json import decode_stored
 from service.core.pipeline import Answering
-from service.domain.deadline import Clock, Deadline
+from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, ModelInfo, Summary
@@ -99,7 +99,9 @@ class CachedAnswers:
                     yield event
             return
         started_s = self._clock()
-        async with within(context.deadline, clock=self._clock, stage="a look into the cache"):
+        async with bounded_wait(
+            context.deadline.timeout_s(self._clock), partial(deadline_exceeded, "the look-up in the cache")
+        ):
             key = self._key(upload, options, await self._segmenter.describe(), context.owner)
             kept = None if key in self._shared else await self._cache.get(key)
         if kept is not None:
@@ -117,13 +119,7 @@ class CachedAnswers:
 
     async def _completes_soon(self, upload: Upload) -> bool:
         """Whether all bytes are there, or come within a moment; raises what the upload is aborted with."""
-        if not upload.is_complete:
-            try:
-                async with asyncio.timeout(self._policy.growing_wait_s):
-                    await upload.wait_for(_ALL)
-            except TimeoutError:
-                return False
-        return True
+        return upload.is_complete or await ends_within(self._policy.growing_wait_s, upload.wait_for(_ALL))
 
     def _start(self, key: str, upload: Upload, options: SegmentOptions, context: RequestContext) -> SharedAnswer:
         """Begin a computation that outlives this request if others join; its readers have deadlines, it has none."""

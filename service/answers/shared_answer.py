@@ -8,11 +8,13 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 from service.aio.tasks import end_tasks
+from service.aio.waits import bounded_wait
 from service.codec.answer_json import decode_stored, encode_line
-from service.domain.deadline import Clock, Deadline
+from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent
 
@@ -71,16 +73,14 @@ class SharedAnswer:
                     raise self._error
                 if self.is_complete:
                     return
-                await self._wait(deadline, clock)
+                await self._next_line(deadline, clock)
         finally:
             await self._leave()
 
-    async def _wait(self, deadline: Deadline, clock: Clock) -> None:
-        try:
-            async with asyncio.timeout(deadline.timeout_s(clock)):
-                await self._grown.wait()
-        except TimeoutError:
-            deadline.check(clock, stage="waiting for an equal request")
+    async def _next_line(self, deadline: Deadline, clock: Clock) -> None:
+        late = partial(deadline_exceeded, "the wait for an equal request")
+        async with bounded_wait(deadline.timeout_s(clock), late):
+            await self._grown.wait()
 
     async def _leave(self) -> None:
         self._num_readers -= 1

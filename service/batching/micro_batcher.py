@@ -8,7 +8,9 @@ import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
+from service.aio.waits import bounded_wait, ends_within
 from service.batching.batch_plan import BatchPlan
 from service.batching.batch_runner import BatchOutcome
 from service.batching.batch_traces import BatchTraces
@@ -17,7 +19,7 @@ from service.batching.policy import BatchPolicy
 from service.batching.returning import ReturningClients
 from service.batching.sample_queue import PendingChunk, SampleQueue, SampleSlice
 from service.domain.chunk import Chunk, SegmentedChunk
-from service.domain.deadline import Clock
+from service.domain.deadline import Clock, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 from service.telemetry.metrics import Metrics
@@ -165,13 +167,11 @@ class MicroBatcher:
         self._queue.add(pending, retry_after_s=max(1.0, self._queue.num_samples / self.samples_per_s))
         self._note_arrival()
         try:
-            async with asyncio.timeout(chunk.deadline.timeout_s(self._clock)):
+            async with bounded_wait(chunk.deadline.timeout_s(self._clock), partial(deadline_exceeded, "queue")):
                 answer = await future
             if chunk.request_id in self._expected:
                 self._answered.add(chunk.request_id)
             return answer
-        except TimeoutError:
-            raise _too_late() from None
         finally:
             pending.is_dropped = True
             self._queue.drop(pending)
@@ -220,11 +220,7 @@ class MicroBatcher:
 
     async def _next_wake(self, timeout_s: float | None) -> None:
         self._wake.clear()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await ends_within(timeout_s, self._wake.wait())
 
     def _worthwhile_wait_s(self) -> float:
         """Seconds that the idle device should still wait for expected samples; 0 or less if the batch should leave."""
@@ -238,7 +234,7 @@ class MicroBatcher:
 
     def _expire(self) -> None:
         for pending in self._queue.expired(now_s=self._clock()):
-            pending.fail(_too_late())
+            pending.fail(deadline_exceeded("queue"))
             self._queue.drop(pending)
 
     async def _serve(self, slices: Sequence[SampleSlice]) -> None:
@@ -307,7 +303,3 @@ class MicroBatcher:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._serving.pop(task, None)
-
-
-def _too_late() -> ServiceError:
-    return ServiceError("deadline_exceeded", "The deadline passed while samples waited; send a longer timeout.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from service.aio.interrupt import Interrupt
+from service.aio.waits import ends_within
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext
@@ -88,11 +89,7 @@ class Admission:
 
     async def wait_until_idle(self, timeout_s: float | None) -> bool:
         """Wait until nothing is inside; False if `timeout_s` passed first."""
-        try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
+        return await ends_within(timeout_s, self._idle.wait())
 
     def retry_after_s(self) -> float:
         """When a place should be free, from the measured rate of ended requests, spread by jitter.

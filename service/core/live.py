@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.aio.tasks import first_error
+from service.aio.waits import bounded_wait, ends_within
 from service.domain.chunk import Chunk, MaskPolicy, SampleBlock
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
@@ -126,7 +127,7 @@ class _Stream:
                 group.create_task(self._read(inputs))
                 group.create_task(self._answer())
         except BaseExceptionGroup as failures:
-            raise first_error(failures) from None
+            raise first_error(failures, ServiceError) from None
 
     def end_after_current_frame(self) -> None:
         self._is_draining = True
@@ -147,14 +148,12 @@ class _Stream:
 
     async def _receive(self, inputs: AsyncIterator[LiveInput]) -> LiveInput | None:
         """What comes next; None at the end of the inputs."""
-        try:
-            async with asyncio.timeout(self._idle_s):
-                return await anext(inputs, None)
-        except TimeoutError:
-            detail = (
-                f"Neither a frame nor sound came for {self._idle_s:g} s; open a new stream when there is more to send."
-            )
-            raise ServiceError("slow_upload", detail) from None
+        async with bounded_wait(self._idle_s, self._idle_error):
+            return await anext(inputs, None)
+
+    def _idle_error(self) -> ServiceError:
+        detail = f"Neither a frame nor sound came for {self._idle_s:g} s; open a new stream when there is more to send."
+        return ServiceError("slow_upload", detail)
 
     def _take(self, frame: LiveFrame) -> None:
         """Put a frame in line; a full line drops its oldest."""
@@ -205,12 +204,7 @@ class _Stream:
         give_up_at_s = waiting.received_at_s + self._options.max_audio_wait_s
         while not (self._is_over or self._is_draining or self._sound.has_heard(waiting.frame.timestamp_s)):
             left_s = give_up_at_s - self._clock()
-            if left_s <= 0:
-                return
-            try:
-                async with asyncio.timeout(left_s):
-                    await self._next_change()
-            except TimeoutError:
+            if left_s <= 0 or not await ends_within(left_s, self._next_change()):
                 return
 
     async def _next_change(self) -> None:

@@ -15,12 +15,13 @@ from typing import Protocol
 
 from service.aio.byte_budget import ByteBudget
 from service.aio.tasks import first_error
+from service.aio.waits import bounded_wait
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
 from service.core.chunker import ChunkPolicy, chunks_of
 from service.core.timings import Timings
 from service.domain.chunk import Chunk, MaskPolicy, SampleBlock, SegmentedChunk
 from service.domain.clip import ClipInfo
-from service.domain.deadline import Clock
+from service.domain.deadline import Clock, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions, SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
@@ -127,13 +128,10 @@ class Pipeline:
         timings.upload_s = now - timings.started_at_s
         timings.stage = "decoding"
         try:
-            async with asyncio.timeout(context.deadline.timeout_s(self._clock)):
+            async with bounded_wait(context.deadline.timeout_s(self._clock), lambda: deadline_exceeded(timings.stage)):
                 num_samples = await self._run(upload, options, context, spool, timings)
-        except TimeoutError:
-            raise _late(timings) from None
         except BaseExceptionGroup as group:
-            error = first_error(group)
-            raise (_late(timings) if isinstance(error, TimeoutError) else error) from None
+            raise first_error(group, ServiceError) from None
         timings.observe(self._metrics)
         spool.end(Summary(num_samples=num_samples, timings_s=timings.summary()))
 
@@ -242,10 +240,6 @@ def _rounded_frame(frame: FrameMasks) -> FrameMasks:
         timestamp_s=round(float(frame.timestamp_s), ANSWER_DECIMALS),
         index=int(frame.index),
     )
-
-
-def _late(timings: Timings) -> ServiceError:
-    return ServiceError("deadline_exceeded", f"The deadline passed during {timings.stage}; allow more time.")
 
 
 def _end_with_task(spool: AnswerSpool, work: asyncio.Task[None]) -> None:

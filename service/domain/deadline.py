@@ -38,4 +38,9 @@ class Deadline:
     def check(self, clock: Clock, *, stage: str) -> None:
         """Raise `deadline_exceeded` naming the stage if the deadline is over."""
         if self.has_passed(clock):
-            raise ServiceError("deadline_exceeded", f"The deadline passed during {stage}; send a longer timeout.")
+            raise deadline_exceeded(stage)
+
+
+def deadline_exceeded(stage: str) -> ServiceError:
+    """Return the error of a deadline that passed during `stage`."""
+    return ServiceError("deadline_exceeded", f"The deadline passed during {stage}; send a longer timeout.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.aio.tasks import end_tasks
+from service.aio.waits import ends_within
 from service.answers.idempotency import ANSWERS
 from service.core.pipeline import Answering
 from service.core.request_log import Journal, RequestRecord
@@ -143,11 +144,7 @@ class JobRunner:
 
     async def _wait(self) -> None:
         self._wake.clear()
-        try:
-            async with asyncio.timeout(self._policy.poll_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await ends_within(self._policy.poll_s, self._wake.wait())
 
     @asynccontextmanager
     async def _holding(self, job: Job) -> AsyncIterator[Held]:

@@ -29,7 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.aio.deadlines import heeding
+from service.aio.waits import cancel_reliably
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.redis_address import RedisAddress, parse_redis_address
@@ -142,14 +142,14 @@ class RedisLink:
         epoch = self._pool.epoch
         try:
             try:
-                reply = await heeding(_coroutine(send))
+                reply = await cancel_reliably(_coroutine(send))
             except RedisError as error:
                 if not _is_demoted(error):
                     raise
                 if self._pool.epoch == epoch:
                     logger.warning("redis is no primary any more; connecting anew")
                     self._pool.reopen_all()
-                reply = await heeding(_coroutine(send))
+                reply = await cancel_reliably(_coroutine(send))
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise self._went_down(error) from error
         except RedisError as error:

@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 from service.aio.byte_budget import ByteBudget
 from service.aio.tasks import end_tasks
+from service.aio.waits import bounded_wait
 from service.domain.chunk import Chunk, SegmentedChunk
-from service.domain.deadline import Clock
+from service.domain.deadline import Clock, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.domain.result import ModelInfo
 from service.redis.link import (
@@ -180,19 +182,13 @@ class RedisSegmenter:
 
     async def segment(self, chunk: Chunk) -> SegmentedChunk:
         """The masks of a chunk, from whichever worker takes it."""
-        timeout_s = chunk.deadline.timeout_s(self._clock)
         num_bytes = chunk.samples.num_bytes + _HEADER_BYTES
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._budget.acquire(num_bytes)
-                try:
-                    return await self._send_and_wait(chunk)
-                finally:
-                    self._budget.release(num_bytes)
-        except TimeoutError:
-            raise ServiceError(
-                "deadline_exceeded", "The deadline passed during predict; send a longer timeout."
-            ) from None
+        async with bounded_wait(chunk.deadline.timeout_s(self._clock), partial(deadline_exceeded, "predict")):
+            await self._budget.acquire(num_bytes)
+            try:
+                return await self._send_and_wait(chunk)
+            finally:
+                self._budget.release(num_bytes)
 
     async def _send_and_wait(self, chunk: Chunk) -> SegmentedChunk:
         if self._is_out():

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from service.aio.tasks import end_tasks
+from service.aio.waits import ends_within
 from service.domain.errors import ServiceError
 from service.rest.acceptor import Acceptor
 from service.rest.protocol import BoundedProtocol, ConnectionPolicy, encoded_refusal
@@ -96,15 +97,15 @@ class HttpServer:
         self._listener.close()
         for connection in list(self._state.connections):
             connection.shutdown()
-        try:
-            async with asyncio.timeout(_CLOSING_S):
-                while self._state.connections or self._state.tasks:  # noqa: ASYNC110 - uvicorn offers no event
-                    await asyncio.sleep(_CLOSING_POLL_S)
-        except TimeoutError:
+        if not await ends_within(_CLOSING_S, self._until_closed()):
             logger.warning("requests did not end in time", extra={"num_requests": len(self._state.tasks)})
             await end_tasks(list(self._state.tasks))
         await end_tasks([self._dating])
         self._acceptor = self._listener = self._dating = None
+
+    async def _until_closed(self) -> None:
+        while self._state.connections or self._state.tasks:  # noqa: ASYNC110 - uvicorn offers no event
+            await asyncio.sleep(_CLOSING_POLL_S)
 
     async def _date(self) -> None:
         """Keep the `Date` header current."""

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 from grpc import aio
 from grpc.aio import ServicerContext
 
+from service.aio.waits import bounded_wait
 from service.codec.protobuf import MAX_MESSAGE_BYTES
 from service.core.request_log import Journal, RequestRecord
 from service.domain.deadline import Clock, Deadline
@@ -102,12 +104,10 @@ async def write(rpc: Rpc, message: Message, *, stall_s: float) -> None:
             f"The masks of one frame take over {MAX_MESSAGE_BYTES} bytes; ask for size=model or a higher threshold."
         )
         raise ServiceError("answer_too_large", detail)
-    try:
-        with _leaving():
-            async with asyncio.timeout(stall_s):
-                await rpc.write(message)
-    except TimeoutError:
-        raise ServiceError("client_gone", f"The client read nothing for {stall_s:g} s and was cut.") from None
+    stalled = partial(ServiceError, "client_gone", f"The client read nothing for {stall_s:g} s and was cut.")
+    with _leaving():
+        async with bounded_wait(stall_s, stalled):
+            await rpc.write(message)
 
 
 @contextmanager

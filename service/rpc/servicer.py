@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
+from service.aio.waits import bounded_wait
 from service.codec.protobuf import (
     decode_live_input,
     decode_live_options,
@@ -176,11 +178,9 @@ async def _read_options(requests: AsyncIterator[pb.SegmentRequest], rate: Upload
 
 
 async def _read_live_options(requests: AsyncIterator[pb.LiveRequest]) -> LiveOptions:
-    try:
-        async with asyncio.timeout(_OPTIONS_TIMEOUT_S):
-            first = await read(requests)
-    except TimeoutError:
-        raise ServiceError("slow_upload", f"No options came within {_OPTIONS_TIMEOUT_S:g} s.") from None
+    late = partial(ServiceError, "slow_upload", f"No options came within {_OPTIONS_TIMEOUT_S:g} s.")
+    async with bounded_wait(_OPTIONS_TIMEOUT_S, late):
+        first = await read(requests)
     if first is None or first.WhichOneof("payload") != "options":
         raise ServiceError("malformed_body", "LiveRequest: the first message holds the options.")
     return decode_live_options(first.options)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+from service.aio.waits import ends_within
 from service.batching.segmenter import LocalSegmenter
 from service.domain.chunk import MAX_CHUNK_SAMPLES
 from service.domain.errors import ServiceError
@@ -88,11 +89,7 @@ class Worker:
         while not stopping.is_set() and not running.done():
             if not self.segmenter.is_healthy():
                 return False
-            try:
-                async with asyncio.timeout(_HEALTH_CHECK_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await ends_within(_HEALTH_CHECK_S, stopping.wait())
         return True
 
     def probes(self) -> Probes:

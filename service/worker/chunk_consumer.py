@@ -11,6 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from service.aio.tasks import end_tasks
+from service.aio.waits import ends_within
 from service.domain.chunk import SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
@@ -275,11 +276,7 @@ class ChunkConsumer:
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         self._changed.clear()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+        await ends_within(timeout_s, self._changed.wait())
 
     async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:

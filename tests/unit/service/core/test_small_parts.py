@@ -134,6 +134,6 @@ def test_journal_counts_logs_once_and_hides_what_is_not_ours(caplog):
 def test_of_a_group_of_errors_the_documented_one_comes_out_however_deep():
     documented = ServiceError("broken", "The file is damaged.")
     nested = BaseExceptionGroup("inner", [TimeoutError(), documented])
-    assert first_error(BaseExceptionGroup("outer", [ValueError(), nested])) is documented
+    assert first_error(BaseExceptionGroup("outer", [ValueError(), nested]), ServiceError) is documented
     other = ValueError()
-    assert first_error(BaseExceptionGroup("outer", [other, TimeoutError()])) is other
+    assert first_error(BaseExceptionGroup("outer", [other, TimeoutError()]), ServiceError) is other

@@ -7,10 +7,8 @@ import asyncio
 import pytest
 from support.virtual_time import run_virtual, virtual_clock
 
-from service.aio.deadlines import heeding, within
 from service.aio.tasks import end_tasks
-from service.domain.deadline import Deadline
-from service.domain.errors import ServiceError
+from service.aio.waits import bounded_wait, cancel_reliably, ends_within
 
 SOON_S = 1.0
 
@@ -27,7 +25,7 @@ async def deaf() -> str:
 def test_a_deadline_is_met_although_the_library_is_deaf() -> None:
     async def ask() -> None:
         async with asyncio.timeout(5):
-            await heeding(deaf())
+            await cancel_reliably(deaf())
 
     async def play() -> None:
         begun_s = virtual_clock()
@@ -47,7 +45,7 @@ def test_two_deadlines_at_once_end_a_group() -> None:
 
     async def child() -> None:
         async with asyncio.timeout(5):
-            await heeding(deaf())
+            await cancel_reliably(deaf())
 
     async def parent() -> None:
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -67,25 +65,46 @@ def test_results_and_errors_pass_unchanged() -> None:
         raise ValueError("of the library")
 
     async def play() -> None:
-        assert await heeding(asyncio.sleep(1, "reply")) == "reply"
+        assert await cancel_reliably(asyncio.sleep(1, "reply")) == "reply"
         with pytest.raises(ValueError, match="of the library"):
-            await heeding(fail())
+            await cancel_reliably(fail())
 
     run_virtual(play())
 
 
-def test_a_passed_deadline_names_its_stage() -> None:
-    async def late(*, left_s: float, inner_s: float = 1e9) -> None:
-        async with within(Deadline(virtual_clock() + left_s), clock=virtual_clock, stage="a look"):
+class LateError(Exception):
+    """What the caller wants raised."""
+
+
+def test_a_bounded_wait_raises_its_callers_error() -> None:
+    async def late(*, left_s: float | None, inner_s: float = 1e9) -> None:
+        async with bounded_wait(left_s, lambda: LateError("a look")):
             async with asyncio.timeout(inner_s):
                 await asyncio.sleep(10)
 
     async def play() -> None:
         await late(left_s=20)
-        with pytest.raises(ServiceError, match=r"deadline_exceeded.*a look"):
+        await late(left_s=None)
+        with pytest.raises(LateError, match="a look"):
             await late(left_s=5)
         with pytest.raises(TimeoutError):
             await late(left_s=5, inner_s=1)
+
+    run_virtual(play())
+
+
+def test_what_takes_too_long_is_cancelled() -> None:
+    async def fail() -> None:
+        raise TimeoutError("of the body")
+
+    async def play() -> None:
+        assert await ends_within(5, asyncio.sleep(1))
+        assert await ends_within(None, asyncio.sleep(1))
+        slow = asyncio.create_task(asyncio.sleep(10))
+        assert not await ends_within(5, slow)
+        assert slow.cancelled()
+        with pytest.raises(TimeoutError, match="of the body"):
+            await ends_within(5, fail())
 
     run_virtual(play())
 
