@@ -1,8 +1,8 @@
-"""The Protocols between the core and what can be exchanged behind it."""
+"""The Protocols between the core and what can be exchanged behind it. Each has several implementations."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.chunk import Chunk, SegmentedChunk
-from service.domain.errors import ServiceError
 from service.domain.job import Job
+from service.domain.options import SegmentOptions
+from service.domain.request import AnswerEvent, RequestContext
 from service.domain.result import ModelInfo
+from service.media.upload import Upload
 
 
 class Predictor(Protocol):
@@ -52,6 +54,26 @@ class Predictor(Protocol):
 class Segmenter(Protocol):
     """Chunks of samples in, finished masks out; local or across Redis."""
 
+    async def start(self) -> None:
+        """Load the model or find one; ready when this returns. Raises what loading raises."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop at once. Chunks that still wait or run end as `draining`."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether a model has been loaded or found, and its device answers."""
+        ...
+
+    def is_healthy(self) -> bool:
+        """Whether this process can still do its part; after a dead device only a new process can."""
+        ...
+
+    def predicted_wait_s(self, num_samples: int) -> float:
+        """Return the expected seconds until `num_samples` more samples are answered; 0 while no rate is known."""
+        ...
+
     async def describe(self) -> ModelInfo:
         """The model that answers; raises ServiceError `warming_up` or `backend_down` while there is none."""
         ...
@@ -73,59 +95,27 @@ class Segmenter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A chunk that a worker holds under a lease.
+class Answering(Protocol):
+    """Uploads in, events of their answers out: the pipeline, and what stands before it."""
 
-    Attributes:
-        token: names it within its source.
-        chunk: what to segment.
-        attempt: 1 for the first delivery.
-        is_suspect: its last worker died with it; it must run with no other chunk beside it.
-    """
+    async def check(self, options: SegmentOptions) -> None:
+        """Refuse what cannot be answered before the upload is read.
 
-    token: str
-    chunk: Chunk
-    attempt: int = 1
-    is_suspect: bool = False
-
-
-class ChunkSource(Protocol):
-    """Where a worker's chunks come from and their answers go. Every call may raise ServiceError `backend_down`."""
-
-    async def announce(self, info: ModelInfo) -> None:
-        """Say that this worker lives and what it runs; repeated well within the lease."""
-        ...
-
-    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
-        """New chunks, interactive ones first, until they have `max_samples` samples; the last may pass that.
-
-        Waits up to `wait_s` for one chunk where there is none.
+        Raises:
+            ServiceError: `warming_up` or `backend_down` (there is no model), `bad_option` (labels that it lacks).
         """
         ...
 
-    async def reclaim(self) -> Delivery | None:
-        """A chunk whose worker died, if any; one that has killed two workers while alone is given up inside."""
-        ...
+    def answer(
+        self, upload: Upload, options: SegmentOptions, context: RequestContext
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """Return the events of an answer: one ClipStarted, FrameMasks in order, one Summary.
 
-    async def start_alone(self, delivery: Delivery) -> None:
-        """Note that a suspect is about to run with nothing beside it."""
-        ...
+        Closing the generator ends the work that nobody else waits for.
 
-    async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
-        """Extend the leases; returns the tokens that are no longer this worker's, or that nobody waits for."""
-        ...
-
-    async def complete(self, delivery: Delivery, answer: SegmentedChunk | ServiceError) -> bool:
-        """Reply and forget the chunk; False (and no reply) if it is no longer this worker's."""
-        ...
-
-    async def release(self, delivery: Delivery) -> None:
-        """Give a chunk back untouched, for another worker to take at once."""
-        ...
-
-    async def withdraw(self, *, has_failed: bool = False) -> None:
-        """Announce that this worker takes no more chunks; `has_failed` says that it ends because its device failed."""
+        Raises:
+            ServiceError: any code that decoding and segmenting have; `deadline_exceeded`.
+        """
         ...
 
 
@@ -173,30 +163,6 @@ class JobStore(Protocol):
 
     async def sweep(self) -> Sequence[str]:
         """Forget the jobs whose time is over; their ids, for their blobs to go as well."""
-        ...
-
-
-class BlobStore(Protocol):
-    """Named bytes that outlive a process. Every call may raise ServiceError `backend_down` or `storage_full`."""
-
-    async def put(self, name: str, data: bytes) -> None:
-        """Store bytes; a name that exists gets the new ones."""
-        ...
-
-    async def put_file(self, name: str, fd: int, *, num_bytes: int) -> None:
-        """Store the first `num_bytes` of an open file, read with `os.pread`."""
-        ...
-
-    async def get(self, name: str) -> bytes | None:
-        """All bytes of a blob, None if there is none."""
-        ...
-
-    def read(self, name: str) -> AsyncIterator[bytes]:
-        """The bytes of a large blob piece by piece; raises ServiceError `internal` if there is none."""
-        ...
-
-    async def delete_all(self, prefix: str, *, older_than_s: float = 0.0) -> None:
-        """Delete every blob under `prefix/` that was stored longer ago than that."""
         ...
 
 

@@ -21,13 +21,13 @@ from typing import IO, Any
 from service.aio.tasks import end_tasks
 from service.aio.waits import bounded_wait
 from service.codec.answer_json import decode_stored, encode_line
-from service.core.pipeline import Answering
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import CODES, Kind, ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.media.upload import Upload
-from service.ports import BlobStore, KeyRecord, KeyStore
+from service.ports import Answering, KeyRecord, KeyStore
+from service.storage.blobs import Blobs
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class IdempotentAnswering:
     """
 
     def __init__(
-        self, inner: Answering, idempotency: Idempotency, blobs: BlobStore, policy: RememberPolicy, *, clock: Clock
+        self, inner: Answering, idempotency: Idempotency, blobs: Blobs, policy: RememberPolicy, *, clock: Clock
     ) -> None:
         self._inner = inner
         self._idempotency = idempotency

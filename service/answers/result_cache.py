@@ -17,13 +17,12 @@ from pathlib import Path
 from service.aio.waits import bounded_wait, ends_within
 from service.answers.shared_answer import SharedAnswer
 from service.codec.answer_json import decode_stored
-from service.core.pipeline import Answering
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, ModelInfo, Summary
 from service.media.upload import Upload
-from service.ports import ResultCache, Segmenter
+from service.ports import Answering, ResultCache, Segmenter
 from service.telemetry.metrics import Metrics
 
 PIPELINE_VERSION = 1

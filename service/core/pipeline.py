@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from service.aio.byte_budget import ByteBudget
 from service.aio.tasks import first_error
@@ -59,22 +58,8 @@ class _Flow:
     held_bytes: int = 0
 
 
-class Answering(Protocol):
-    """The pipeline, or what stands before it (a result cache)."""
-
-    async def check(self, options: SegmentOptions) -> None:
-        """Refuse early what cannot be answered."""
-        ...
-
-    def answer(
-        self, upload: Upload, options: SegmentOptions, context: RequestContext
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of an answer."""
-        ...
-
-
 class Pipeline:
-    """Answers uploads; one for all transports."""
+    """Answers uploads; one for all transports. Implements `ports.Answering`."""
 
     def __init__(
         self,

@@ -17,7 +17,8 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
 from service.domain.result import FrameMasks
 from service.media.upload import Upload
-from service.ports import BlobStore, JobStore
+from service.ports import JobStore
+from service.storage.blobs import Blobs
 
 _FOLLOW_S = 0.5
 """How often a followed job is looked at."""
@@ -60,7 +61,7 @@ class Jobs:
     def __init__(
         self,
         store: JobStore,
-        blobs: BlobStore,
+        blobs: Blobs,
         *,
         max_waiting: int,
         check_webhook: Callable[[str], Awaitable[None]],

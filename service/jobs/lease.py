@@ -11,7 +11,8 @@ from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.request import AnswerEvent, ClipStarted
-from service.ports import BlobStore, JobStore
+from service.ports import JobStore
+from service.storage.blobs import Blobs
 
 _PARTS_HELD = 32
 """So many parts may wait in memory for a store that is away (8 MiB of run lengths)."""
@@ -66,7 +67,7 @@ class Held:
 class AnswerLog:
     """Collects an answer's lines into parts and notes them in the job."""
 
-    def __init__(self, held: Held, blobs: BlobStore, *, flush_bytes: int, flush_s: float, clock: Clock) -> None:
+    def __init__(self, held: Held, blobs: Blobs, *, flush_bytes: int, flush_s: float, clock: Clock) -> None:
         self._held = held
         self._blobs = blobs
         self._flush_bytes = flush_bytes

@@ -13,7 +13,6 @@ from typing import Any
 from service.aio.tasks import end_tasks
 from service.aio.waits import ends_within
 from service.answers.idempotency import ANSWERS
-from service.core.pipeline import Answering
 from service.core.request_log import Journal, RequestRecord
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
@@ -22,7 +21,8 @@ from service.domain.request import AnswerEvent, RequestContext, accept_tracepare
 from service.domain.result import FrameMasks, Summary
 from service.jobs.lease import AnswerLog, Held, LostError
 from service.media.upload import Spool, Upload
-from service.ports import BlobStore, JobStore
+from service.ports import Answering, JobStore
+from service.storage.blobs import Blobs
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class JobParts:
     """What a runner works with. `tell` delivers a job's end to its webhook and does not raise."""
 
     store: JobStore
-    blobs: BlobStore
+    blobs: Blobs
     answering: Answering
     spool: Spool
     journal: Journal

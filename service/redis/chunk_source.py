@@ -18,7 +18,6 @@ from service.domain.chunk import MAX_CHUNK_SAMPLES, Chunk, SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import ModelInfo
-from service.ports import Delivery
 from service.redis.link import (
     GROUP,
     GroupExistsError,
@@ -82,8 +81,25 @@ class _Ticket:
         return alone_name(self.stream, self.entry_id)
 
 
+@dataclass(frozen=True, slots=True)
+class LeasedChunk:
+    """A chunk that a worker holds under a lease.
+
+    Attributes:
+        token: names it within its source.
+        chunk: what to segment.
+        attempt: 1 for the first delivery.
+        is_suspect: its last worker died with it; it must run with no other chunk beside it.
+    """
+
+    token: str
+    chunk: Chunk
+    attempt: int = 1
+    is_suspect: bool = False
+
+
 class RedisChunkSource:
-    """`ports.ChunkSource` over Redis for the workers of one checkpoint.
+    """Where the workers of one checkpoint take chunks and send answers. Every call may raise `backend_down`.
 
     Args:
         jobs: the Redis of streams.
@@ -133,7 +149,7 @@ class RedisChunkSource:
                 [("XGROUP", "DELCONSUMER", name, GROUP, self._consumer) for name in self._streams]
             )
 
-    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
+    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[LeasedChunk]:
         """Interactive chunks first, then those of jobs; if there are none, wait for one of either."""
         await self._join()
         try:
@@ -148,7 +164,7 @@ class RedisChunkSource:
             return ()
         return await self._open(tickets)
 
-    async def reclaim(self) -> Delivery | None:
+    async def reclaim(self) -> LeasedChunk | None:
         """The next chunk of a former life of this worker, or of one whose lease is over."""
         await self._join()
         try:
@@ -160,12 +176,12 @@ class RedisChunkSource:
             self._is_joined = False
         return None
 
-    async def start_alone(self, delivery: Delivery) -> None:
+    async def start_alone(self, delivery: LeasedChunk) -> None:
         """Note the run before it begins: a death cannot note itself. Noted twice, by a repeated command, it is one."""
         name = self._tickets[delivery.token].alone_name
         await self._jobs.pipeline([("SADD", name, delivery.attempt), ("EXPIRE", name, _ALONE_TTL_S)])
 
-    async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
+    async def renew(self, deliveries: Sequence[LeasedChunk]) -> frozenset[str]:
         """Extend what is still this worker's."""
         lost = {delivery.token for delivery in deliveries if delivery.token not in self._tickets}
         for stream in self._streams:
@@ -183,7 +199,7 @@ class RedisChunkSource:
             self._tickets.pop(token, None)
         return frozenset(lost)
 
-    async def complete(self, delivery: Delivery, answer: SegmentedChunk | ServiceError) -> bool:
+    async def complete(self, delivery: LeasedChunk, answer: SegmentedChunk | ServiceError) -> bool:
         """Check the lease, reply, then end the entry; a death in between repeats the reply, which the front drops."""
         ticket = self._tickets.get(delivery.token)
         if ticket is None or await self.renew([delivery]):
@@ -194,7 +210,7 @@ class RedisChunkSource:
         self._tickets.pop(delivery.token, None)
         return True
 
-    async def release(self, delivery: Delivery) -> None:
+    async def release(self, delivery: LeasedChunk) -> None:
         """Let any worker claim it at once; the run that did not end does not count."""
         ticket = self._tickets.pop(delivery.token, None)
         if ticket is not None:
@@ -246,7 +262,7 @@ class RedisChunkSource:
                     break
         return None
 
-    async def _open(self, tickets: Sequence[_Ticket]) -> list[Delivery]:
+    async def _open(self, tickets: Sequence[_Ticket]) -> list[LeasedChunk]:
         """Fetch the chunks behind new entries; what is unreadable, gone or late is answered here."""
         if not tickets:
             return []
@@ -255,10 +271,10 @@ class RedisChunkSource:
         for ticket, body in zip(tickets, bodies, strict=True):
             chunk = await self._read_chunk(ticket, body, attempt=1)
             if chunk is not None:
-                deliveries.append(self._hold(ticket, Delivery(token=ticket.token, chunk=chunk)))
+                deliveries.append(self._hold(ticket, LeasedChunk(token=ticket.token, chunk=chunk)))
         return deliveries
 
-    async def _reopen(self, ticket: _Ticket) -> Delivery | None:
+    async def _reopen(self, ticket: _Ticket) -> LeasedChunk | None:
         """A dead worker's chunk, unless it has killed enough of them."""
         pending, deaths = await self._jobs.pipeline(
             [
@@ -274,9 +290,9 @@ class RedisChunkSource:
         chunk = await self._read_chunk(ticket, await self._data.call("GET", payload_name(ticket.ref)), attempt=attempt)
         if chunk is None:
             return None
-        return self._hold(ticket, Delivery(token=ticket.token, chunk=chunk, attempt=attempt, is_suspect=True))
+        return self._hold(ticket, LeasedChunk(token=ticket.token, chunk=chunk, attempt=attempt, is_suspect=True))
 
-    def _hold(self, ticket: _Ticket, delivery: Delivery) -> Delivery:
+    def _hold(self, ticket: _Ticket, delivery: LeasedChunk) -> LeasedChunk:
         self._tickets[delivery.token] = ticket
         return delivery
 

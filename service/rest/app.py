@@ -23,9 +23,9 @@ from service.rest.errors import Problem, send_problem
 from service.rest.openapi import describe_api, segment_responses, upload_parameters, upload_request_body
 from service.rest.ops import build_ops_router
 from service.rest.parts import Probes, RestParts
+from service.rest.protocol import connection_of
 from service.rest.proxy import BehindProxy, ProxyPolicy
 from service.rest.segment import SegmentAnswer
-from service.rest.sender import connection_of
 
 _logger = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"

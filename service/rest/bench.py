@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, aclosing
-from typing import Protocol
+from contextlib import aclosing
 
 from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.batching.emulated import BenchAccelerator
 from service.core.upload_rate import UploadRate
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
@@ -23,22 +23,10 @@ from service.rest.parts import RestParts
 _MAX_BODY_BYTES = 64 * 1024
 
 
-class Accelerator(Protocol):
-    """What takes the items; see `backends.bench_accelerator`."""
-
-    def expect(self, request_id: str) -> AbstractContextManager[None]:
-        """While open, this request's item is on its way."""
-        ...
-
-    async def answer(self, body: bytes, context: RequestContext) -> dict[str, object]:
-        """Put one item through."""
-        ...
-
-
 class BenchAnswer(Response):
     """One item: permit, body, batch, small JSON; cancelled when the client leaves, like every request."""
 
-    def __init__(self, parts: RestParts, accelerator: Accelerator) -> None:
+    def __init__(self, parts: RestParts, accelerator: BenchAccelerator) -> None:
         self._parts = parts
         self._accelerator = accelerator
         self.background = None
@@ -70,7 +58,7 @@ class BenchAnswer(Response):
                 return await self._accelerator.answer(body, context)
 
 
-def build_bench_router(parts: RestParts, accelerator: Accelerator) -> APIRouter:
+def build_bench_router(parts: RestParts, accelerator: BenchAccelerator) -> APIRouter:
     """The route; it is not in the public description of the API."""
     router = APIRouter()
 

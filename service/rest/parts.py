@@ -10,11 +10,11 @@ from pathlib import Path
 from starlette.types import Scope
 
 from service.core.admission import Admission
-from service.core.pipeline import Answering
 from service.core.request_log import Journal, RequestRecord
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.media.upload import Spool
+from service.ports import Answering
 from service.telemetry.metrics import Metrics
 
 

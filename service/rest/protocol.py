@@ -22,8 +22,9 @@ from service.domain.errors import ServiceError
 from service.domain.request import accept_request_id
 from service.rest.errors import Problem, send_problem
 from service.rest.framing import Piece, RequestSplitter
-from service.rest.sender import CONNECTION_KEY
 
+# Key of the connection in the ASGI scope's extensions.
+_CONNECTION_KEY = "avesformer.connection"
 # RFC 3986, 3.2.2: reg-name, IPv4 and bracketed IPv6 addresses, with an optional port. May be empty.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
 # Bytes of pipelined requests that may wait for the answer in progress. Reading is paused long before.
@@ -54,6 +55,12 @@ class ConnectionPolicy:
     head_timeout_s: float = 10.0
     linger_s: float = 10.0
     send_buffer_bytes: int = 256 * 1024
+
+
+def connection_of(scope: Scope) -> BoundedProtocol | None:
+    """Return the connection of a request; None under a server other than ours."""
+    connection: BoundedProtocol | None = scope.get("extensions", {}).get(_CONNECTION_KEY)
+    return connection
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -105,7 +112,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Put the connection into the request's scope, for the sender."""
         super().on_message_begin()
         self._has_head = self._is_message_complete = False
-        self.scope["extensions"] = {CONNECTION_KEY: self}  # type: ignore[dict-item]  # an object, not a mapping
+        self.scope["extensions"] = {_CONNECTION_KEY: self}  # type: ignore[dict-item]  # an object, not a mapping
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep headers; trailers are dropped."""

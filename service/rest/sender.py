@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import IO, Protocol
+from typing import IO
 
 from starlette.types import Scope, Send
 
 from service.domain.errors import ServiceError
+from service.rest.protocol import connection_of
 
-CONNECTION_KEY = "avesformer.connection"
-"""Where our protocol puts itself in the ASGI scope's extensions."""
 PIECE_BYTES = 64 * 1024
-
-
-class Connection(Protocol):
-    """What the sender needs to know of the connection below ASGI."""
-
-    def is_congested(self) -> bool:
-        """Whether a write would have to wait."""
-        ...
-
-    def num_unread_bytes(self) -> int:
-        """Bytes written that the client has not taken."""
-        ...
-
-    def cut(self) -> None:
-        """Drop the connection at once."""
-        ...
-
-    def close_after_answer_if_body_is_open(self) -> None:
-        """Announce and do `Connection: close` where the answer starts before the request's end."""
-        ...
-
-
-def connection_of(scope: Scope) -> Connection | None:
-    """The connection of a request; None under another server than ours."""
-    connection: Connection | None = scope.get("extensions", {}).get(CONNECTION_KEY)
-    return connection
 
 
 class Sender:

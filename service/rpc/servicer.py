@@ -19,7 +19,6 @@ from service.codec.protobuf import (
 )
 from service.core.admission import Admission
 from service.core.live import LiveStreams
-from service.core.pipeline import Answering
 from service.core.upload_rate import UploadRate
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
@@ -28,7 +27,7 @@ from service.domain.options import SegmentOptions
 from service.domain.request import ClipStarted
 from service.domain.result import Summary
 from service.media.upload import Spool, Upload
-from service.ports import Segmenter
+from service.ports import Answering, Segmenter
 from service.rpc.calls import Call, Calls, Rpc, read, write
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationServicer

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Blobs:
-    """`ports.BlobStore` over obstore.
+    """Named bytes that outlive a process, over obstore. Every call may raise `backend_down` or `storage_full`.
 
     Args:
         location: a folder, or a URL such as `s3://bucket/prefix`. Where an object store is and who asks comes from the

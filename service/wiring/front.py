@@ -18,13 +18,14 @@ from service.batching.segmenter import LocalSegmenter
 from service.core.admission import Admission, AdmissionPolicy
 from service.core.api_keys import ApiKeys
 from service.core.live import LivePolicy, LiveStreams
-from service.core.pipeline import Answering, Pipeline
+from service.core.pipeline import Pipeline
 from service.core.request_log import Journal
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.jobs.runner import JobRunner
 from service.media.decoders.pool import DecoderPool
 from service.media.upload import Spool
+from service.ports import Answering, Segmenter
 from service.redis.link import RedisLink
 from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
 from service.rest.app import create_app
@@ -67,7 +68,7 @@ class Core:
     clock: Clock
     spool: Spool
     decoders: DecoderPool
-    segmenter: LocalSegmenter | RedisSegmenter
+    segmenter: Segmenter
     admission: Admission
     journal: Journal
     pipeline: Pipeline
@@ -290,7 +291,7 @@ def _build_segmenter(
     metrics: Metrics,
     clock: Clock,
     traces: Traces,
-) -> LocalSegmenter | RedisSegmenter:
+) -> Segmenter:
     """This process's device, or workers across Redis where one is named."""
     if settings.redis_url is None:
         return LocalSegmenter(

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
 from service.answers.result_cache import CachedAnswers, CachePolicy
-from service.core.pipeline import Answering
 from service.core.request_log import Journal
 from service.jobs.api import Jobs
 from service.jobs.runner import JobParts, JobPolicy, JobRunner
 from service.jobs.webhooks import WebhookPolicy, Webhooks
 from service.media.upload import Spool
-from service.ports import JobStore, KeyStore, ResultCache, Segmenter
+from service.ports import Answering, JobStore, KeyStore, ResultCache, Segmenter
 from service.redis.cache import RedisCache
 from service.redis.jobs import RedisJobStore
 from service.redis.keys import RedisKeyStore

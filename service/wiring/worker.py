@@ -74,7 +74,7 @@ class Worker:
         most = _BATCHES_HELD * max(self.segmenter.max_batch, MAX_CHUNK_SAMPLES)
         policy = ConsumerPolicy(max_held_samples=most, lease_s=lease_s)
         consumer = self.consumer = ChunkConsumer(
-            source, self.segmenter, policy, device=self.segmenter, clock=time.monotonic, traces=self.traces
+            source, self.segmenter, policy, clock=time.monotonic, traces=self.traces
         )
         running = asyncio.create_task(consumer.run(drain_s=self.settings.drain_s), name="chunk consumer")
         is_healthy = False

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from service.aio.tasks import end_tasks
 from service.aio.waits import ends_within
+from service.batching.segmenter import LocalSegmenter
 from service.domain.chunk import SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
-from service.ports import ChunkSource, Delivery, Segmenter
+from service.redis.chunk_source import LeasedChunk, RedisChunkSource
 from service.telemetry.traces import NO_TRACES, Traces, Value
 
 logger = logging.getLogger(__name__)
@@ -28,25 +28,6 @@ _TAKE_WAIT_S = 0.25
 """Longest wait for new chunks in one go: also how often dead workers' chunks are looked for while idle."""
 _MIN_WAIT_S = 0.005
 """Shortest wait for the device: its remaining time is an estimate."""
-
-
-class Device(Protocol):
-    """What the consumer asks the worker's batcher before it takes more."""
-
-    @property
-    def max_batch(self) -> int:
-        """Most samples of one device call."""
-        ...
-
-    @property
-    def queue_depth(self) -> int:
-        """Samples that wait for the device."""
-        ...
-
-    @property
-    def busy_for_s(self) -> float:
-        """Expected seconds until the device has ended what it was given; 0 while idle."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +50,7 @@ class ConsumerPolicy:
 class _Held:
     """A delivery that runs."""
 
-    delivery: Delivery
+    delivery: LeasedChunk
     task: asyncio.Task[None]
 
 
@@ -80,24 +61,21 @@ class ChunkConsumer:
         source: where chunks come from.
         segmenter: started; the same batcher that a single process has.
         policy: bounds.
-        device: what the segmenter's batcher has room for.
         clock: seconds, monotonic.
         traces: spans of deliveries.
     """
 
     def __init__(
         self,
-        source: ChunkSource,
-        segmenter: Segmenter,
+        source: RedisChunkSource,
+        segmenter: LocalSegmenter,
         policy: ConsumerPolicy,
         *,
-        device: Device,
         clock: Clock,
         traces: Traces = NO_TRACES,
     ) -> None:
         self._source = source
         self._segmenter = segmenter
-        self._device = device
         self._policy = policy
         self._clock = clock
         self._traces = traces
@@ -193,27 +171,27 @@ class ChunkConsumer:
                 for delivery in taken:
                     self._start(delivery)
                 await asyncio.sleep(0)  # each has now reached the batcher, and counts there
-        until_room_s = self._device.busy_for_s - self._policy.ahead_s
+        until_room_s = self._segmenter.busy_for_s - self._policy.ahead_s
         await self._wait_for_change(min(_TAKE_WAIT_S, max(_MIN_WAIT_S, until_room_s)))
 
     def _room(self) -> int:
         """Samples to take now: those of the next batch, and only once the device is about to need it."""
-        if self._device.busy_for_s > self._policy.ahead_s:
+        if self._segmenter.busy_for_s > self._policy.ahead_s:
             return 0
         left = self._policy.max_held_samples - self.num_held_samples
-        return min(left, self._device.max_batch - self._device.queue_depth)
+        return min(left, self._segmenter.max_batch - self._segmenter.queue_depth)
 
-    def _start(self, delivery: Delivery, *, after: asyncio.Event | None = None) -> asyncio.Task[None]:
+    def _start(self, delivery: LeasedChunk, *, after: asyncio.Event | None = None) -> asyncio.Task[None]:
         task = asyncio.create_task(self._handle(delivery, after))
         self._held[delivery.token] = _Held(delivery, task)
         task.add_done_callback(lambda _: self._forget(delivery))
         return task
 
-    def _forget(self, delivery: Delivery) -> None:
+    def _forget(self, delivery: LeasedChunk) -> None:
         self._held.pop(delivery.token, None)
         self._changed.set()
 
-    async def _handle(self, delivery: Delivery, after: asyncio.Event | None) -> None:
+    async def _handle(self, delivery: LeasedChunk, after: asyncio.Event | None) -> None:
         """Segment and reply. A cancelled chunk (lease lost, nobody waits) leaves the batcher's queue."""
         if after is not None:
             await after.wait()

@@ -14,7 +14,7 @@ from support.redis_server import RedisServer
 from support.s3_server import s3_bucket
 
 from service.domain.errors import ServiceError
-from service.ports import BlobStore, KeyRecord, KeyStore, ResultCache
+from service.ports import KeyRecord, KeyStore, ResultCache
 from service.redis.cache import RedisCache
 from service.redis.keys import RedisKeyStore
 from service.redis.link import RedisLink
@@ -50,7 +50,7 @@ def cache(request: pytest.FixtureRequest) -> ResultCache:
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BlobStore]:
+def blobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Blobs]:
     if request.param != "s3":
         yield Blobs(tmp_path / "blobs" if request.param == "folder" else "memory://")
         return
@@ -201,14 +201,14 @@ async def test_a_redis_cache_without_redis_has_no_hits() -> None:
     await link.aclose()
 
 
-async def test_blobs_come_back(blobs: BlobStore) -> None:
+async def test_blobs_come_back(blobs: Blobs) -> None:
     await blobs.put("jobs/1/part", b"\x00data")
     await blobs.put("jobs/1/part", b"newer")
     assert await blobs.get("jobs/1/part") == b"newer"
     assert await blobs.get("jobs/1/none") is None
 
 
-async def test_large_files_come_back_in_pieces(blobs: BlobStore, tmp_path: Path) -> None:
+async def test_large_files_come_back_in_pieces(blobs: Blobs, tmp_path: Path) -> None:
     content = os.urandom(9 * 1024**2 + 17)
     path = tmp_path / "file"
     path.write_bytes(content + b"after the end")
@@ -224,7 +224,7 @@ async def test_large_files_come_back_in_pieces(blobs: BlobStore, tmp_path: Path)
         _ = [piece async for piece in blobs.read("jobs/2/none")]
 
 
-async def test_a_prefix_is_deleted_whole_and_alone(blobs: BlobStore) -> None:
+async def test_a_prefix_is_deleted_whole_and_alone(blobs: Blobs) -> None:
     for name in ("jobs/1/a", "jobs/1/2/b", "jobs/10/c"):
         await blobs.put(name, b"x")
     await blobs.delete_all("jobs/1", older_than_s=3600)

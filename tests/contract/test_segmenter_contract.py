@@ -106,3 +106,25 @@ async def test_expecting_is_a_plain_context(parts: Parts) -> None:
     assert parts.segmenter.is_idle()
     assert parts.segmenter.is_ready()
     assert parts.segmenter.is_healthy()
+
+
+async def test_is_ready_once_started_and_predicts_its_wait(parts: Parts) -> None:
+    assert parts.segmenter.is_ready()
+    assert parts.segmenter.is_healthy()
+    async with asyncio.timeout(HANG_S):
+        for seed in range(2):
+            await parts.segmenter.segment(make_chunk(seed=seed, num_samples=4))
+    few_s, many_s = parts.segmenter.predicted_wait_s(1), parts.segmenter.predicted_wait_s(1000)
+    assert 0 < few_s < many_s
+
+
+async def test_closing_ends_waiting_chunks_as_draining(parts: Parts) -> None:
+    waiting = [asyncio.create_task(parts.segmenter.segment(make_chunk(seed=seed, num_samples=32))) for seed in range(8)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(HANG_S):
+        await parts.segmenter.aclose()
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+    failed = [error for error in ended if isinstance(error, BaseException)]
+    assert failed
+    assert {error.code for error in failed if isinstance(error, ServiceError)} == {"draining"}
+    assert all(isinstance(error, ServiceError) for error in failed)

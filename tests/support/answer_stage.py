@@ -119,7 +119,7 @@ class Stage:
 
 
 class Shelf:
-    """A BlobStore in memory. While `error` is set every call fails with it."""
+    """Blobs in memory. While `error` is set every call fails with it."""
 
     def __init__(self, *, clock: Clock = time.monotonic) -> None:
         self._clock = clock

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.core.live import LivePolicy, LiveStreams
-from service.core.pipeline import Answering
-from service.ports import Predictor
+from service.ports import Answering, Predictor
 from service.predictors.fake import FakePredictor
 from service.rest.app import create_app
 from service.rest.parts import Probes, RestParts, RestPolicy

@@ -16,6 +16,7 @@ from service.batching.policy import BatchPolicy
 from service.batching.segmenter import LocalSegmenter
 from service.domain.chunk import MAX_CHUNK_SAMPLES
 from service.domain.deadline import Clock
+from service.ports import Segmenter
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.redis.chunk_source import ChunkSourcePolicy, RedisChunkSource
 from service.redis.link import RedisLink
@@ -32,7 +33,7 @@ MAX_BATCH = 8
 class Parts:
     """A segmenter under test, and what it counts."""
 
-    segmenter: LocalSegmenter | RedisSegmenter
+    segmenter: Segmenter
     metrics: Metrics = field(default_factory=Metrics)
 
 
@@ -112,7 +113,7 @@ async def worker(
             clock=time.monotonic,
         )
         held = ConsumerPolicy(max_held_samples=2 * MAX_CHUNK_SAMPLES, lease_s=lease_s)
-        consumer = ChunkConsumer(source, segmenter, held, device=segmenter, clock=time.monotonic)
+        consumer = ChunkConsumer(source, segmenter, held, clock=time.monotonic)
         running = asyncio.create_task(consumer.run(drain_s=drain_s))
         yield consumer
         consumer.stop()

@@ -13,19 +13,19 @@ from support.waiting import until
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, ModelInfo
-from service.ports import Delivery
 from service.predictors.fake import FakePredictor
+from service.redis.chunk_source import LeasedChunk
 from service.worker.chunk_consumer import ChunkConsumer, ConsumerPolicy
 
 HANG_S = 30
 
 
 class MemorySource:
-    """A ChunkSource of one process: what a real one may do, done on purpose."""
+    """A chunk source of one process: what a real one may do, done on purpose."""
 
     def __init__(self) -> None:
-        self.fresh: list[Delivery] = []
-        self.suspects: list[Delivery] = []
+        self.fresh: list[LeasedChunk] = []
+        self.suspects: list[LeasedChunk] = []
         self.lost: set[str] = set()
         self.answers: dict[str, SegmentedChunk | ServiceError] = {}
         self.released: list[str] = []
@@ -41,32 +41,32 @@ class MemorySource:
     async def withdraw(self, *, has_failed: bool = False) -> None:
         self.is_withdrawn = True
 
-    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
+    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[LeasedChunk]:
         self._maybe_fail()
-        taken: list[Delivery] = []
+        taken: list[LeasedChunk] = []
         while self.fresh and sum(len(entry.chunk.samples) for entry in taken) < max_samples:
             taken.append(self.fresh.pop(0))
         if not taken:
             await asyncio.sleep(min(wait_s, 0.01))
         return taken
 
-    async def reclaim(self) -> Delivery | None:
+    async def reclaim(self) -> LeasedChunk | None:
         return self.suspects.pop(0) if self.suspects else None
 
-    async def start_alone(self, delivery: Delivery) -> None:
+    async def start_alone(self, delivery: LeasedChunk) -> None:
         self.alone.append(delivery.token)
 
-    async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
+    async def renew(self, deliveries: Sequence[LeasedChunk]) -> frozenset[str]:
         return frozenset(delivery.token for delivery in deliveries if delivery.token in self.lost)
 
-    async def complete(self, delivery: Delivery, answer: SegmentedChunk | ServiceError) -> bool:
+    async def complete(self, delivery: LeasedChunk, answer: SegmentedChunk | ServiceError) -> bool:
         self._maybe_fail()
         if delivery.token in self.lost:
             return False
         self.answers[delivery.token] = answer
         return True
 
-    async def release(self, delivery: Delivery) -> None:
+    async def release(self, delivery: LeasedChunk) -> None:
         self.released.append(delivery.token)
 
     def _maybe_fail(self) -> None:
@@ -118,7 +118,7 @@ async def running(
     source: MemorySource, segmenter: GatedSegmenter, *, room: int = 64, drain_s: float = 5.0
 ) -> AsyncIterator[ChunkConsumer]:
     policy = ConsumerPolicy(max_held_samples=room, lease_s=0.25)
-    consumer = ChunkConsumer(source, segmenter, policy, device=segmenter, clock=time.monotonic)
+    consumer = ChunkConsumer(source, segmenter, policy, clock=time.monotonic)
     task = asyncio.create_task(consumer.run(drain_s=drain_s))
     async with asyncio.timeout(HANG_S):
         yield consumer
@@ -126,8 +126,8 @@ async def running(
         await task
 
 
-def delivery(name: str, *, num_samples: int = 4, is_suspect: bool = False) -> Delivery:
-    return Delivery(token=name, chunk=make_chunk(num_samples=num_samples, request_id=name), is_suspect=is_suspect)
+def delivery(name: str, *, num_samples: int = 4, is_suspect: bool = False) -> LeasedChunk:
+    return LeasedChunk(token=name, chunk=make_chunk(num_samples=num_samples, request_id=name), is_suspect=is_suspect)
 
 
 async def test_takes_no_more_than_it_has_room_for() -> None:

@@ -24,8 +24,8 @@ from service.batching.sample_queue import SampleSlice
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, ModelInfo
-from service.ports import Delivery
 from service.predictors.fake import FakePredictor
+from service.redis.chunk_source import LeasedChunk
 from service.telemetry.metrics import Metrics
 from service.worker.chunk_consumer import ChunkConsumer, ConsumerPolicy
 
@@ -37,29 +37,29 @@ WARM_S, MEASURED_S = 5.0, 20.0
 
 @dataclass
 class SharedQueue:
-    fresh: deque[Delivery] = field(default_factory=deque)
+    fresh: deque[LeasedChunk] = field(default_factory=deque)
     answers: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
 
 class SharedSource:
-    """One worker's ChunkSource; its process does one thing at a time."""
+    """One worker's chunk source; its process does one thing at a time."""
 
     def __init__(self, queue: SharedQueue) -> None:
         self._queue = queue
         self._process = asyncio.Lock()
 
-    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[Delivery]:
+    async def take(self, max_samples: int, *, wait_s: float) -> Sequence[LeasedChunk]:
         until_s = virtual_clock() + wait_s
         await self._use(1)
         while not self._queue.fresh and virtual_clock() < until_s:
             await asyncio.sleep(QUEUE_USE_S)
-        taken: list[Delivery] = []
+        taken: list[LeasedChunk] = []
         while self._queue.fresh and sum(len(entry.chunk.samples) for entry in taken) < max_samples:
             taken.append(self._queue.fresh.popleft())
         await self._use(1)
         return taken
 
-    async def complete(self, delivery: Delivery, answer: SegmentedChunk | ServiceError) -> bool:
+    async def complete(self, delivery: LeasedChunk, answer: SegmentedChunk | ServiceError) -> bool:
         assert isinstance(answer, SegmentedChunk)
         await self._use(3)
         self._queue.answers.pop(delivery.token).set_result(None)
@@ -75,11 +75,11 @@ class SharedSource:
 
     async def reclaim(self) -> None: ...
 
-    async def start_alone(self, delivery: Delivery) -> None: ...
+    async def start_alone(self, delivery: LeasedChunk) -> None: ...
 
-    async def release(self, delivery: Delivery) -> None: ...
+    async def release(self, delivery: LeasedChunk) -> None: ...
 
-    async def renew(self, deliveries: Sequence[Delivery]) -> frozenset[str]:
+    async def renew(self, deliveries: Sequence[LeasedChunk]) -> frozenset[str]:
         return frozenset()
 
 
@@ -146,13 +146,13 @@ async def samples_per_s(num_workers: int, *, num_clients: int, sizes: Sequence[i
             async with front:
                 await asyncio.sleep(SEND_S)
             answer = queue.answers[f"{number}"] = asyncio.get_running_loop().create_future()
-            queue.fresh.append(Delivery(f"{number}", chunk))
+            queue.fresh.append(LeasedChunk(f"{number}", chunk))
             await answer
             num_done += len(chunk.samples)
 
     devices = [SleepingDevice() for _ in range(num_workers)]
     policy = ConsumerPolicy(max_held_samples=128)
-    consumers = [ChunkConsumer(SharedSource(queue), made, policy, device=made, clock=virtual_clock) for made in devices]
+    consumers = [ChunkConsumer(SharedSource(queue), made, policy, clock=virtual_clock) for made in devices]
     tasks = [asyncio.create_task(consumer.run(drain_s=0.0)) for consumer in consumers]
     tasks += [asyncio.create_task(ask()) for _ in range(num_clients)]
     await asyncio.sleep(WARM_S)
