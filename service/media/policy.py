@@ -74,7 +74,8 @@ class MediaPolicy:
             index (moov) of a ten-minute clip is well under 2 MB; QuickTime nests about 7 deep.
         memory_bytes: address space of a decoder child.
         max_cpu_s: highest CPU budget that an estimate may grant a decoder child.
-        progress_s: longest wall time without a sign of progress while the reader is waiting.
+        progress_s: longest wall time without a message of the child, while the reader waits for one.
+        max_wall_s: longest wall time that a reader waits for its child in all, whatever the child says.
     """
 
     max_clip_s: float = 600.0
@@ -91,6 +92,7 @@ class MediaPolicy:
     memory_bytes: int = 2 * 1024**3
     max_cpu_s: float = 900.0
     progress_s: float = 30.0
+    max_wall_s: float = 3600.0
 
     @property
     def max_coded_pixels(self) -> int:

@@ -1,4 +1,4 @@
-"""One upload being decoded, as the service sees it: a child's messages turned into samples, and what may go wrong."""
+"""One upload being decoded, seen from the service: a child's messages become samples, or the error to answer with."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from service.media.framing import FrameSize, ProtocolError
 from service.media.policy import DecodeJob, DecodeRequest, MediaPolicy
 from service.media.upload import Upload
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _MAX_DEATHS = 2
 _EXIT_NOTICE_S = 10.0
+# A child says every half second that it works; some of it may have collected in its socket while nobody read.
+_MAX_PROGRESS_BURST, _MAX_PROGRESS_PER_S = 1000, 4.0
+# Signals that a decoder does not raise itself: somebody else ended the child.
 _OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
 class Slot:
-    """One reader's place among the decoders that may work at once."""
+    """One reader's share of the bounded number of decoders that may work at once."""
 
     def __init__(self, slots: asyncio.Semaphore, deadline: Deadline, clock: Clock) -> None:
         self._slots = slots
@@ -37,25 +40,25 @@ class Slot:
         self.waited_s = 0.0
 
     async def take(self) -> None:
-        """Wait for a place, first come, first served; raises `deadline_exceeded`."""
+        """Wait for a slot, first come, first served; raises `deadline_exceeded`."""
         since_s = self._clock()
         try:
             async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
                 await self._slots.acquire()
         except TimeoutError:
-            raise _late() from None
+            raise late("decode") from None
         self._is_taken = True
         self.waited_s += self._clock() - since_s
 
     def leave(self) -> None:
-        """Give the place back (idempotent)."""
+        """Release the slot (idempotent)."""
         if self._is_taken:
             self._is_taken = False
             self._slots.release()
 
 
 class ClipReader:
-    """One upload being decoded. A child that dies is replaced once, and what had come already is passed over."""
+    """Decodes one upload. A child that dies is replaced once; samples that were delivered already are skipped."""
 
     def __init__(
         self,
@@ -82,16 +85,20 @@ class ClipReader:
         self._num_delivered = 0
         self._to_skip = 0
         self._is_at_end = False
+        self._active_s = 0.0
+        self._num_progress = 0
+        self._has_described = False
+        self._told = (0, False)
         self.failure: ServiceError | None = None
 
     @property
     def waited_s(self) -> float:
-        """Seconds spent waiting for a place among the decoders."""
+        """Seconds spent waiting for a slot among the decoders."""
         return self._slot.waited_s
 
     @property
     def clip(self) -> ClipInfo:
-        """The clip as far as it is known; whole once `blocks` has ended."""
+        """The clip as far as it is known; complete once `blocks` has ended."""
         assert self._clip is not None
         return self._clip
 
@@ -101,14 +108,16 @@ class ClipReader:
         return self._channel.pid if self._channel is not None else None
 
     async def start(self) -> None:
-        """Fork the child and wait for the clip."""
+        """Start the child and wait until it has described the clip."""
         with self._noting_failure():
             await self._fork()
             while self._clip is None:
                 await self._next()
 
     async def blocks(self) -> AsyncIterator[SampleBlock]:
-        """The samples in order, 1 to 8 a block. While nobody asks for the next, the child waits and no deadline runs.
+        """Yield the samples in order, 1 to 8 per block.
+
+        While the caller does not read, the child waits and no time limit runs.
 
         Raises:
             ServiceError: why decoding stopped.
@@ -121,7 +130,7 @@ class ClipReader:
                     yield block
 
     def close(self) -> None:
-        """End the child; its slot is free once it has ended."""
+        """Kill the child; the slot is released when the child has ended."""
         if self._channel is None:
             self._slot.leave()
         else:
@@ -149,54 +158,88 @@ class ClipReader:
             size_bytes=self._upload.size,
             is_complete=self._upload.is_complete,
         )
+        self._told = (job.size_bytes, job.is_complete)
+        self._num_progress = 0
+        self._has_described = False
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
             with theirs:
-                child = await self._link.spawn("clip", framing.pack_job(job), [theirs.fileno(), self._upload.fd])
+                async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
+                    child = await self._link.spawn("clip", framing.pack_job(job), [theirs.fileno(), self._upload.fd])
+        except TimeoutError:
+            ours.close()
+            raise late("decode") from None
         except BaseException:
             ours.close()
             raise
         self._channel = Channel(self._link, child, ours)
 
     async def _next(self) -> SampleBlock | None:
-        """Handle one message; the block if it was one."""
+        """Handle one message; returns the block if the message was one."""
         assert self._channel is not None
+        since_s = self._clock()
         try:
             kind, body = await self._receive(self._channel)
+            self._active_s += self._clock() - since_s
             return await self._handle(kind, body)
         except (ChildGoneError, ProtocolError) as error:
-            await self._recover(is_protocol_error=isinstance(error, ProtocolError))
+            await self._recover(error)
             return None
 
     async def _receive(self, channel: Channel) -> tuple[int, bytearray]:
-        """The next message, within the deadline and the time that may pass without a sign of life."""
-        remaining_s = self._deadline.remaining_s(self._clock)
+        """Return the next message.
+
+        Raises:
+            ServiceError: `deadline_exceeded`, at the request's deadline or without a sign of life for `progress_s`;
+                `too_costly`, the child has been active for `max_wall_s` in all.
+        """
+        policy = self._policy
+        active_left_s = max(0.0, policy.max_wall_s - self._active_s)
+        deadline_left_s = self._deadline.remaining_s(self._clock)
         try:
-            async with asyncio.timeout(min(remaining_s, self._policy.progress_s)):
+            async with asyncio.timeout(min(deadline_left_s, active_left_s, policy.progress_s)):
                 return await channel.receive(self._size)
         except TimeoutError:
-            if self._deadline.has_passed(self._clock):
-                raise _late() from None
-            detail = f"The decoder made no progress for {self._policy.progress_s:g} s; send the clip again."
-            raise ServiceError("deadline_exceeded", detail) from None
+            pass
+        if deadline_left_s <= min(active_left_s, policy.progress_s):
+            raise late("decode")
+        if active_left_s <= policy.progress_s:
+            raise ServiceError("too_costly", f"The clip took more than {policy.max_wall_s:g} s to decode.")
+        detail = f"The decoder made no progress for {policy.progress_s:g} s; send the clip again."
+        raise ServiceError("deadline_exceeded", detail)
 
     async def _handle(self, kind: int, body: bytearray) -> SampleBlock | None:
         if kind == framing.BLOCK:
             return self._take(framing.unpack_block(body, self._size))
-        if kind == framing.NEED:
+        if kind == framing.PROGRESS:
+            self._count_progress()
+        elif kind == framing.NEED:
             await self._wait_for_growth(framing.unpack_need(body))
         elif kind == framing.CLIP:
-            self._clip = self._clip or framing.unpack_clip(body)
+            self._describe(framing.unpack_clip(body))
         elif kind == framing.END:
             self._clip = framing.unpack_clip(body)
             self._is_at_end = True
         elif kind == framing.ERROR:
             error, cause = framing.unpack_error(body)
             if cause:
-                _logger.warning("decoder met an unexpected exception", extra={"cause": cause})
+                logger.warning("unexpected exception in a decoder", extra={"cause": cause})
             raise error
+        else:
+            raise ProtocolError(f"kind {kind} from a clip's child")
         return None
+
+    def _count_progress(self) -> None:
+        self._num_progress += 1
+        if self._num_progress > _MAX_PROGRESS_BURST + _MAX_PROGRESS_PER_S * self._active_s:
+            raise ProtocolError("more signs of progress than a child sends")
+
+    def _describe(self, clip: ClipInfo) -> None:
+        if self._has_described:
+            raise ProtocolError("clip twice")
+        self._has_described = True
+        self._clip = self._clip or clip
 
     def _take(self, block: SampleBlock) -> SampleBlock | None:
         if self._clip is None:
@@ -210,22 +253,24 @@ class ClipReader:
         return framing.drop_samples(block, skip) if skip else block
 
     async def _wait_for_growth(self, num_bytes: int) -> None:
-        """Answer the child once the upload has grown; meanwhile it works at nothing and another may have its slot."""
+        """Answer the child once the upload has grown. Meanwhile the child is idle and gives its slot to another."""
         assert self._channel is not None
+        told_bytes, was_complete = self._told
+        if was_complete or num_bytes <= told_bytes:
+            raise ProtocolError("need of bytes that are there")
         if self._upload.size < num_bytes and not self._upload.is_complete:
             self._slot.leave()
             try:
                 async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
                     await self._upload.wait_for(num_bytes)
             except TimeoutError:
-                raise ServiceError(
-                    "deadline_exceeded", "The deadline passed during upload; send a longer timeout."
-                ) from None
+                raise late("upload") from None
             await self._slot.take()
-        await self._channel.send(framing.GROWN.pack(self._upload.size, self._upload.is_complete))
+        self._told = (self._upload.size, self._upload.is_complete)
+        await self._channel.send(framing.GROWN.pack(*self._told))
 
-    async def _recover(self, *, is_protocol_error: bool) -> None:
-        """The child is gone: why, and is there another try?"""
+    async def _recover(self, error: ChildGoneError | ProtocolError) -> None:
+        """Start a second child after the first one's end; raise what the caller is told instead if that cannot help."""
         assert self._channel is not None
         channel, self._channel = self._channel, None
         exited = channel.child.exited
@@ -236,9 +281,11 @@ class ClipReader:
                 code = await asyncio.shield(exited)
         if code == -signal.SIGXCPU:
             raise ServiceError("too_costly", "The clip costs more CPU time to decode than its size and length allow.")
-        is_outside = not is_protocol_error and (code is None or (code < 0 and -code in _OUTSIDE_SIGNALS))
+        is_outside = isinstance(error, ChildGoneError) and (code is None or (code < 0 and -code in _OUTSIDE_SIGNALS))
         self._num_deaths += 1
-        _logger.warning("decoder child died", extra={"exit_code": code, "deaths": self._num_deaths})
+        logger.warning(
+            "decoder child died", extra={"exit_code": code, "deaths": self._num_deaths, "violation": str(error)}
+        )
         if self._num_deaths >= _MAX_DEATHS:
             if is_outside:
                 raise ServiceError(
@@ -249,5 +296,6 @@ class ClipReader:
         await self._fork()
 
 
-def _late() -> ServiceError:
-    return ServiceError("deadline_exceeded", "The deadline passed during decode; send a longer timeout.")
+def late(stage: str) -> ServiceError:
+    """The error of a request whose deadline passed in this stage."""
+    return ServiceError("deadline_exceeded", f"The deadline passed during {stage}; send a longer timeout.")
