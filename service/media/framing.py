@@ -26,6 +26,17 @@ _NEED_BODY = struct.Struct("<Q")
 _BLOCK_HEAD = struct.Struct("<HI")
 _SAMPLE_DTYPE = np.dtype([("offset", "<i8"), ("sample_time_s", "<f8"), ("timestamp_s", "<f8"), ("index", "<i8")])
 
+# Still pictures: JPEG or RGB24 as the request's kind, then the source's height and width (RGB24 only), the wanted
+# height and width in pixels, and the number of bytes that follow.
+JPEG, RGB24 = 1, 2
+STILL_REQUEST = struct.Struct("<BIIIIQ")
+# Height and width of the source picture, before the answer's RGB bytes.
+STILL_SIZE = struct.Struct("<II")
+
+# Datagrams on the zygote's control socket, and descriptors of a child: its socket and its upload.
+MAX_CONTROL_BYTES = 16 * 1024
+MAX_JOB_FDS = 2
+
 MAX_BLOCK_SAMPLES = 8
 _MAX_JSON_BYTES = 16 * 1024
 _MAX_DETAIL_CHARS = 500
@@ -55,7 +66,7 @@ _CHILD_CODES = frozenset(
 
 
 class ProtocolError(Exception):
-    """The child sent what no sound child sends."""
+    """The child violated the protocol."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The parent's end of the zygote: starts it, asks it for children, learns of their ends, starts it again if it dies."""
+"""The service's end of the zygote: asks it for children, learns of their ends, replaces it if it dies or hangs."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from service.domain.errors import ServiceError
-from service.media.zygote_wire import MAX_MESSAGE_BYTES
+from service.media.decoders.zygote_process import start_zygote, stop_zygote
+from service.media.framing import MAX_CONTROL_BYTES
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _START_S = 60.0
 _RESTART_PAUSE_S = 0.2
 _MAX_RESTART_PAUSE_S = 5.0
 _RETRY_S = 0.005
 _MAX_SPAWN_TRIES = 3
-_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""The zygote must hold no second thread when it forks."""
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-"""No secret of the service reaches the process tree that touches uploads."""
+_SPAWN_PAUSE_S = 0.05
+# A zygote that is silent for so many pings in a row is replaced: 3 to 4 s after its last sign of life. Counted in turns
+# of this process's loop, so that a pause of the whole machine does not pass for silence.
+_PING_S = 1.0
+_MAX_UNANSWERED = 3
+_PING = json.dumps({"op": "ping"}).encode()
 
 
 class _ZygoteGoneError(Exception):
-    """The zygote died before it answered."""
+    """The zygote died before it answered, or could not fork."""
 
 
 @dataclass(eq=False, slots=True)
 class Child:
-    """A forked child: its id, and futures of its pid and of its exit code (negative: signal; None: nobody saw)."""
+    """A forked child: its id, and futures of its pid and of its exit code (negative: a signal; None: unknown)."""
 
     id: int
     spawned: asyncio.Future[int]
@@ -54,6 +55,8 @@ class ZygoteLink:
         self._next_id = 0
         self._ready = asyncio.Event()
         self._restart: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._num_unanswered = 0
         self._is_closing = False
         self.features: dict[str, object] = {}
 
@@ -69,7 +72,7 @@ class ZygoteLink:
 
     @property
     def num_children(self) -> int:
-        """Children whose end has not been seen."""
+        """Number of children with a job whose end has not been reported."""
         return len(self._children)
 
     async def start(self) -> None:
@@ -79,6 +82,7 @@ class ZygoteLink:
             ServiceError: `decoder_gone`, it does not come up.
         """
         self._launch()
+        self._watch = asyncio.create_task(self._watch_zygote(), name="zygote watchdog")
         await self.wait_ready(_START_S)
 
     async def wait_ready(self, timeout_s: float | None) -> None:
@@ -90,20 +94,22 @@ class ZygoteLink:
             raise ServiceError("decoder_gone", "The decoder process is not up; try again.", retry_after_s=1.0) from None
 
     async def spawn(self, kind: str, job: dict[str, Any], fds: list[int]) -> Child:
-        """Fork a child.
+        """Give a job to a new child.
 
         Args:
-            kind: what it is to do.
-            job: JSON values for it.
-            fds: descriptors for it; the caller keeps (and closes) its own copies.
+            kind: `clip` or `stills`.
+            job: JSON values for the child.
+            fds: descriptors for the child; the caller keeps and closes its own copies.
 
         Raises:
             ServiceError: `decoder_gone`.
         """
         for _ in range(_MAX_SPAWN_TRIES):
             await self.wait_ready(_START_S)
-            with contextlib.suppress(_ZygoteGoneError):  # it died just now; another comes up
+            try:
                 return await self._try_spawn(kind, job, fds)
+            except _ZygoteGoneError:  # another is being started, or memory may come free
+                await asyncio.sleep(_SPAWN_PAUSE_S)
         raise ServiceError("decoder_gone", "The decoder process was stopped; try again.", retry_after_s=1.0)
 
     async def _try_spawn(self, kind: str, job: dict[str, Any], fds: list[int]) -> Child:
@@ -124,39 +130,43 @@ class ZygoteLink:
         return child
 
     def kill(self, child: Child) -> None:
-        """End a child now, if it has not ended (its `exited` tells when)."""
+        """Kill a child if it has not ended; `exited` is set when it has."""
         if child.id in self._children and self._control is not None:
-            message = json.dumps({"op": "kill", "id": child.id}).encode()
-            with contextlib.suppress(OSError):  # a dead zygote takes its children with it
-                self._control.send(message)
+            try:
+                self._control.send(json.dumps({"op": "kill", "id": child.id}).encode())
+            except BlockingIOError:
+                asyncio.get_running_loop().call_later(_RETRY_S, self.kill, child)
+            except OSError:  # a dead zygote takes its children with it
+                return
 
     async def aclose(self) -> None:
         """End the zygote and all children."""
         self._is_closing = True
-        if self._restart is not None:
-            self._restart.cancel()
-            await asyncio.gather(self._restart, return_exceptions=True)
+        tasks = [task for task in (self._watch, self._restart) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._drop()
 
     def _launch(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _THREADS
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "service.media.sandbox.zygote", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    env=environment,
-                    pass_fds=(theirs.fileno(),),
-                )
-            except OSError:
-                ours.close()
-                raise
-        ours.setblocking(False)
-        self._control = ours
-        asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable)
+        self._process, self._control = start_zygote()
+        self._num_unanswered = 0
+        asyncio.get_running_loop().add_reader(self._control.fileno(), self._on_readable)
+
+    async def _watch_zygote(self) -> None:
+        """Replace a zygote that lives and does not answer, or does not come up."""
+        while True:
+            await asyncio.sleep(_PING_S)
+            if self._control is None:
+                continue
+            limit = _MAX_UNANSWERED if self._ready.is_set() else _START_S / _PING_S
+            if self._num_unanswered >= limit:
+                logger.error("decoder zygote does not answer")
+                self._on_death()
+                continue
+            self._num_unanswered += 1
+            with contextlib.suppress(OSError):  # a full socket is a sign of silence, too
+                self._control.send(_PING)
 
     async def _send(self, message: bytes, fds: list[int]) -> None:
         while True:
@@ -173,7 +183,7 @@ class ZygoteLink:
     def _on_readable(self) -> None:
         while self._control is not None:
             try:
-                data = self._control.recv(MAX_MESSAGE_BYTES)
+                data = self._control.recv(MAX_CONTROL_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -184,34 +194,36 @@ class ZygoteLink:
             self._on_message(json.loads(data))
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        op = message.pop("op")
+        self._num_unanswered = 0
+        op = message["op"]
         if op == "ready":
-            self.features = message
+            self.features = message["features"]
             self._ready.set()
-            return
-        child = self._children.get(message["id"])
+        child = self._children.get(message.get("id", 0))
         if child is None:
             return
         if op == "spawned":
             _settle(child.spawned, message["pid"])
         elif op == "exited":
             self._forget(child, message["code"])
+        elif op == "failed":
+            self._forget(child, None)
 
     def _on_death(self) -> None:
         self._drop()
         if not self._is_closing:
-            _logger.error("decoder zygote died; starting another")
+            logger.error("decoder zygote died; starting another")
             self._restart = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
-        """Launch until it works: a machine out of memory or descriptors now would else never decode again."""
+        """Launch until it works: the machine may be out of memory or descriptors for a while."""
         pause_s = _RESTART_PAUSE_S
         while True:
             await asyncio.sleep(pause_s)
             try:
                 self._launch()
             except OSError as error:
-                _logger.error("decoder zygote could not be started", extra={"reason": error.strerror})
+                logger.error("decoder zygote could not be started", extra={"reason": error.strerror})
                 pause_s = min(2 * pause_s, _MAX_RESTART_PAUSE_S)
             else:
                 return
@@ -223,8 +235,7 @@ class ZygoteLink:
             self._control.close()
             self._control = None
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            stop_zygote(self._process)
             self._process = None
         for child in list(self._children.values()):
             self._forget(child, None)
@@ -233,7 +244,7 @@ class ZygoteLink:
         self._children.pop(child.id, None)
         if not child.spawned.done():
             child.spawned.set_exception(_ZygoteGoneError())
-            child.spawned.exception()  # seen, even where nobody waits any more
+            child.spawned.exception()  # retrieved, even if nobody waits
         _settle(child.exited, code)
         for callback in child.on_exit:
             callback()

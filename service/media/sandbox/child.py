@@ -1,9 +1,10 @@
-"""A decoder child from fork to exit: limits itself, decodes one upload (or single pictures), talks to its parent."""
+"""A decoder child with its job: limits itself, decodes one upload (or single pictures), talks to its parent."""
 
 from __future__ import annotations
 
 import os
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
 from service.domain.chunk import SampleBlock
@@ -18,31 +19,52 @@ from service.media.sandbox.source import UploadSource
 from service.media.sandbox.stills import serve_stills
 
 _BASE_CPU_S = 10.0
+# For all pictures of a child: a thousand of the largest size take about half of it.
+_STILLS_CPU_S = 300.0
 
 
-def run_child(kind: str, fields: dict[str, Any], fds: list[int], *, has_filter: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What a child still has to do to itself once it knows its job.
+
+    Attributes:
+        base_bytes: address space of a child before it decodes anything.
+        filter_with_job: the filter to install when the limits are set; None where there are no filters.
+    """
+
+    base_bytes: int = 0
+    filter_with_job: bytes | None = None
+
+    def close(self) -> None:
+        """Install the last filter: from now on this process can neither get descriptors nor change its limits."""
+        if self.filter_with_job is not None and not jail.install(self.filter_with_job):
+            os._exit(1)
+
+
+def run_child(kind: str, fields: dict[str, Any], fds: list[int], confinement: Confinement) -> None:
     """Do the work that the parent asked for; returns when the process may exit.
 
     Args:
         kind: `clip` (fds: talk, upload) or `stills` (fds: talk).
         fields: the job.
         fds: this child's descriptors; all others are closed.
-        has_filter: whether the seccomp filter is known to work here.
+        confinement: the part of the jail that depends on the job.
     """
     pipe = _Pipe(fds[0])
     try:
         if kind == "clip":
-            _run_clip(framing.unpack_job(fields), pipe, fds[1], has_filter=has_filter)
+            _run_clip(framing.unpack_job(fields), pipe, fds[1], confinement)
         else:
-            jail.limit_resources(memory_bytes=int(fields["memory_bytes"]))
-            _lock(has_filter)
+            jail.limit_memory(int(fields["memory_bytes"]))
+            jail.limit_cpu(_STILLS_CPU_S)
+            confinement.close()
             serve_stills(pipe.read_exactly, pipe.write, max_pixels=int(fields["max_pixels"]))
     except (BrokenPipeError, ConnectionError, EOFError):
         pass  # the parent has lost interest
 
 
-def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, *, has_filter: bool) -> None:
-    jail.limit_resources(memory_bytes=job.policy.memory_bytes)
+def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confinement) -> None:
+    jail.limit_memory(job.policy.memory_bytes)
     jail.limit_cpu(_BASE_CPU_S)
     try:
         source = UploadSource(
@@ -50,7 +72,7 @@ def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, *, has_filter: bool) 
         )
         scanner, tracks = scan(job, source)
         jail.limit_cpu(scanner.cpu_budget_s())
-        _lock(has_filter)
+        confinement.close()
         clip = decode_clip(job, source, pipe, tracks=tracks)
         if source.is_complete:
             scanner.rest()
@@ -84,11 +106,6 @@ def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
     else:
         source.guard(scanner.vet)
     return scanner, Tracks(picture=index.picture.track_id, sound=index.sound.track_id)
-
-
-def _lock(has_filter: bool) -> None:
-    if has_filter and not jail.install_filter():
-        os._exit(1)
 
 
 def _no_memory() -> ServiceError:

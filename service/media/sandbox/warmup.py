@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
+import os
 from fractions import Fraction
 
 import av
@@ -11,9 +14,49 @@ from av.audio.frame import AudioFrame
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from service.domain.chunk import SampleBlock
+from service.domain.clip import ClipInfo
+from service.media.policy import DecodeJob, MediaPolicy
+from service.media.sandbox.clip_decode import decode_clip
+from service.media.sandbox.source import UploadSource
+from service.media.sandbox.stills import decode_jpeg
+
 _SIDE_PX = 32
 _RATE_HZ = 44_100
 _NUM_FRAMES = 6
+
+
+def warm_up() -> None:
+    """Decode a small clip and a JPEG: av imports lazily, and nothing can be opened in the jail."""
+    logger = logging.getLogger("libav")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    av.logging.set_level(av.logging.ERROR)  # so that exceptions carry FFmpeg's own message for our own tests of it
+    data = make_warmup_clip()
+    fd = os.memfd_create("warmup")
+    try:
+        os.write(fd, data)
+        job = DecodeJob(fps=10.0, start_s=0.0, end_s=None, frame_height=32, frame_width=32, policy=MediaPolicy())
+        source = UploadSource(fd, size_bytes=len(data), is_complete=True, need=lambda _: (len(data), True))
+        decode_clip(job, source, _NoOutbox())
+    finally:
+        os.close(fd)
+    decode_jpeg(make_warmup_jpeg(), max_pixels=4096)
+    with contextlib.suppress(av.FFmpegError):
+        av.open(io.BytesIO(b"\0" * 64), format="mov")
+
+
+class _NoOutbox:
+    """Drops the warm-up's samples."""
+
+    def clip(self, clip: ClipInfo) -> None:
+        """Do nothing."""
+
+    def block(self, block: SampleBlock) -> None:
+        """Do nothing."""
+
+    def progress(self) -> None:
+        """Do nothing."""
 
 
 def make_warmup_clip() -> bytes:

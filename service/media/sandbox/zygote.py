@@ -1,36 +1,50 @@
 """The process that decoder children are forked from: `python -m service.media.sandbox.zygote FD`.
 
-It holds av and numpy, no thread, no connection of the service and none of its memory. It speaks JSON datagrams over the
-socket FD: `spawn` (with the child's descriptors attached) and `kill` come in; `ready`, `spawned` and `exited` go out.
-It ends when the socket closes, and its children end with it.
+It holds av and numpy, one thread, no connection and none of the memory of the service. It speaks JSON datagrams over
+the socket FD: `spawn` (with the child's descriptors attached), `kill` and `ping` come in; `ready`, `spawned`, `failed`,
+`exited` and `pong` go out. It ends when the socket closes, and its children end with it.
+
+Children are forked ahead: a spare has its identity, limits and filter, and waits for its job. Each child does one job.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import json
-import logging
 import os
 import selectors
 import signal
 import socket
 import sys
-from typing import Any
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import NoReturn
 
 import av
 
-from service.domain.chunk import SampleBlock
-from service.domain.clip import ClipInfo
-from service.media.policy import DecodeJob, MediaPolicy
-from service.media.sandbox import jail
-from service.media.sandbox.child import run_child
-from service.media.sandbox.clip_decode import decode_clip
-from service.media.sandbox.source import UploadSource
-from service.media.sandbox.stills import decode_jpeg
-from service.media.sandbox.warmup import make_warmup_clip, make_warmup_jpeg
-from service.media.zygote_wire import MAX_FDS, MAX_MESSAGE_BYTES
+from service.media.framing import MAX_CONTROL_BYTES, MAX_JOB_FDS
+from service.media.sandbox import isolation, jail
+from service.media.sandbox.child import Confinement, run_child
+from service.media.sandbox.isolation import OomScore, Walls
+from service.media.sandbox.jail import Filters
+from service.media.sandbox.warmup import warm_up
+
+_NUM_SPARES = 2
+_MAX_SPAWN_TRIES = 3
+# Pause after a fork that failed for want of memory or processes.
+_FORK_RETRY_S = 0.2
+_MAX_FD = 1 << 20
+_HOLDER_SLEEP_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A child without a job, and the socket that its job goes to."""
+
+    pid: int
+    orders: socket.socket
 
 
 class Zygote:
@@ -38,140 +52,212 @@ class Zygote:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._pids: dict[int, int] = {}  # pid -> id
-        self._has_filter = False
+        self._pid = os.getpid()
+        self._ids: dict[int, int] = {}  # pid -> id of children with a job
+        self._spares: deque[_Spare] = deque()
+        self._num_forked = 0
+        self._filters = Filters()
+        self._walls = Walls()
+        self._confinement = Confinement()
+        self._oom_score = OomScore()
+        self._holder_pid = 0
+        self._null_fd = os.open(os.devnull, os.O_RDWR)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
+        self._refill_pause_s = 0.0
+        self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
-        """Warm up, then serve until the parent closes the socket."""
+        """Warm up, lock down, then serve until the parent closes the socket."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         warm_up()
-        self._has_filter = probe_filter()
+        self._selector.register(self._control, selectors.EVENT_READ)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        features = self._lock_down()
         gc.collect()
         gc.freeze()
-        self._tell(
-            op="ready",
-            seccomp=self._has_filter,
-            ffmpeg=av.ffmpeg_version_info,
-            num_threads=len(os.listdir("/proc/self/task")),
+        for _ in range(_NUM_SPARES):
+            self._fork_spare()
+        self._tell(op="ready", features=features)
+        while self._serve_once():
+            pass
+
+    def _lock_down(self) -> dict[str, object]:
+        """Give up what no zygote needs; returns what protects the decoders, for `/version`."""
+        num_threads = len(os.listdir("/proc/self/task"))
+        has_filter = probe_filter(self._filters)
+        base_bytes = jail.address_space_bytes()
+        self._walls = isolation.raise_walls()
+        self._oom_score.lower()
+        if self._walls.has_pid_namespace:
+            self._holder_pid = self._fork_holder()
+        has_own_filter = has_filter and jail.install(self._filters.zygote)
+        self._confinement = Confinement(
+            base_bytes=base_bytes, filter_with_job=self._filters.child_with_job if has_filter else None
         )
-        selector = selectors.DefaultSelector()
-        selector.register(self._control, selectors.EVENT_READ)
-        selector.register(self._wake_read, selectors.EVENT_READ)
-        while True:
-            for key, _ in selector.select():
-                if key.fileobj is self._control:
-                    if not self._receive():
-                        return
-                else:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake_read, 4096)
-            self._reap()
+        return {
+            "seccomp": has_filter,
+            "zygote_seccomp": has_own_filter,
+            **self._walls.features(),
+            "ffmpeg": av.ffmpeg_version_info,
+            "num_threads": num_threads,
+        }
+
+    def _serve_once(self) -> bool:
+        """Handle what has come, or fork one spare if nothing has; False when the parent has closed."""
+        is_short = len(self._spares) < _NUM_SPARES
+        events = self._selector.select(self._refill_pause_s if is_short else None)
+        for key, _ in events:
+            if key.fileobj is self._control:
+                if not self._receive():
+                    return False
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+        self._reap()
+        if not events:
+            self._refill_pause_s = 0.0 if self._fork_spare() else _FORK_RETRY_S
+        return True
 
     def _receive(self) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, MAX_FDS)
+            data, fds, _, _ = socket.recv_fds(self._control, MAX_CONTROL_BYTES, MAX_JOB_FDS)
         except ConnectionResetError:  # the parent closed with our reports unread
             return False
         if not data:
             return False
         message = json.loads(data)
         if message["op"] == "spawn":
-            self._spawn(message, fds)
+            self._spawn(message["id"], data, fds)
         elif message["op"] == "kill":
-            for pid, child_id in self._pids.items():
+            for pid, child_id in self._ids.items():
                 if child_id == message["id"]:
                     os.kill(pid, signal.SIGKILL)
+        elif message["op"] == "ping":
+            self._tell(op="pong")
         for fd in fds:
             os.close(fd)
         return True
 
-    def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
-        zygote_pid = os.getpid()
-        pid = os.fork()
-        if pid:
-            self._pids[pid] = message["id"]
-            self._tell(op="spawned", id=message["id"], pid=pid)
+    def _spawn(self, child_id: int, message: bytes, fds: list[int]) -> None:
+        """Hand the job to a spare; a spare that has died meanwhile is passed over."""
+        for _ in range(_MAX_SPAWN_TRIES):
+            try:
+                if not self._spares:
+                    self._fork_spare()
+                spare = self._spares.popleft()
+                with spare.orders:
+                    socket.send_fds(spare.orders, [message], fds)
+            except (OSError, IndexError):
+                self._reap()
+                continue
+            self._ids[spare.pid] = child_id
+            self._tell(op="spawned", id=child_id, pid=spare.pid)
             return
+        self._tell(op="failed", id=child_id)
+
+    def _fork_spare(self) -> bool:
+        """Fork a child that waits for its job; False if the kernel has no memory or process left."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._num_forked += 1
+        self._oom_score.raise_for_child()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            return False
+        finally:
+            self._oom_score.lower()
+        if pid == 0:
+            self._live_as_child(theirs)
+        theirs.close()
+        self._spares.append(_Spare(pid, ours))
+        return True
+
+    def _live_as_child(self, orders: socket.socket) -> NoReturn:
+        """Become another user, lock this process in, wait for the job and do it."""
         status = 1
         try:
-            jail.die_with_parent(zygote_pid)
+            if self._walls.uids is not None:
+                isolation.become_user(self._walls.uids[self._num_forked % len(self._walls.uids)])
+            jail.die_with_parent(0 if self._walls.has_pid_namespace else self._pid)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            run_child(message["kind"], message["job"], _keep_only(fds), has_filter=self._has_filter)
+            orders = _keep_only(orders, null_fd=self._null_fd)
+            jail.limit_resources()
+            if self._confinement.filter_with_job is not None and not jail.install(self._filters.child):
+                os._exit(1)
+            data, fds, _, _ = socket.recv_fds(orders, MAX_CONTROL_BYTES, MAX_JOB_FDS)
+            orders.close()
+            if data:  # else the zygote has ended
+                message = json.loads(data)
+                run_child(message["kind"], message["job"], fds, self._confinement)
             status = 0
         finally:
             os._exit(status)
 
+    def _fork_holder(self) -> int:
+        """Fork the first process of the children's PID namespace, which lasts as long as this process."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            jail.die_with_parent(0)
+            os.closerange(0, _MAX_FD)
+            jail.limit_resources()
+            jail.install(self._filters.child)
+            while True:
+                time.sleep(_HOLDER_SLEEP_S)
+        finally:
+            os._exit(1)
+
     def _reap(self) -> None:
-        while self._pids:
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            child_id = self._pids.pop(pid, None)
+            if pid == self._holder_pid:
+                os._exit(1)  # no child can be forked any more; the service starts another zygote
+            child_id = self._ids.pop(pid, None)
             if child_id is not None:
                 self._tell(op="exited", id=child_id, code=os.waitstatus_to_exitcode(status))
+            else:
+                self._drop_spare(pid)
+
+    def _drop_spare(self, pid: int) -> None:
+        for spare in [spare for spare in self._spares if spare.pid == pid]:
+            self._spares.remove(spare)
+            spare.orders.close()
 
     def _tell(self, **message: object) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(json.dumps(message).encode())
 
 
-def _keep_only(fds: list[int]) -> list[int]:
-    """Close every descriptor but these and the standard three (which lead nowhere); their new numbers are 3, 4, ..."""
-    null = os.open(os.devnull, os.O_RDWR)
-    high = [os.dup2(fd, 100 + at) for at, fd in enumerate(fds)]
+def _keep_only(kept: socket.socket, *, null_fd: int) -> socket.socket:
+    """Close every descriptor but this socket, which becomes number 3; the standard three lead nowhere."""
     for standard in range(3):
-        os.dup2(null, standard)
-    kept = [os.dup2(fd, 3 + at) for at, fd in enumerate(high)]
-    os.closerange(3 + len(kept), 1024)
-    return kept
+        os.dup2(null_fd, standard)
+    fd = kept.detach()
+    if fd != 3:
+        os.dup2(fd, 3)
+    os.closerange(4, _MAX_FD)
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=3)
 
 
-class _NoOutbox:
-    def clip(self, clip: ClipInfo) -> None:
-        """Dropped."""
-
-    def block(self, block: SampleBlock) -> None:
-        """Dropped."""
-
-    def progress(self) -> None:
-        """Dropped."""
-
-
-def warm_up() -> None:
-    """Decode a small clip and a JPEG: av imports lazily, and nothing can be opened in the jail."""
-    logger = logging.getLogger("libav")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    av.logging.set_level(av.logging.ERROR)  # so that exceptions carry FFmpeg's own message for our own tests of it
-    data = make_warmup_clip()
-    fd = os.memfd_create("warmup")
-    try:
-        os.write(fd, data)
-        job = DecodeJob(fps=10.0, start_s=0.0, end_s=None, frame_height=32, frame_width=32, policy=MediaPolicy())
-        source = UploadSource(fd, size_bytes=len(data), is_complete=True, need=lambda _: (len(data), True))
-        decode_clip(job, source, _NoOutbox())
-    finally:
-        os.close(fd)
-    decode_jpeg(make_warmup_jpeg(), max_pixels=4096)
-    with contextlib.suppress(av.FFmpegError):
-        av.open(io.BytesIO(b"\0" * 64), format="mov")
-
-
-def probe_filter() -> bool:
+def probe_filter(filters: Filters) -> bool:
     """Whether the seccomp filter holds here: a child that asks for a socket must die of it."""
     pid = os.fork()
     if pid == 0:
-        if jail.install_filter():
+        if jail.install(filters.child):
             with contextlib.suppress(OSError):
                 socket.socket(socket.AF_UNIX)
         os._exit(0)
@@ -180,8 +266,10 @@ def probe_filter() -> bool:
 
 
 def main() -> None:
-    """Entry point of the process."""
-    Zygote(socket.socket(fileno=int(sys.argv[1]))).run()
+    """Run the process; it ends without the interpreter's clean-up, which the filter would forbid."""
+    zygote = Zygote(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=int(sys.argv[1])))
+    zygote.run()
+    os._exit(0)
 
 
 if __name__ == "__main__":

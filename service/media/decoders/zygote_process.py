@@ -1,0 +1,48 @@
+"""Starting the zygote: a process with a clean environment, connected by one socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+
+_MODULE = "service.media.sandbox.zygote"
+_STOP_S = 5.0
+# The zygote must have one thread when it forks.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# No secret of the service reaches the processes that touch uploads.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+def start_zygote() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a zygote; returns the process and the non-blocking end of its control socket.
+
+    Raises:
+        OSError: out of processes, memory or descriptors.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _ONE_THREAD
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=(theirs.fileno(),),
+            )
+        except OSError:
+            ours.close()
+            raise
+    ours.setblocking(False)
+    return process, ours
+
+
+def stop_zygote(process: subprocess.Popen[bytes]) -> None:
+    """Kill a zygote, also one that has been stopped (SIGSTOP), and reap it. Its children end with it."""
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_S)
