@@ -26,6 +26,7 @@ from service.domain.options import AppliedOptions
 from service.domain.request import RequestContext
 from service.domain.result import ANSWER_DECIMALS, FrameMasks, ModelInfo
 from service.media.decoders.pool import DecoderPool
+from service.media.decoders.stills import StillDecoder
 from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
 from service.ports import Segmenter
 
@@ -56,9 +57,9 @@ class LivePolicy:
 class LiveStreams:
     """All live streams of the process; each `run` is one."""
 
-    def __init__(self, *, segmenter: Segmenter, pictures: DecoderPool, policy: LivePolicy, clock: Clock) -> None:
+    def __init__(self, *, segmenter: Segmenter, decoders: DecoderPool, policy: LivePolicy, clock: Clock) -> None:
         self._segmenter = segmenter
-        self._pictures = pictures
+        self._decoders = decoders
         self._policy = policy
         self._clock = clock
         self._open: set[_Stream] = set()
@@ -71,20 +72,21 @@ class LiveStreams:
 
         Raises:
             ServiceError: `warming_up` or `backend_down` (no model), `bad_option`, `draining`, `slow_upload` (nothing
-                came for `idle_s`), what `inputs` raises.
+                came for `idle_s`), `too_many_requests`, what `inputs` raises.
         """
         model = await self._segmenter.describe()
         applied = options.resolve(model)
-        work = _FrameWork(self._segmenter, self._pictures, self._policy, model, applied, context, self._clock)
-        stream = _Stream(work, options=options, emit=emit, idle_s=self._policy.idle_s, clock=self._clock)
-        if self._is_draining:
-            stream.end_after_current_frame()
-        self._open.add(stream)
-        try:
-            await emit(model)
-            await stream.run(inputs)
-        finally:
-            self._open.discard(stream)
+        with self._decoders.open_stills() as pictures:
+            work = _FrameWork(self._segmenter, pictures, self._policy, model, applied, context, self._clock)
+            stream = _Stream(work, options=options, emit=emit, idle_s=self._policy.idle_s, clock=self._clock)
+            if self._is_draining:
+                stream.end_after_current_frame()
+            self._open.add(stream)
+            try:
+                await emit(model)
+                await stream.run(inputs)
+            finally:
+                self._open.discard(stream)
 
     def start_draining(self) -> None:
         """End every stream after its current frame with `draining`."""
@@ -235,7 +237,7 @@ class _FrameWork:
     def __init__(
         self,
         segmenter: Segmenter,
-        pictures: DecoderPool,
+        pictures: StillDecoder,
         policy: LivePolicy,
         model: ModelInfo,
         applied: AppliedOptions,

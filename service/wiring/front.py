@@ -124,7 +124,13 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
     clock = time.monotonic
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        decoders = DecoderPool(media_policy(settings), num_decoders=settings.num_decoders, clock=clock, metrics=metrics)
+        decoders = DecoderPool(
+            media_policy(settings),
+            num_decoders=settings.num_decoders,
+            max_live_streams=settings.max_live_streams,
+            clock=clock,
+            metrics=metrics,
+        )
         stack.push_async_callback(decoders.aclose)
         await decoders.start()
         traces = build_traces(settings, stack, service="avesformer-front", clock=clock)
@@ -276,7 +282,7 @@ def _grpc_parts(
         pipeline=answering,
         spool=core.spool,
         segmenter=core.segmenter,
-        live=LiveStreams(segmenter=core.segmenter, pictures=core.decoders, policy=policy, clock=core.clock),
+        live=LiveStreams(segmenter=core.segmenter, decoders=core.decoders, policy=policy, clock=core.clock),
         authenticate=authenticate,
         clock=core.clock,
         is_ready=lambda: probes.unready() is None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -31,9 +32,33 @@ PROCESS = psutil.Process()
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[DecoderPool]:
+async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DecoderPool]:
+    monkeypatch.setenv("AVES_TEST_SECRET", "not for decoders")
     async with running_pool() as running:
         yield running
+
+
+def limits_of(pid: int) -> dict[str, tuple[str, str]]:
+    """Soft and hard limits of a process by name; psutil needs more rights for other users' processes."""
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    return {line[:26].strip(): (line[26:47].strip(), line[47:68].strip()) for line in lines}
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """The fields of /proc/PID/status."""
+    pairs = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: value.strip() for name, value in pairs}
+
+
+def oom_score_of(pid: int) -> int:
+    """How much the kernel prefers to end this process when memory runs out, -1000 to 1000."""
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+def zygote_of() -> psutil.Process:
+    """The only zygote."""
+    (zygote,) = PROCESS.children()
+    return zygote
 
 
 async def gone(pool: DecoderPool) -> None:
@@ -63,23 +88,64 @@ async def test_a_child_gives_what_the_same_process_gives(pool: DecoderPool, tmp_
 
 
 async def test_children_are_jailed(pool: DecoderPool, tmp_path: Path) -> None:
-    assert pool.features()["seccomp"] is True
-    assert str(pool.features()["ffmpeg"]) >= "8.1.2"
+    features = pool.features()
+    assert features["seccomp"] is True
+    assert features["zygote_seccomp"] is True
+    assert str(features["ffmpeg"]) >= "8.1.2"
     data = make_clip(num_frames=500, gop=10)
     async with (
         uploaded(data, tmp_path) as upload,
         pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()) as reader,
     ):
         child = psutil.Process(reader.pid)
-        status = await asyncio.to_thread(Path(f"/proc/{child.pid}/status").read_text)
-        assert "Seccomp:\t2" in status
-        assert "NoNewPrivs:\t1" in status
+        status, limits = await asyncio.to_thread(status_of, child.pid), await asyncio.to_thread(limits_of, child.pid)
+        assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
+        assert int(status["Seccomp_filters"]) == 3  # the zygote's, the child's, and the narrower one with a job
+        assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")] == [0, 0, 0]
         assert child.num_fds() == 5  # three that lead nowhere, the upload, the socket
-        assert child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
-        assert child.rlimit(psutil.RLIMIT_AS)[0] == MediaPolicy().memory_bytes
-        assert "AVES_TEST_SECRET" not in child.parent().environ()
+        assert limits["Max file size"] == ("0", "0")
+        assert limits["Max processes"] == ("0", "0")
+        assert limits["Max open files"] == ("64", "64")
+        assert int(limits["Max address space"][1]) <= MediaPolicy().memory_bytes
         names = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in (0, 1, 2)}
         assert names == {os.devnull}
+        assert oom_score_of(child.pid) == 1000
+
+
+async def test_children_are_walled_off(pool: DecoderPool, tmp_path: Path) -> None:
+    """As far as this kernel and this user allow, which `/version` tells."""
+    features = pool.features()
+    assert features["own_user"] is (os.geteuid() == 0)
+    assert not (features["own_user"] and features["user_namespace"])
+    data = make_clip(num_frames=500, gop=10)
+    request = make_request(fps=None, side_px=224)
+    async with (
+        uploaded(data, tmp_path) as upload,
+        pool.open(upload, request, deadline=soon()) as one,
+        pool.open(upload, request, deadline=soon()) as other,
+    ):
+        if features["own_user"]:
+            users = {status_of(pid)["Uid"] for pid in (one.pid, other.pid, os.getpid())}
+            groups = {status_of(pid)["Groups"] for pid in (one.pid, other.pid)}
+            assert len(users) == 3
+            assert groups == {""}
+        for name, key in (("user", "user_namespace"), ("pid", "pid_namespace"), ("net", "network_namespace")):
+            spaces = {os.readlink(f"/proc/{pid}/ns/{name}") for pid in (one.pid, os.getpid())}
+            assert len(spaces) == (2 if features[key] else 1), name
+        if features["empty_root"]:
+            assert os.listdir(f"/proc/{one.pid}/root") == []
+        if features["pid_namespace"]:
+            assert len(status_of(one.pid)["NSpid"].split()) == 2
+
+
+async def test_the_zygote_is_locked_in(pool: DecoderPool) -> None:
+    zygote = zygote_of()
+    status = await asyncio.to_thread(status_of, zygote.pid)
+    assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
+    kept = 0b11100000 if pool.features()["own_user"] else 0  # to end children and to change users
+    assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")] == [kept, kept, 0]
+    assert "AVES_TEST_SECRET" not in zygote.environ()
+    assert oom_score_of(zygote.pid) >= 500
 
 
 async def test_decoders_are_handed_out_in_order(tmp_path: Path) -> None:
@@ -270,8 +336,7 @@ async def test_cancellations_leave_nothing(pool: DecoderPool, tmp_path: Path) ->
             await asyncio.gather(task, return_exceptions=True)
         await gone(pool)
         assert PROCESS.num_fds() == num_fds
-        children = [child for zygote in PROCESS.children() for child in zygote.children()]
-        assert children == []
+        assert all(limits_of(child.pid)["Max address space"][1] == "unlimited" for child in zygote_of().children())
         assert (await decode_through(pool, upload)).clip.num_samples == 4
 
 
@@ -284,7 +349,7 @@ async def test_closing_ends_every_process(tmp_path: Path) -> None:
         pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()),
     ):
         during = set(PROCESS.children(recursive=True)) - before
-        assert len(during) == 2
+        assert len(during) >= 2  # with those that wait for a job
         await pool.aclose()
         _, alive = psutil.wait_procs(during, timeout=HANG_S)
         assert not alive
@@ -297,36 +362,113 @@ async def test_failures_are_counted_by_code(tmp_path: Path) -> None:
     assert metrics.registry.get_sample_value("avesformer_decode_failures_total", {"code": "not_mp4"}) == 1
 
 
+async def test_a_zygote_that_hangs_is_replaced_and_readiness_tells(pool: DecoderPool, tmp_path: Path) -> None:
+    stopped = zygote_of()
+    stopped.suspend()
+    async with asyncio.timeout(HANG_S):
+        decoding = asyncio.create_task(code_of(pool, make_clip(), tmp_path))
+        while pool.is_healthy():
+            await asyncio.sleep(0.01)
+        assert not stopped.is_running()
+        assert await decoding == "ok"
+    assert pool.is_healthy()
+    assert zygote_of() != stopped
+
+
+async def test_a_zygote_that_hangs_keeps_nobody_past_the_deadline(pool: DecoderPool, tmp_path: Path) -> None:
+    zygote_of().suspend()
+    async with uploaded(make_clip(), tmp_path) as upload:
+        with pytest.raises(ServiceError) as caught:
+            async with pool.open(upload, make_request(), deadline=Deadline.after(0.1, clock=time.monotonic)):
+                pass
+    assert caught.value.code == "deadline_exceeded"
+
+
+async def test_a_busy_zygote_is_left_alone(pool: DecoderPool) -> None:
+    zygote = zygote_of()
+    zygote.suspend()
+    await asyncio.sleep(1.5)
+    zygote.resume()
+    await asyncio.sleep(3.0)
+    assert zygote_of() == zygote
+
+
+async def test_children_that_die_before_their_job_are_replaced(pool: DecoderPool, tmp_path: Path) -> None:
+    await code_of(pool, make_clip(), tmp_path)
+    for _ in range(3):
+        for child in zygote_of().children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended with the first process of its namespace
+                child.kill()
+        assert await code_of(pool, make_clip(), tmp_path) == "ok"
+
+
 async def test_pictures_of_live_streams(pool: DecoderPool) -> None:
-    rgb, size = await pool.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
-    assert (rgb.shape, size) == ((24, 40, 3), (32, 32))
-    frame = np.zeros((50, 30, 3), np.uint8)
-    frame[25:] = 255
-    small = await pool.resize_rgb(frame, height=10, width=10)
-    assert small[:4].max() == 0
-    assert small[6:].min() == 255
-    with pytest.raises(ServiceError) as caught:
-        await pool.decode_jpeg(b"no jpeg", height=24, width=40)
-    assert caught.value.code == "broken"
-    with pytest.raises(ServiceError) as caught:
-        await pool.resize_rgb(np.zeros((4000, 4000, 3), np.uint8), height=10, width=10)
-    assert caught.value.code == "picture_too_large"
+    with pool.open_stills() as stills:
+        rgb, size = await stills.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
+        assert (rgb.shape, size) == ((24, 40, 3), (32, 32))
+        frame = np.zeros((50, 30, 3), np.uint8)
+        frame[25:] = 255
+        small = await stills.resize_rgb(frame, height=10, width=10)
+        assert small[:4].max() == 0
+        assert small[6:].min() == 255
+        with pytest.raises(ServiceError) as caught:
+            await stills.decode_jpeg(b"no jpeg", height=24, width=40)
+        assert caught.value.code == "broken"
+        with pytest.raises(ServiceError) as caught:
+            await stills.resize_rgb(np.zeros((4000, 4000, 3), np.uint8), height=10, width=10)
+        assert caught.value.code == "picture_too_large"
+    await gone(pool)
 
 
 async def test_a_killed_picture_decoder_is_replaced(pool: DecoderPool) -> None:
-    await pool.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
-    for zygote in PROCESS.children():
-        for child in zygote.children():
-            child.kill()
-    await gone(pool)
-    rgb, _ = await pool.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
+    with pool.open_stills() as stills:
+        await stills.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
+        os.kill(stills.pid, signal.SIGKILL)
+        await gone(pool)
+        rgb, _ = await stills.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
     assert rgb.shape == (24, 40, 3)
 
 
-async def test_many_pictures_at_once_share_few_children(pool: DecoderPool) -> None:
-    answers = await asyncio.gather(*(pool.decode_jpeg(make_warmup_jpeg(), height=8, width=8) for _ in range(50)))
-    assert all(rgb.shape == (8, 8, 3) for rgb, _ in answers)
-    assert pool.num_children <= 2
+async def test_each_live_stream_has_a_picture_decoder_of_its_own(pool: DecoderPool) -> None:
+    with pool.open_stills() as one, pool.open_stills() as other:
+        assert pool.num_children == 0  # until a picture comes
+        for stills in (one, other, one):
+            await stills.decode_jpeg(make_warmup_jpeg(), height=8, width=8)
+        assert one.pid != other.pid
+        assert pool.num_children == 2
+        os.kill(one.pid, signal.SIGKILL)
+        await other.decode_jpeg(make_warmup_jpeg(), height=8, width=8)
+    await gone(pool)
+
+
+async def test_picture_decoders_are_bounded_by_the_streams() -> None:
+    async with running_pool(max_live_streams=2) as pool:
+        with pool.open_stills(), pool.open_stills():
+            with pytest.raises(ServiceError) as caught, pool.open_stills():
+                pass
+            assert caught.value.code == "too_many_requests"
+        with pool.open_stills() as stills:
+            await stills.decode_jpeg(make_warmup_jpeg(), height=8, width=8)
+
+
+async def test_pictures_of_a_stream_that_come_together_are_decoded_in_turn(pool: DecoderPool) -> None:
+    with pool.open_stills() as stills:
+        answers = await asyncio.gather(*(stills.decode_jpeg(make_warmup_jpeg(), height=8, width=8) for _ in range(50)))
+        assert all(rgb.shape == (8, 8, 3) for rgb, _ in answers)
+        assert pool.num_children == 1
+
+
+async def test_a_picture_decoder_is_replaced_before_it_grows_old(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.media.decoders.stills._MAX_PICTURES", 3)
+    pids = []
+    with pool.open_stills() as stills:
+        for _ in range(7):
+            await stills.decode_jpeg(make_warmup_jpeg(), height=8, width=8)
+            pids.append(stills.pid)
+    assert [len(set(pids[at : at + 3])) for at in (0, 3)] == [1, 1]
+    assert len(set(pids)) == 3
 
 
 async def test_variable_rate_through_a_child(pool: DecoderPool, tmp_path: Path) -> None:

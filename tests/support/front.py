@@ -86,7 +86,7 @@ async def beside(
     app = create_app(RestParts(policy=policy, answering=chosen, probes=probes, **shared), version="test")
     http = HttpServer(app, ServerPolicy("127.0.0.1", 0))
     live_policy = LivePolicy(max_pixels=10**7, idle_s=idle_s)
-    live = LiveStreams(segmenter=core.segmenter, pictures=core.decoders, policy=live_policy, clock=core.clock)
+    live = LiveStreams(segmenter=core.segmenter, decoders=core.decoders, policy=live_policy, clock=core.clock)
     grpc_parts = GrpcParts(pipeline=chosen, segmenter=core.segmenter, live=live, is_ready=lambda: True, **shared)
     servicer = ServicerPolicy(max_upload_bytes=10**8, upload_min_bytes_per_s=0, stall_s=stall_s)
     grpc = build_server(grpc_parts, GrpcPolicy("127.0.0.1", 0, servicer, **connection))

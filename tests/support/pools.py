@@ -37,11 +37,19 @@ def make_request(
 
 @asynccontextmanager
 async def running_pool(
-    *, num_decoders: int = 2, policy: MediaPolicy | None = None, metrics: Metrics | None = None
+    *,
+    num_decoders: int = 2,
+    max_live_streams: int = 32,
+    policy: MediaPolicy | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[DecoderPool]:
     """A warm pool."""
     pool = DecoderPool(
-        policy or MediaPolicy(), num_decoders=num_decoders, clock=time.monotonic, metrics=metrics or Metrics()
+        policy or MediaPolicy(),
+        num_decoders=num_decoders,
+        max_live_streams=max_live_streams,
+        clock=time.monotonic,
+        metrics=metrics or Metrics(),
     )
     await pool.start()
     try:

@@ -1,18 +1,15 @@
-"""Decoding from the service's side: a pool of jailed children, and a reader of one child's samples."""
+"""The decoder pool: uploads and pictures in, samples out, each decoded in a jailed child of its own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import numpy as np
-from numpy.typing import NDArray
+from contextlib import AbstractContextManager, asynccontextmanager
 
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.media.decoders.clip_reader import ClipReader, Slot
-from service.media.decoders.still_pool import StillPool
+from service.media.decoders.stills import StillDecoder, StillDecoders
 from service.media.decoders.zygote_link import ZygoteLink
 from service.media.policy import DecodeRequest, MediaPolicy
 from service.media.upload import Upload
@@ -22,23 +19,33 @@ __all__ = ["ClipReader", "DecodeRequest", "DecoderPool", "MediaPolicy"]
 
 
 class DecoderPool:
-    """At most `num_decoders` decodings at once, first come, first served; each in a jailed child of its own."""
+    """Decodes uploads and single pictures in jailed children.
 
-    def __init__(self, policy: MediaPolicy, *, num_decoders: int, clock: Clock, metrics: Metrics) -> None:
+    Args:
+        policy: limits of one upload.
+        num_decoders: most uploads that are decoded at once, first come, first served; also most pictures at once.
+        max_live_streams: most streams with a still-picture decoder.
+        clock: monotonic seconds.
+        metrics: counts failures by code.
+    """
+
+    def __init__(
+        self, policy: MediaPolicy, *, num_decoders: int, clock: Clock, metrics: Metrics, max_live_streams: int = 32
+    ) -> None:
         self._policy = policy
         self._clock = clock
         self._metrics = metrics
         self._link = ZygoteLink()
         self._slots = asyncio.Semaphore(num_decoders)
-        self._stills = StillPool(self._link, policy, num_children=num_decoders)
+        self._stills = StillDecoders(self._link, policy, max_streams=max_live_streams, num_decoders=num_decoders)
 
     @property
     def num_children(self) -> int:
-        """Children that run now (clips and stills)."""
+        """Number of children that run now (clips and stills)."""
         return self._link.num_children
 
     async def start(self) -> None:
-        """Start the zygote and wait until it is warm; before anything else that makes threads.
+        """Start the zygote and wait until it is warm. Call this before anything that makes threads.
 
         Raises:
             ServiceError: `decoder_gone`.
@@ -47,7 +54,7 @@ class DecoderPool:
 
     async def aclose(self) -> None:
         """End every child and the zygote."""
-        await self._stills.aclose()
+        self._stills.close()
         await self._link.aclose()
 
     def is_healthy(self) -> bool:
@@ -55,14 +62,14 @@ class DecoderPool:
         return self._link.is_ready
 
     def features(self) -> dict[str, object]:
-        """What protects and does the decoding: `seccomp` on or off, `ffmpeg` version."""
-        return {key: self._link.features.get(key) for key in ("seccomp", "ffmpeg")}
+        """What protects and does the decoding: each wall of the sandbox on or off, and FFmpeg's version."""
+        return {key: value for key, value in self._link.features.items() if key != "num_threads"}
 
     @asynccontextmanager
     async def open(self, upload: Upload, request: DecodeRequest, *, deadline: Deadline) -> AsyncIterator[ClipReader]:
-        """A reader whose clip is known: a slot was free, the upload has passed the checks, its first frame is decoded.
+        """Open a reader of an upload that has passed the checks and whose first frame is decoded.
 
-        Leaving the context ends the child.
+        Waits for a slot first. Leaving the context kills the child.
 
         Raises:
             ServiceError: why the upload does not decode; `deadline_exceeded`, `decoder_gone`.
@@ -81,18 +88,10 @@ class DecoderPool:
         finally:
             reader.close()
 
-    async def decode_jpeg(self, data: bytes, *, height: int, width: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """A JPEG squashed to uint8 RGB (height, width, 3), and the picture's own (height, width).
+    def open_stills(self) -> AbstractContextManager[StillDecoder]:
+        """Open the still-picture decoder of one live stream; leaving the context kills its child.
 
         Raises:
-            ServiceError: `broken`, `picture_too_large`, `decoder_gone`.
+            ServiceError: `too_many_requests`, the streams of all `max_live_streams` are open.
         """
-        return await self._stills.decode_jpeg(data, height=height, width=width)
-
-    async def resize_rgb(self, frame: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np.uint8]:
-        """An RGB frame, uint8 (H, W, 3), squashed to (height, width, 3) by the same filter.
-
-        Raises:
-            ServiceError: `picture_too_large`, `decoder_gone`.
-        """
-        return await self._stills.resize_rgb(frame, height=height, width=width)
+        return self._stills.open()

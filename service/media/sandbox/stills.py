@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from service.domain.errors import ServiceError
 from service.media import framing
+from service.media.framing import JPEG, STILL_REQUEST, STILL_SIZE
 from service.media.sandbox.picture import FrameMaker
-from service.media.still_wire import JPEG, REQUEST, SIZE
 
 _SOI = b"\xff\xd8"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -26,7 +26,7 @@ def serve_stills(read_exactly: Callable[[int], bytes], write: Callable[[bytes], 
     """Answer requests one by one until the parent closes (EOFError comes out)."""
     makers: dict[tuple[int, int], FrameMaker] = {}
     while True:
-        kind, height, width, out_height, out_width, num_bytes = REQUEST.unpack(read_exactly(REQUEST.size))
+        kind, height, width, out_height, out_width, num_bytes = STILL_REQUEST.unpack(read_exactly(STILL_REQUEST.size))
         data = read_exactly(num_bytes)
         if (out_height, out_width) not in makers:
             makers = {(out_height, out_width): FrameMaker(height=out_height, width=out_width)}
@@ -37,7 +37,7 @@ def serve_stills(read_exactly: Callable[[int], bytes], write: Callable[[bytes], 
                 else VideoFrame.from_ndarray(np.frombuffer(data, np.uint8).reshape(height, width, 3), format="rgb24")
             )
             rgb: NDArray[np.uint8] = makers[out_height, out_width].make(frame)
-            write(framing.pack(framing.FRAME, SIZE.pack(frame.height, frame.width) + rgb.tobytes()))
+            write(framing.pack(framing.FRAME, STILL_SIZE.pack(frame.height, frame.width) + rgb.tobytes()))
         except ServiceError as error:
             write(framing.pack_error(error))
         except (av.FFmpegError, ValueError, MemoryError):

@@ -1,7 +1,7 @@
 """Live streams on virtual time: order, drops, waiting for sound, errors, draining."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,6 +30,11 @@ class Pictures:
 
     async def resize_rgb(self, frame: np.ndarray, *, height: int, width: int) -> np.ndarray:
         return np.zeros((height, width, 3), np.uint8)
+
+    @contextmanager
+    def open_stills(self) -> Iterator["Pictures"]:
+        """One decoder for every stream."""
+        yield self
 
 
 @dataclass
@@ -89,7 +94,7 @@ class Stream:
 
     async def run(self, *, drain_at_s: float | None = None) -> None:
         self.started_s = virtual_clock()
-        streams = LiveStreams(segmenter=self.segmenter, pictures=Pictures(), policy=self.policy, clock=virtual_clock)
+        streams = LiveStreams(segmenter=self.segmenter, decoders=Pictures(), policy=self.policy, clock=virtual_clock)
         context = RequestContext("r", "live", Deadline())
         if drain_at_s is not None:
             asyncio.get_running_loop().call_later(drain_at_s, streams.start_draining)
