@@ -17,7 +17,7 @@ from model.network.checkpoint import SHIPPED_CHECKPOINT, Checkpoint, load_checkp
 from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Attribute names under which a module keeps a convolution and the batch norm after it: ours, and transformers' ResNet.
+# Attribute names under which a module keeps a convolution and the batch norm after it: our layers', the ResNet's.
 CONV_NORM_NAMES = (("conv", "norm"), ("convolution", "normalization"))
 
 

@@ -16,6 +16,7 @@ from model.network.avesformer import AVESFormer
 from model.network.checkpoint import Checkpoint
 from model.network.config import variant
 from model.network.preprocess import WINDOW_SAMPLES
+from model.network.resnet import ResNet
 
 MIN_ROUNDS = 5
 
@@ -99,11 +100,8 @@ def _speeds(predictor: Predictor, *, batches: Sequence[int], seconds: float) -> 
 
 
 def _resnet50() -> torch.nn.Module:
-    """ResNet-50 with random weights: transformers' default ResNet configuration is that network."""
-    from transformers import ResNetConfig, ResNetModel
-
-    network: torch.nn.Module = ResNetModel(ResNetConfig())
-    return network.eval()
+    """ResNet-50 with random weights, without its classifier."""
+    return ResNet().eval()
 
 
 def _predict_call(predictor: Predictor, batch: int) -> Callable[[], object]:

@@ -1,9 +1,8 @@
-"""Visual backbone (transformers' AutoBackbone) and the neck that fuses its pyramid to one width."""
+"""Visual backbone by its name, and the neck that fuses its pyramid to one width."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,27 +10,34 @@ from torch.nn import functional as F
 
 from model.network.config import BackboneConfig, NormKind
 from model.network.layers import ConvNorm
+from model.network.pvt_v2 import PvtV2
+from model.network.resnet import ResNet
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+BACKBONES: Mapping[str, Callable[..., ResNet | PvtV2]] = {"resnet": ResNet, "pvt_v2": PvtV2}
 
 
 class VisualBackbone(nn.Module):
     """Four feature maps at strides 4, 8, 16 and 32.
 
     Args:
-        config: model type and options of transformers' configuration class.
+        config: model type (a key of `BACKBONES`) and keyword arguments of that class.
+
+    Raises:
+        ValueError: an unknown model type, or options that its class does not take.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        # Imported here because transformers takes seconds, and most of the service never builds a model.
-        from transformers import AutoBackbone, AutoConfig
-
-        options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.options.items()}
-        stages = [f"stage{number}" for number in range(1, 5)]
-        settings = AutoConfig.for_model(config.model_type, out_features=stages, **options)
-        self.network: Any = AutoBackbone.from_config(settings)  # type: ignore[no-untyped-call]
-        self.channels: tuple[int, ...] = tuple(self.network.channels)
+        if config.model_type not in BACKBONES:
+            raise ValueError(f"model_type: got {config.model_type!r}, expected one of {', '.join(BACKBONES)}")
+        try:
+            self.network = BACKBONES[config.model_type](**config.options)
+        except TypeError as error:
+            raise ValueError(f"backbone.options: {error}") from error
+        self.channels: tuple[int, ...] = self.network.channels
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Extract the pyramid.
@@ -42,7 +48,8 @@ class VisualBackbone(nn.Module):
         Returns:
             Four maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up.
         """
-        return tuple(self.network(frames).feature_maps)
+        pyramid: tuple[Tensor, ...] = self.network(frames)
+        return pyramid
 
 
 class Neck(nn.Module):

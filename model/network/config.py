@@ -24,11 +24,11 @@ VGGISH_DIM = 128
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The visual backbone, by its name in transformers' AutoBackbone.
+    """The visual backbone.
 
     Attributes:
         model_type: `resnet` or `pvt_v2`.
-        options: keyword arguments of that model type's configuration class.
+        options: keyword arguments of that model type's class (`model.network.backbones.BACKBONES`).
     """
 
     model_type: str = "resnet"

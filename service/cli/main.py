@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.settings import complain, load_settings
-from service.settings import Settings
 
 app = typer.Typer(
     name="avesformer",
@@ -89,6 +88,8 @@ def check_config(
     if example:
         print(example_environment(), end="")
         return
+    from service.settings import Settings
+
     settings = load_settings()
     width = max(len(name) for name in Settings.model_fields)
     for name, field in Settings.model_fields.items():
@@ -99,6 +100,8 @@ def check_config(
 
 def example_environment() -> str:
     """The text of `.env.example`: every setting with its meaning, unit and default (empty: none)."""
+    from service.settings import Settings
+
     lines = ["# Settings of the service; the environment wins over this file's values. Made by:"]
     lines.append("#   avesformer check-config --example > .env.example")
     for name, field in Settings.model_fields.items():

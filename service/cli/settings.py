@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
-from pydantic import ValidationError
 
-from service.settings import Settings
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment and the command line; ends the process with 2 where one is wrong."""
+    # Imported here because pydantic takes longer than all the rest of `avesformer --help`.
+    from pydantic import ValidationError
+
+    from service.settings import Settings as LoadedSettings
+
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # checked by pydantic
+        return LoadedSettings(**given)  # type: ignore[arg-type]  # checked by pydantic
     except ValidationError as error:
         for fault in error.errors():
             name = "_".join(str(part) for part in fault["loc"][:1]).upper()
