@@ -21,6 +21,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CONV_NORM_NAMES = (("conv", "norm"), ("convolution", "normalization"))
 
 
+# How PyTorch's CPU allocator words it, in a plain RuntimeError (c10/core/impl/alloc_cpu.cpp).
+CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+
+
 @dataclass(frozen=True)
 class PredictorInfo:
     """What a checkpoint is and takes.
@@ -107,6 +111,7 @@ class Predictor:
         Raises:
             ValueError: other shapes or dtypes.
             MemoryError: the batch does not fit the device.
+            RuntimeError: the device failed.
         """
         _check(frames, windows)
         try:
@@ -114,7 +119,9 @@ class Predictor:
             examples = window_log_mel(_tensor(windows).to(self.device))
             logits = self._model(pictures.to(self.dtype), examples.to(self.dtype))
             answer: NDArray[np.float32] = logits.float().cpu().numpy()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             raise MemoryError(f"a batch of {len(frames)} samples does not fit {self.device}") from error
         return answer
@@ -160,6 +167,10 @@ def fold_norms(model: AVESFormer) -> AVESFormer:
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
     return model
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CPU_OUT_OF_MEMORY)
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:

@@ -13,16 +13,33 @@ from numpy.typing import NDArray
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
-from service.domain.request import AnswerEvent, RequestContext
-from service.domain.result import ModelInfo
+from service.domain.request import AnswerEvent, ClipStarted, RequestContext
+from service.domain.result import FrameMasks, ModelInfo, Summary
 from service.media.upload import Upload
+
+
+class CheckpointInfo(Protocol):
+    """What a checkpoint is and takes: a ModelInfo, or the model's own description with the same attributes."""
+
+    @property
+    def variant(self) -> str: ...
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def world_version(self) -> int | None: ...
+    @property
+    def input_height(self) -> int: ...
+    @property
+    def input_width(self) -> int: ...
 
 
 class Predictor(Protocol):
     """The model as the device thread sees it: stateless, called by one thread only."""
 
     @property
-    def info(self) -> ModelInfo:
+    def info(self) -> CheckpointInfo:
         """What the checkpoint is and takes."""
         ...
 
@@ -163,6 +180,18 @@ class JobStore(Protocol):
 
     async def sweep(self) -> Sequence[str]:
         """Forget the jobs whose time is over; their ids, for their blobs to go as well."""
+        ...
+
+
+class AnswerSink(Protocol):
+    """Where the events of an answer are written, for one reader or for many. Writing never waits for a reader."""
+
+    def put(self, event: ClipStarted | FrameMasks) -> None:
+        """Add an event; raises ServiceError `storage_full` where there is no room for it."""
+        ...
+
+    def end(self, end: Summary | Exception) -> None:
+        """End the answer, well or with what its readers get to see; only the first call counts."""
         ...
 
 

@@ -22,15 +22,15 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
 
 
-def first_error(group: BaseExceptionGroup[BaseException], preferred: type[BaseException]) -> BaseException:
+def first_error(group: ExceptionGroup[Exception], preferred: type[Exception]) -> Exception:
     """Return the first error of a task group that is `preferred`, else its first error."""
     leaves = list(_leaves(group))
     return next((leaf for leaf in leaves if isinstance(leaf, preferred)), leaves[0])
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
     for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
+        if isinstance(error, ExceptionGroup):
             yield from _leaves(error)
         else:
             yield error

@@ -141,7 +141,7 @@ class RememberPolicy:
 
 
 class IdempotentAnswering:
-    """`Answering` that honours idempotency keys of complete uploads.
+    """`Answering` for requests with an idempotency key whose upload is complete.
 
     Args:
         inner: answers what was not asked before.
@@ -168,11 +168,6 @@ class IdempotentAnswering:
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The events of the first answer to this key, or of a new one."""
-        if context.idempotency_key is None or not upload.is_complete:
-            async with aclosing(self._inner.answer(upload, options, context)) as events:
-                async for event in events:
-                    yield event
-            return
         scope = key_scope(context, route="segment", options=options)
         async with AsyncExitStack() as holding:
             async with bounded_wait(

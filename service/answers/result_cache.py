@@ -6,23 +6,26 @@ so that a hit equals what would be computed, and the caller's API key, unless ca
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from service.aio.tasks import end_tasks
 from service.aio.waits import bounded_wait, ends_within
 from service.answers.shared_answer import SharedAnswer
 from service.codec.answer_json import decode_stored
+from service.core.pipeline import Pipeline
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, ModelInfo, Summary
 from service.media.upload import Upload
-from service.ports import Answering, ResultCache, Segmenter
+from service.ports import ResultCache, Segmenter
 from service.telemetry.metrics import Metrics
 
 PIPELINE_VERSION = 1
@@ -54,11 +57,21 @@ class CachePolicy:
     growing_wait_s: float = 0.1
 
 
+@dataclass(slots=True)
+class _Computed:
+    """An answer that is being computed, and who reads it."""
+
+    answer: SharedAnswer
+    work: asyncio.Task[None]
+    num_readers: int = 0
+    is_kept: bool = False
+
+
 class CachedAnswers:
-    """`Answering` with a memory.
+    """Answers from the cache, or computed once for all equal requests in flight. Implements `ports.Answering`.
 
     Args:
-        inner: computes.
+        pipeline: computes.
         segmenter: tells the model, which is part of the key.
         cache: keeps encoded answers.
         policy: bounds.
@@ -68,7 +81,7 @@ class CachedAnswers:
 
     def __init__(
         self,
-        inner: Answering,
+        pipeline: Pipeline,
         segmenter: Segmenter,
         cache: ResultCache,
         policy: CachePolicy,
@@ -76,24 +89,24 @@ class CachedAnswers:
         metrics: Metrics,
         clock: Clock,
     ) -> None:
-        self._inner = inner
+        self._pipeline = pipeline
         self._segmenter = segmenter
         self._cache = cache
         self._policy = policy
         self._metrics = metrics
         self._clock = clock
-        self._shared: dict[str, SharedAnswer] = {}
+        self._computed: dict[str, _Computed] = {}
 
     async def check(self, options: SegmentOptions) -> None:
         """Refuse early what cannot be answered."""
-        await self._inner.check(options)
+        await self._pipeline.check(options)
 
     async def answer(
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The events of an answer: kept, shared with an equal request in flight, or computed."""
         if not context.may_use_cache or not await self._completes_soon(upload):
-            async with aclosing(self._inner.answer(upload, options, context)) as events:
+            async with aclosing(self._pipeline.answer(upload, options, context)) as events:
                 async for event in events:
                     yield event
             return
@@ -102,17 +115,16 @@ class CachedAnswers:
             context.deadline.timeout_s(self._clock), partial(deadline_exceeded, "the look-up in the cache")
         ):
             key = self._key(upload, options, await self._segmenter.describe(), context.owner)
-            kept = None if key in self._shared else await self._cache.get(key)
+            kept = None if key in self._computed else await self._cache.get(key)
         if kept is not None:
             self._metrics.cache_lookups_total.labels("hit").inc()
             for event in decode_stored(kept):
                 yield self._as_hit(event, context, started_s)
             return
-        shared = self._shared.get(key)
-        self._metrics.cache_lookups_total.labels("miss" if shared is None else "joined").inc()
-        if shared is None:
-            shared = self._start(key, upload, options, context)
-        async with aclosing(shared.read(context.deadline, clock=self._clock)) as events:
+        async with (
+            self._sharing(key, upload, options, context) as shared,
+            aclosing(shared.read(context.deadline, clock=self._clock)) as events,
+        ):
             async for event in events:
                 yield replace(event, request_id=context.request_id) if isinstance(event, ClipStarted) else event
 
@@ -120,27 +132,46 @@ class CachedAnswers:
         """Whether all bytes are there, or come within a moment; raises what the upload is aborted with."""
         return upload.is_complete or await ends_within(self._policy.growing_wait_s, upload.wait_for(_ALL))
 
-    def _start(self, key: str, upload: Upload, options: SegmentOptions, context: RequestContext) -> SharedAnswer:
+    @asynccontextmanager
+    async def _sharing(
+        self, key: str, upload: Upload, options: SegmentOptions, context: RequestContext
+    ) -> AsyncIterator[SharedAnswer]:
+        """Around reading: the answer to equal requests, begun if there is none; ended when its last reader leaves."""
+        computed = self._computed.get(key)
+        is_new = computed is None or computed.answer.error is not None
+        self._metrics.cache_lookups_total.labels("miss" if is_new else "joined").inc()
+        if computed is None or is_new:
+            computed = self._computed[key] = self._start(upload, options, context)
+        computed.num_readers += 1
+        try:
+            yield computed.answer
+        finally:
+            computed.num_readers -= 1
+            if not computed.num_readers:
+                await self._finish(key, computed)
+
+    def _start(self, upload: Upload, options: SegmentOptions, context: RequestContext) -> _Computed:
         """Begin a computation that outlives this request if others join; its readers have deadlines, it has none."""
+        answer = SharedAnswer(directory=self._policy.directory, max_bytes=self._policy.max_shared_bytes)
         upload.retain()
+        context = replace(context, deadline=Deadline())
+        work = asyncio.create_task(self._pipeline.run(upload, options, context, answer), name="shared answer")
+        work.add_done_callback(lambda _: upload.close())
+        return _Computed(answer, work)
 
-        async def keep(content: bytes) -> None:
-            await self._cache.put(key, content)
-
-        def forget(ended: SharedAnswer) -> None:
-            if self._shared.get(key) is ended:
-                del self._shared[key]
-
-        self._shared[key] = SharedAnswer(
-            self._inner.answer(upload, options, replace(context, deadline=Deadline())),
-            directory=self._policy.directory,
-            max_bytes=self._policy.max_shared_bytes,
-            max_kept_bytes=self._policy.max_entry_bytes,
-            keep=keep,
-            on_end=forget,
-            on_done=upload.close,
-        )
-        return self._shared[key]
+    async def _finish(self, key: str, computed: _Computed) -> None:
+        """Keep a complete answer, cancel an incomplete one. Others may still join while the answer is being stored."""
+        answer = computed.answer
+        try:
+            if answer.is_complete and not computed.is_kept and answer.num_bytes <= self._policy.max_entry_bytes:
+                computed.is_kept = True
+                await self._cache.put(key, answer.content())
+        finally:
+            if not computed.num_readers:
+                if self._computed.get(key) is computed:
+                    del self._computed[key]
+                await end_tasks([computed.work])
+                answer.close()
 
     def _key(self, upload: Upload, options: SegmentOptions, model: ModelInfo, owner: str) -> str:
         applied = asdict(options.resolve(model))

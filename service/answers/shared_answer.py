@@ -1,4 +1,4 @@
-"""One computation, any number of readers: its lines go to a file that each reads at its own pace."""
+"""One answer for any number of readers: its lines are in a file that each reader follows at its own pace."""
 
 from __future__ import annotations
 
@@ -6,128 +6,115 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections import deque
+from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 
-from service.aio.tasks import end_tasks
 from service.aio.waits import bounded_wait
 from service.codec.answer_json import decode_stored, encode_line
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import ServiceError
-from service.domain.request import AnswerEvent
+from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.result import FrameMasks, Summary
 
 logger = logging.getLogger(__name__)
 
+# Encoded bytes of the latest events that are also kept as objects. A reader that is no further behind gets these; one
+# that is reads its lines from the file.
+_RECENT_BYTES = 1024**2
+
 
 class SharedAnswer:
-    """Runs an answer and hands its events to whoever joins; ends it when the last reader leaves.
+    """An answer on its way to several readers and to the cache. Implements `ports.AnswerSink`.
 
     Args:
-        events: the computation; closed at its end, however it comes.
         directory: for the file; None takes the system's.
         max_bytes: of the file; a larger answer fails as `storage_full`.
-        max_kept_bytes: larger answers are not given to `keep`.
-        keep: given all encoded events when they are complete.
-        on_end: called when no one may join any more.
-        on_done: called once, when the computation needs nothing any more.
     """
 
-    def __init__(
-        self,
-        events: AsyncGenerator[AnswerEvent, None],
-        *,
-        directory: Path | None,
-        max_bytes: int,
-        max_kept_bytes: int,
-        keep: Callable[[bytes], Awaitable[None]],
-        on_end: Callable[[SharedAnswer], None],
-        on_done: Callable[[], None],
-    ) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory, prefix="shared-")  # noqa: SIM115 - closed with the last reader
+    def __init__(self, *, directory: Path | None, max_bytes: int) -> None:
+        self._file = tempfile.TemporaryFile(dir=directory, prefix="shared-")  # noqa: SIM115 - closed by close()
         self._max_bytes = max_bytes
-        self._max_kept_bytes = max_kept_bytes
-        self._keep = keep
-        self._on_end = on_end
-        self._ends: list[int] = []
-        self._num_readers = 0
+        self._ends: list[int] = []  # of each line, in the file
+        self._recent: deque[AnswerEvent] = deque()
         self._grown = asyncio.Event()
-        self._error: ServiceError | None = None
+        self.error: ServiceError | None = None
         self.is_complete = False
-        self._work = asyncio.create_task(self._run(events))
-        self._work.add_done_callback(lambda _: on_done())
-
-    async def read(self, deadline: Deadline, *, clock: Clock) -> AsyncGenerator[AnswerEvent, None]:
-        """The events from the first one on; raises what the computation raised, or `deadline_exceeded`."""
-        self._num_readers += 1
-        at = 0
-        try:
-            while True:
-                while at < len(self._ends):
-                    start = self._ends[at - 1] if at else 0
-                    line = os.pread(self._file.fileno(), self._ends[at] - start, start)
-                    at += 1
-                    yield next(decode_stored(line))
-                if self._error is not None:
-                    raise self._error
-                if self.is_complete:
-                    return
-                await self._next_line(deadline, clock)
-        finally:
-            await self._leave()
-
-    async def _next_line(self, deadline: Deadline, clock: Clock) -> None:
-        late = partial(deadline_exceeded, "the wait for an equal request")
-        async with bounded_wait(deadline.timeout_s(clock), late):
-            await self._grown.wait()
-
-    async def _leave(self) -> None:
-        self._num_readers -= 1
-        if self._num_readers == 0:
-            self._on_end(self)
-            if self.is_complete:
-                await asyncio.wait([self._work])
-            else:
-                await end_tasks([self._work])
-            self._file.close()
-
-    async def _run(self, events: AsyncGenerator[AnswerEvent, None]) -> None:
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    self._append(encode_line(event))
-        except ServiceError as error:
-            self._fail(error)
-            return
-        except Exception:
-            logger.exception("a shared computation failed inside")
-            self._fail(ServiceError("internal", "Something failed inside the service."))
-            return
-        self.is_complete = True
-        self._notify()
-        if self._num_bytes <= self._max_kept_bytes:
-            await self._keep(os.pread(self._file.fileno(), self._num_bytes, 0))
-        self._on_end(self)
-
-    def _fail(self, error: ServiceError) -> None:
-        self._error = error
-        self._on_end(self)
-        self._notify()
 
     @property
-    def _num_bytes(self) -> int:
+    def num_bytes(self) -> int:
+        """Encoded bytes so far."""
         return self._ends[-1] if self._ends else 0
 
-    def _append(self, line: bytes) -> None:
-        if self._num_bytes + len(line) > self._max_bytes:
+    def put(self, event: ClipStarted | FrameMasks) -> None:
+        """Add an event; raises `storage_full`."""
+        self._append(event)
+        self._notify()
+
+    def end(self, end: Summary | Exception) -> None:
+        """End the answer; only the first call counts. An unexpected exception is logged and becomes `internal`."""
+        if self.is_complete or self.error is not None:
+            return
+        try:
+            if isinstance(end, Summary):
+                self._append(end)
+                self.is_complete = True
+        except ServiceError as error:
+            end = error
+        if isinstance(end, ServiceError):
+            self.error = end
+        elif isinstance(end, Exception):
+            logger.error("a shared answer failed unexpectedly", exc_info=end)
+            self.error = ServiceError("internal", "Something failed inside the service.")
+        self._notify()
+
+    async def read(self, deadline: Deadline, *, clock: Clock) -> AsyncGenerator[AnswerEvent, None]:
+        """Yield the events from the first one on; raises what the answer ended with, or `deadline_exceeded`."""
+        at = 0
+        while True:
+            while at < len(self._ends):
+                yield self._event(at)
+                at += 1
+            if self.error is not None:
+                raise self.error
+            if self.is_complete:
+                return
+            late = partial(deadline_exceeded, "the wait for an equal request")
+            async with bounded_wait(deadline.timeout_s(clock), late):
+                await self._grown.wait()
+
+    def content(self) -> bytes:
+        """Return all lines."""
+        return os.pread(self._file.fileno(), self.num_bytes, 0)
+
+    def close(self) -> None:
+        """Give the file up; idempotent."""
+        self._recent.clear()
+        self._file.close()
+
+    def _event(self, number: int) -> AnswerEvent:
+        num_old = len(self._ends) - len(self._recent)
+        if number >= num_old:
+            return self._recent[number - num_old]
+        start = self._start_of(number)
+        return next(decode_stored(os.pread(self._file.fileno(), self._ends[number] - start, start)))
+
+    def _append(self, event: AnswerEvent) -> None:
+        line = encode_line(event)
+        if self.num_bytes + len(line) > self._max_bytes:
             raise ServiceError("storage_full", "The answer is over the limit of what can be held for its reader.")
         try:
-            os.pwrite(self._file.fileno(), line, self._num_bytes)
+            os.pwrite(self._file.fileno(), line, self.num_bytes)
         except OSError as error:
             raise ServiceError("storage_full", "There is no room left to hold the answer.") from error
-        self._ends.append(self._num_bytes + len(line))
-        self._notify()
+        self._ends.append(self.num_bytes + len(line))
+        self._recent.append(event)
+        while self.num_bytes - self._start_of(len(self._ends) - len(self._recent)) > _RECENT_BYTES:
+            self._recent.popleft()
+
+    def _start_of(self, number: int) -> int:
+        return self._ends[number - 1] if number else 0
 
     def _notify(self) -> None:
         self._grown.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.batching.batch_runner import BatchOutcome
+from service.batching.device import BatchOutcome
 from service.batching.sample_queue import PendingChunk, SampleSlice
 from service.domain.errors import ServiceError
 from service.telemetry.traces import Traces, is_sampled

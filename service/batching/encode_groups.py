@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.batch_runner import SliceResult
+from service.batching.device import SliceResult
 from service.batching.sample_queue import SampleSlice
 from service.domain.errors import ServiceError
 

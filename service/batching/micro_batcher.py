@@ -12,8 +12,8 @@ from functools import partial
 
 from service.aio.waits import bounded_wait, ends_within
 from service.batching.batch_plan import BatchPlan
-from service.batching.batch_runner import BatchOutcome
 from service.batching.batch_traces import BatchTraces
+from service.batching.device import BatchOutcome
 from service.batching.encode_groups import EncodeInput, encode_groups, num_samples
 from service.batching.policy import BatchPolicy
 from service.batching.returning import ReturningClients
@@ -99,7 +99,7 @@ class MicroBatcher:
         metrics.queue_depth.set_function(lambda: self._queue.num_samples)
         metrics.queue_oldest_seconds.set_function(lambda: self._queue.oldest_age_s(now_s=clock()))
 
-    def start(self) -> None:
+    def start_batching(self) -> None:
         """Start the batcher's own task."""
         self._loop = asyncio.create_task(self._run(), name="micro-batcher")
 
@@ -116,7 +116,7 @@ class MicroBatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
-    def num_waiting(self) -> int:
+    def queue_depth(self) -> int:
         """Samples that wait for the device."""
         return self._queue.num_samples
 
@@ -159,8 +159,7 @@ class MicroBatcher:
         Raises:
             ServiceError: `draining`, `queue_full`, `deadline_exceeded`, `internal`, `backend_down`.
         """
-        if self._is_closing:
-            raise ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")
+        self._check_open()
         chunk.deadline.check(self._clock, stage="queue")
         future: asyncio.Future[SegmentedChunk] = asyncio.get_running_loop().create_future()
         pending = PendingChunk(chunk, self._clock(), future)
@@ -177,27 +176,34 @@ class MicroBatcher:
             self._queue.drop(pending)
             self._wake.set()
 
+    def _check_open(self) -> None:
+        """Raise a ServiceError if chunks cannot be taken."""
+        if self._is_closing:
+            raise ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")
+
     async def _run(self) -> None:
         while True:
             try:
                 await self._until_batch_may_leave()
-                self._launch()
+                slices = self._next_batch()
+                task = asyncio.create_task(self._serve(slices), name="batch")
+                self._serving[task] = slices
+                task.add_done_callback(self._forget)
             except Exception:
                 logger.exception("batch could not be formed")
                 for pending in self._queue.chunks():
                     pending.fail(ServiceError("internal", "The batch could not be formed; the failure was logged."))
                     self._queue.drop(pending)
 
-    def _launch(self) -> None:
+    def _next_batch(self) -> list[SampleSlice]:
+        """Take the samples of the next batch from the queue."""
         now_s = self._clock()
         self._metrics.batch_wait_seconds.observe(self._queue.oldest_age_s(now_s=now_s))
         slices = self._queue.take(self._plan().next_size(self._queue.num_samples), now_s=now_s)
         if not self._call_costs_s:
             self._call_began_s = now_s
         self._call_costs_s.append(self._plan().cost_s(sum(map(len, slices))))
-        task = asyncio.create_task(self._serve(slices), name="batch")
-        self._serving[task] = slices
-        task.add_done_callback(self._forget)
+        return slices
 
     async def _until_batch_may_leave(self) -> None:
         quiet_passes = 0

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from functools import partial
 
 import cv2
 
-from service.batching.batch_plan import BatchPlan
-from service.batching.batch_runner import BatchOutcome, BatchRunner
-from service.batching.device_thread import DeviceThread
+from service.batching.device import BatchRunner, DeviceThread
 from service.batching.encode_groups import EncodeInput
 from service.batching.micro_batcher import EncodeOutput, MicroBatcher
 from service.batching.policy import BatchPolicy
 from service.batching.sample_queue import SampleSlice
-from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, ModelInfo
@@ -35,8 +32,8 @@ STOP_TIMEOUT_S = 10.0
 """How long the present device call may take to end at shutdown; the thread is a daemon, so the process ends anyway."""
 
 
-class LocalSegmenter:
-    """Chunks in, masks out, on this machine's device. Implements `ports.Segmenter`."""
+class LocalSegmenter(MicroBatcher):
+    """The micro-batcher over this machine's device. Implements `ports.Segmenter`."""
 
     def __init__(
         self,
@@ -56,19 +53,22 @@ class LocalSegmenter:
             clock: seconds, monotonic.
             traces: spans of batches and of the stages of chunks.
         """
-        self._traces = traces
-        self._make_predictor = make_predictor
-        self._policy = policy
-        self._metrics = metrics
-        self._clock = clock
-        self._runner: BatchRunner | None = None
+        self._runner = BatchRunner(make_predictor, sizes=policy.sizes, clock=clock)
         self._device = DeviceThread(
-            clock=clock, stuck_after_s=policy.stuck_after_s, idle_check=self._check_device, idle_s=IDLE_CHECK_S
+            clock=clock, stuck_after_s=policy.stuck_after_s, idle_check=self._runner.check_health, idle_s=IDLE_CHECK_S
         )
         self._encoders = ThreadPoolExecutor(
             policy.encode_threads, thread_name_prefix="encode", initializer=_prepare_encoder
         )
-        self._batcher: MicroBatcher | None = None
+        super().__init__(
+            policy,
+            run_batch=partial(self._device.run, self._runner.run),
+            encode=self._encode_group,
+            plan=lambda: self._runner.plan,
+            metrics=metrics,
+            clock=clock,
+            traces=traces,
+        )
 
     async def start(self) -> None:
         """Load the predictor and warm up every batch shape on the device thread; ready when it returns.
@@ -77,119 +77,69 @@ class LocalSegmenter:
             Exception: whatever loading raises; the segmenter can then only be closed.
         """
         self._device.start()
-        self._runner = await self._device.run(self._load)
-        self._batcher = MicroBatcher(
-            self._policy,
-            run_batch=self._run_batch,
-            encode=self._encode,
-            plan=self._plan,
-            metrics=self._metrics,
-            clock=self._clock,
-            traces=self._traces,
-        )
-        self._batcher.start()
-        runner = self._runner
+        await self._device.run(self._runner.load)
+        self.start_batching()
         self._metrics.worker_up.set_function(lambda: int(self.is_healthy()))
-        self._metrics.device_memory_bytes.set_function(lambda: runner.memory_bytes)
+        self._metrics.device_memory_bytes.set_function(lambda: self._runner.memory_bytes)
 
     async def aclose(self) -> None:
         """Stop at once: chunks that still wait or run end as `draining`. To drain, stop admitting and wait first."""
-        if self._batcher is not None:
+        if self._runner.is_loaded:
             self._metrics.worker_up.set_function(lambda: 0)
-            await self._batcher.aclose()
+        await super().aclose()
         if not await self._device.stop(timeout_s=STOP_TIMEOUT_S):
             logger.error("device thread did not end in time")
         await asyncio.to_thread(self._encoders.shutdown, cancel_futures=True)
 
     async def describe(self) -> ModelInfo:
-        """The model that answers; raises `warming_up` before `start` has ended."""
-        if self._runner is None:
-            raise ServiceError(
-                "warming_up", "The model is being loaded; try again in a few seconds.", retry_after_s=2.0
-            )
+        """Return the model that answers; raises `warming_up` before `start` has ended."""
+        if not self._runner.is_loaded:
+            raise _warming_up()
         return self._runner.info
-
-    def expect(self, request_id: str) -> AbstractContextManager[None]:
-        """While open, this request may still send chunks, so a batch may wait a moment for them."""
-        return self._ready_batcher().expect(request_id)
 
     def is_idle(self) -> bool:
         """Whether a chunk sent now would start at once."""
-        return self._batcher is not None and self._batcher.is_idle()
-
-    async def segment(self, chunk: Chunk) -> SegmentedChunk:
-        """The masks of a chunk; cancelling the call drops its samples from the queue.
-
-        Raises:
-            ServiceError: `warming_up`, `draining`, `queue_full`, `deadline_exceeded`, `internal`, `backend_down`.
-        """
-        batcher = self._ready_batcher()
-        if not self.is_healthy():
-            raise ServiceError("backend_down", "The compute device stopped answering; the service is restarting it.")
-        return await batcher.segment(chunk)
+        return self._runner.is_loaded and super().is_idle()
 
     def is_ready(self) -> bool:
         """Whether the model is loaded and warm, and its device answers."""
-        return self._batcher is not None and self.is_healthy()
+        return self._runner.is_loaded and self.is_healthy()
 
     def is_healthy(self) -> bool:
         """Whether the device answers; once False with a device that died, only a new process helps."""
-        if self._runner is None:
+        if not self._runner.is_loaded:
             return True
         return self._runner.is_device_healthy and self._device.is_healthy()
 
     @property
-    def queue_depth(self) -> int:
-        """Samples that wait for the device."""
-        return 0 if self._batcher is None else self._batcher.num_waiting
-
-    @property
     def max_batch(self) -> int:
         """Most samples of one device call that fit (warming up: as configured)."""
-        return self._policy.max_batch if self._runner is None else self._runner.plan.max_batch
-
-    @property
-    def busy_for_s(self) -> float:
-        """Expected seconds until the device has ended what it was given; 0 while idle."""
-        return 0.0 if self._batcher is None else self._batcher.busy_for_s
+        return self._runner.plan.max_batch if self._runner.is_loaded else self._policy.max_batch
 
     @property
     def samples_per_s(self) -> float:
         """Measured drain rate in samples per second of device time; 0 while warming up."""
-        return 0.0 if self._batcher is None else self._batcher.samples_per_s
+        return super().samples_per_s if self._runner.is_loaded else 0.0
 
     def predicted_wait_s(self, num_samples: int) -> float:
         """Seconds until `num_samples` more samples would be predicted, behind those that wait now."""
         rate = self.samples_per_s
         return (self.queue_depth + num_samples) / rate if rate else 0.0
 
-    def _ready_batcher(self) -> MicroBatcher:
-        if self._batcher is None:
-            raise ServiceError(
-                "warming_up", "The model is being loaded; try again in a few seconds.", retry_after_s=2.0
-            )
-        return self._batcher
+    def _check_open(self) -> None:
+        super()._check_open()
+        if not self._runner.is_loaded:
+            raise _warming_up()
+        if not self.is_healthy():
+            raise ServiceError("backend_down", "The compute device stopped answering; the service is restarting it.")
 
-    def _load(self) -> BatchRunner:
-        return BatchRunner(self._make_predictor(), sizes=self._policy.sizes, clock=self._clock)
-
-    def _check_device(self) -> None:
-        if self._runner is not None:
-            self._runner.check_health()
-
-    def _plan(self) -> BatchPlan:
-        assert self._runner is not None, "the batcher starts after the runner"
-        return self._runner.plan
-
-    async def _run_batch(self, slices: Sequence[SampleSlice]) -> BatchOutcome:
-        runner = self._runner
-        assert runner is not None, "the batcher starts after the runner"
-        return await self._device.run(lambda: runner.run(slices))
-
-    async def _encode(self, group: EncodeInput) -> EncodeOutput:
-        loop = asyncio.get_running_loop()
-        model = await self.describe()
+    async def _encode_group(self, group: EncodeInput) -> EncodeOutput:
+        loop, model = asyncio.get_running_loop(), self._runner.info
         return await loop.run_in_executor(self._encoders, lambda: [_encode_slice(*item, model=model) for item in group])
+
+
+def _warming_up() -> ServiceError:
+    return ServiceError("warming_up", "The model is being loaded; try again in a few seconds.", retry_after_s=2.0)
 
 
 def _prepare_encoder() -> None:

@@ -30,7 +30,7 @@ class AnswerSpoolPolicy:
 
 
 class AnswerSpool:
-    """A queue of answer events with one writer and one reader; ends with a Summary or an error."""
+    """A queue of answer events for one reader, who takes each event once. Implements `ports.AnswerSink`."""
 
     def __init__(self, policy: AnswerSpoolPolicy) -> None:
         self._policy = policy
@@ -40,7 +40,7 @@ class AnswerSpool:
         self._file: IO[bytes] | None = None
         self._num_in_file = 0
         self._read_at = 0
-        self._end: Summary | BaseException | None = None
+        self._end: Summary | Exception | None = None
         self._changed = asyncio.Event()
 
     def put(self, event: ClipStarted | FrameMasks) -> None:
@@ -51,7 +51,7 @@ class AnswerSpool:
             self._put_frame(event)
         self._changed.set()
 
-    def end(self, end: Summary | BaseException) -> None:
+    def end(self, end: Summary | Exception) -> None:
         """Queue the end, a summary or what the reader shall meet; the first one counts."""
         if self._end is None:
             self._end = end
@@ -63,7 +63,7 @@ class AnswerSpool:
             self._changed.clear()
             while (event := self._take()) is not None:
                 yield event
-            if isinstance(self._end, BaseException):
+            if isinstance(self._end, Exception):
                 raise self._end
             if self._end is not None:
                 yield self._end

@@ -128,7 +128,7 @@ class _Stream:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read(inputs))
                 group.create_task(self._answer())
-        except BaseExceptionGroup as failures:
+        except ExceptionGroup as failures:
             raise first_error(failures, ServiceError) from None
 
     def end_after_current_frame(self) -> None:

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from service.aio.byte_budget import ByteBudget
-from service.aio.tasks import first_error
+from service.aio.tasks import end_tasks, first_error
 from service.aio.waits import bounded_wait
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
 from service.core.chunker import ChunkPolicy, chunks_of
@@ -22,13 +22,13 @@ from service.domain.chunk import Chunk, MaskPolicy, SampleBlock, SegmentedChunk
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Clock, deadline_exceeded
 from service.domain.errors import ServiceError
-from service.domain.options import AppliedOptions, SegmentOptions
+from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.domain.result import ANSWER_DECIMALS, FrameMasks, ModelInfo, Summary
+from service.domain.result import ANSWER_DECIMALS, FrameMasks, Summary
 from service.media.decoders.pool import ClipReader, DecoderPool
 from service.media.policy import DecodeRequest
 from service.media.upload import Upload
-from service.ports import Segmenter
+from service.ports import AnswerSink, Segmenter
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
 
@@ -49,13 +49,24 @@ class _Flow:
 
     context: RequestContext
     timings: Timings
-    spool: AnswerSpool
+    sink: AnswerSink
     places: asyncio.Semaphore
-    checkpoint: str
     sent: asyncio.Queue[asyncio.Task[SegmentedChunk] | None] = field(default_factory=asyncio.Queue)
-    waited_s: float = 0.0
     num_chunks: int = 0
     held_bytes: int = 0
+
+    def next_chunk(self, samples: SampleBlock, masks: MaskPolicy, *, checkpoint: str) -> Chunk:
+        """Return the samples as the request's next chunk."""
+        self.num_chunks += 1
+        return Chunk(
+            request_id=self.context.request_id,
+            chunk_no=self.num_chunks - 1,
+            samples=samples,
+            masks=masks,
+            deadline=self.context.deadline,
+            is_interactive=self.context.is_interactive,
+            checkpoint=checkpoint,
+        )
 
 
 class Pipeline:
@@ -97,70 +108,63 @@ class Pipeline:
             ServiceError: anything of the error table that decoding or segmenting can meet, `deadline_exceeded`.
         """
         spool = AnswerSpool(self._policy.spool)
-        work = asyncio.create_task(self._work(upload, options, context, spool), name=f"answer {context.request_id}")
-        work.add_done_callback(lambda done: _end_with_task(spool, done))
+        work = asyncio.create_task(self.run(upload, options, context, spool), name=f"answer {context.request_id}")
         try:
             async for event in spool.events():
                 yield event
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            await end_tasks([work])
             spool.close()
 
-    async def _work(self, upload: Upload, options: SegmentOptions, context: RequestContext, spool: AnswerSpool) -> None:
-        now = self._clock()
-        timings = Timings(self._clock, now if context.started_at_s is None else context.started_at_s)
-        timings.upload_s = now - timings.started_at_s
-        timings.stage = "decoding"
-        try:
-            async with bounded_wait(context.deadline.timeout_s(self._clock), lambda: deadline_exceeded(timings.stage)):
-                num_samples = await self._run(upload, options, context, spool, timings)
-        except BaseExceptionGroup as group:
-            raise first_error(group, ServiceError) from None
-        timings.observe(self._metrics)
-        spool.end(Summary(num_samples=num_samples, timings_s=timings.summary()))
+    async def run(self, upload: Upload, options: SegmentOptions, context: RequestContext, sink: AnswerSink) -> None:
+        """Write an answer to a sink, decoding and segmenting side by side. Every end reaches the sink.
 
-    async def _run(
-        self,
-        upload: Upload,
-        options: SegmentOptions,
-        context: RequestContext,
-        spool: AnswerSpool,
-        timings: Timings,
-    ) -> int:
-        """Decode and segment side by side; returns the number of samples."""
-        model = await self._segmenter.describe()
-        applied = options.resolve(model)
-        places = asyncio.Semaphore(self._policy.max_outstanding_chunks)
-        flow = _Flow(context, timings, spool, places, model.checkpoint)
+        Cancelling the call ends all work for the answer.
+        """
+        timings = Timings.of(context, clock=self._clock)
+        flow = _Flow(context, timings, sink, asyncio.Semaphore(self._policy.max_outstanding_chunks))
+
+        def late() -> ServiceError:
+            return deadline_exceeded(timings.stage)
+
         try:
-            async with asyncio.TaskGroup() as group:
+            async with bounded_wait(context.deadline.timeout_s(self._clock), late), asyncio.TaskGroup() as group:
                 emitting = group.create_task(self._emit(flow))
-                with self._traces.span("decode", parent=context.traceparent) as span:
-                    await self._decode(upload, model, applied, flow, group)
-                    span.set(waited_s=flow.waited_s, num_chunks=flow.num_chunks)
+                await self._decode(upload, options, flow, group)
                 timings.stage = "prediction"
-            return emitting.result()
+            timings.observe(self._metrics)
+            sink.end(Summary(num_samples=emitting.result(), timings_s=timings.summary()))
+        except ExceptionGroup as group_error:
+            sink.end(first_error(group_error, ServiceError))
+        except Exception as error:
+            sink.end(error)
+        except asyncio.CancelledError:
+            sink.end(ServiceError("client_gone", "The answer was given up."))
+            raise
         finally:
             self._budget.release(flow.held_bytes)
 
-    async def _decode(
-        self, upload: Upload, model: ModelInfo, applied: AppliedOptions, flow: _Flow, group: asyncio.TaskGroup
-    ) -> None:
+    async def _decode(self, upload: Upload, options: SegmentOptions, flow: _Flow, group: asyncio.TaskGroup) -> None:
         """Decode the upload and send its chunks off; the decoder is given back when the last one has left."""
+        model = await self._segmenter.describe()
+        applied = options.resolve(model)
         request = DecodeRequest(options=applied, frame_height=model.input_height, frame_width=model.input_width)
         since_s = self._clock()
-        async with self._decoders.open(upload, request, deadline=flow.context.deadline) as reader:
-            flow.waited_s = round(reader.waited_s, ANSWER_DECIMALS)
-            flow.timings.queue_s += reader.waited_s
-            flow.timings.decode_s += self._clock() - since_s - reader.waited_s
-            flow.spool.put(ClipStarted(flow.context.request_id, model, _rounded_clip(reader.clip), applied))
-            masks = MaskPolicy.of(applied, source_size=(reader.clip.height, reader.clip.width), model=model)
-            with self._segmenter.expect(flow.context.request_id):
-                async with aclosing(self._chunks(reader, flow)) as chunks:
-                    async for samples in chunks:
-                        await self._send(samples, masks, flow, group)
-        flow.sent.put_nowait(None)
+        with self._traces.span("decode", parent=flow.context.traceparent) as span:
+            async with self._decoders.open(upload, request, deadline=flow.context.deadline) as reader:
+                waited_s = reader.waited_s
+                flow.timings.note_decoder(waited_s=waited_s, opened_s=self._clock() - since_s)
+                flow.sink.put(ClipStarted(flow.context.request_id, model, _rounded_clip(reader.clip), applied))
+                source_size = (reader.clip.height, reader.clip.width)
+                masks = MaskPolicy.of(applied, source_size=source_size, model=model)
+                with self._segmenter.expect(flow.context.request_id):
+                    async with aclosing(self._chunks(reader, flow)) as chunks:
+                        async for samples in chunks:
+                            await flow.places.acquire()  # waits while too many chunks of this request are outstanding
+                            chunk = flow.next_chunk(samples, masks, checkpoint=model.checkpoint)
+                            flow.sent.put_nowait(group.create_task(self._segment(chunk, flow)))
+            flow.sent.put_nowait(None)
+            span.set(waited_s=round(waited_s, ANSWER_DECIMALS), num_chunks=flow.num_chunks)
 
     def _chunks(self, reader: ClipReader, flow: _Flow) -> AsyncGenerator[SampleBlock, None]:
         blocks = self._held(flow.timings.decoding(reader.blocks()), flow)
@@ -173,26 +177,11 @@ class Pipeline:
             flow.held_bytes += block.frames.nbytes
             yield block
 
-    async def _send(self, samples: SampleBlock, masks: MaskPolicy, flow: _Flow, group: asyncio.TaskGroup) -> None:
-        """Send a chunk off, waiting while too many of this request are outstanding."""
-        await flow.places.acquire()
-        chunk = Chunk(
-            request_id=flow.context.request_id,
-            chunk_no=flow.num_chunks,
-            samples=samples,
-            masks=masks,
-            deadline=flow.context.deadline,
-            is_interactive=flow.context.is_interactive,
-            checkpoint=flow.checkpoint,
-        )
-        flow.num_chunks += 1
-        flow.sent.put_nowait(group.create_task(self._segment(chunk, flow)))
-
     async def _segment(self, chunk: Chunk, flow: _Flow) -> SegmentedChunk:
         parent = flow.context.traceparent
-        told = {"chunk_no": chunk.chunk_no, "num_samples": len(chunk.samples)}
+        attributes = {"chunk_no": chunk.chunk_no, "num_samples": len(chunk.samples)}
         try:
-            with self._traces.span("chunk", parent=parent, kind="producer", **told) as span:
+            with self._traces.span("chunk", parent=parent, kind="producer", **attributes) as span:
                 return await self._segmenter.segment(chunk.under(span.traceparent))
         finally:
             num_bytes = chunk.samples.frames.nbytes
@@ -206,7 +195,7 @@ class Pipeline:
             chunk = await segmenting
             flow.timings.add(chunk)
             for frame in chunk.frames:
-                flow.spool.put(_rounded_frame(frame))
+                flow.sink.put(_rounded_frame(frame))
             num_samples += len(chunk.frames)
             flow.places.release()
         return num_samples
@@ -225,13 +214,3 @@ def _rounded_frame(frame: FrameMasks) -> FrameMasks:
         timestamp_s=round(float(frame.timestamp_s), ANSWER_DECIMALS),
         index=int(frame.index),
     )
-
-
-def _end_with_task(spool: AnswerSpool, work: asyncio.Task[None]) -> None:
-    """However the work ended, its reader is told."""
-    if work.cancelled():
-        spool.end(ServiceError("client_gone", "The answer was given up."))
-        return
-    error = work.exception()
-    if error is not None:
-        spool.end(error)

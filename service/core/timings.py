@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.domain.chunk import SampleBlock, SegmentedChunk
 from service.domain.deadline import Clock
+from service.domain.request import RequestContext
 from service.domain.result import ANSWER_DECIMALS
 from service.telemetry.metrics import Metrics
 
@@ -26,6 +27,18 @@ class Timings:
     queue_s: float = 0.0
     predict_s: float = 0.0
     encode_s: float = 0.0
+
+    @classmethod
+    def of(cls, context: RequestContext, *, clock: Clock) -> Timings:
+        """Return the timings of a request whose upload has been received and whose decoding begins now."""
+        now_s = clock()
+        started_at_s = now_s if context.started_at_s is None else context.started_at_s
+        return cls(clock, started_at_s, stage="decoding", upload_s=now_s - started_at_s)
+
+    def note_decoder(self, *, waited_s: float, opened_s: float) -> None:
+        """Count the time until a decoder knew the clip: `opened_s` seconds, of which `waited_s` in the queue."""
+        self.queue_s += waited_s
+        self.decode_s += opened_s - waited_s
 
     async def decoding(self, blocks: AsyncIterator[SampleBlock]) -> AsyncIterator[SampleBlock]:
         """The same blocks; the time spent waiting for each counts as decoding."""

@@ -62,7 +62,7 @@ class JobPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class JobParts:
+class RunnerParts:
     """What a runner works with. `tell` delivers a job's end to its webhook and does not raise."""
 
     store: JobStore
@@ -85,7 +85,7 @@ class JobRunner:
     """
 
     def __init__(
-        self, parts: JobParts, policy: JobPolicy, *, max_upload_bytes: int, clock: Clock, wall_clock: Clock
+        self, parts: RunnerParts, policy: JobPolicy, *, max_upload_bytes: int, clock: Clock, wall_clock: Clock
     ) -> None:
         self._parts = parts
         self._policy = policy

@@ -39,13 +39,15 @@ async def answer_json(
     max_bytes: int,
     directory: Path | None,
 ) -> None:
-    """Collect the whole answer (on disk beyond 1 MiB), then send it; raises `answer_too_large`."""
+    """Collect the whole answer (on disk beyond 1 MiB), then send it; raises `answer_too_large`, `storage_full`."""
     folder = None if directory is None else str(directory)
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES, dir=folder, prefix="answer-") as file:
-        try:
-            opening, closing = await _collect(events, file, record, max_bytes=max_bytes)
-        except OSError:
-            raise ServiceError("storage_full", "There is no room left to hold the answer; try again later.") from None
+        document = _Document(file, max_bytes=max_bytes)
+        async with aclosing(events):
+            async for event in events:
+                document.add(event)
+        opening, closing = document.opening_and_closing()
+        _note(document.summary, record)
         length = len(opening) + file.tell() + len(closing)
         file.seek(0)
         await sender.start({"Content-Type": JSON_TYPE, "Content-Length": str(length)})
@@ -55,35 +57,41 @@ async def answer_json(
         await sender.end()
 
 
-async def _collect(
-    events: AsyncGenerator[AnswerEvent, None], file: IO[bytes], record: RequestRecord, *, max_bytes: int
-) -> tuple[bytes, bytes]:
-    """Write the frames to `file`; returns what comes before and after them in the document."""
-    started: ClipStarted | None = None
-    summary: Summary | None = None
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, ClipStarted):
-                started = event
-            elif isinstance(event, FrameMasks):
-                file.write((b"," if file.tell() else b"") + encode_frame(event))
-                _check_size(file.tell(), max_bytes)
-            else:
-                summary = event
-    assert started is not None
-    assert summary is not None
-    _note(summary, record)
-    opening = encode_document_start(started, num_samples=summary.num_samples)
-    return opening, encode_document_end(summary)
+class _Document:
+    """One JSON document whose frames are in a file; what comes before and after them is known at the end."""
 
+    started: ClipStarted
+    summary: Summary
 
-def _check_size(num_bytes: int, max_bytes: int) -> None:
-    if num_bytes > max_bytes:
-        detail = (
-            f"The answer is over the limit of {max_bytes} bytes for one JSON document; "
-            f"ask for {NDJSON_TYPE}, fewer samples or size=model."
-        )
-        raise ServiceError("answer_too_large", detail)
+    def __init__(self, file: IO[bytes], *, max_bytes: int) -> None:
+        self._file = file
+        self._max_bytes = max_bytes
+
+    def add(self, event: AnswerEvent) -> None:
+        """Take the next event; raises `answer_too_large`, `storage_full`."""
+        if isinstance(event, ClipStarted):
+            self.started = event
+        elif isinstance(event, Summary):
+            self.summary = event
+        else:
+            self._add_frame(event)
+
+    def opening_and_closing(self) -> tuple[bytes, bytes]:
+        """Return what comes before and after the frames, once all events have been added."""
+        opening = encode_document_start(self.started, num_samples=self.summary.num_samples)
+        return opening, encode_document_end(self.summary)
+
+    def _add_frame(self, frame: FrameMasks) -> None:
+        try:
+            self._file.write((b"," if self._file.tell() else b"") + encode_frame(frame))
+        except OSError:
+            raise ServiceError("storage_full", "There is no room left to hold the answer; try again later.") from None
+        if self._file.tell() > self._max_bytes:
+            detail = (
+                f"The answer is over the limit of {self._max_bytes} bytes for one JSON document; "
+                f"ask for {NDJSON_TYPE}, fewer samples or size=model."
+            )
+            raise ServiceError("answer_too_large", detail)
 
 
 async def answer_ndjson(events: AsyncGenerator[AnswerEvent, None], sender: Sender, record: RequestRecord) -> None:

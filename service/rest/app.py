@@ -20,12 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.domain.errors import ServiceError
 from service.domain.request import accept_request_id, accept_traceparent
 from service.rest.errors import Problem, send_problem
-from service.rest.openapi import describe_api, segment_responses, upload_parameters, upload_request_body
+from service.rest.openapi import describe_api
 from service.rest.ops import build_ops_router
 from service.rest.parts import Probes, RestParts
 from service.rest.protocol import connection_of
 from service.rest.proxy import BehindProxy, ProxyPolicy
-from service.rest.segment import SegmentAnswer
+from service.rest.segment import build_segment_router
 
 _logger = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"
@@ -86,7 +86,7 @@ def create_app(
             expose_headers=_CORS_ANSWER_HEADERS,
         )
     app.add_middleware(BehindProxy, policy=edge.proxy)
-    for router in (_work_router(parts), build_ops_router(parts.probes), *routers):
+    for router in (build_segment_router(parts), build_ops_router(parts.probes), *routers):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
     app.include_router(_page_router(app, version=version), include_in_schema=False)
@@ -114,29 +114,6 @@ def _bare_app(version: str) -> FastAPI:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_middleware(RequestEnvelope)
     return app
-
-
-def _work_router(parts: RestParts) -> APIRouter:
-    router = APIRouter(tags=["segmentation"])
-
-    async def segment() -> Response:
-        """The masks of what sounds, frame by frame.
-
-        Send an MP4 or MOV file as form field `video` or as the raw body; options as form fields or in the query.
-        """
-        return SegmentAnswer(parts)
-
-    router.add_api_route(
-        "/segment",
-        segment,
-        methods=["POST"],
-        summary="Segment a clip",
-        response_class=Response,
-        responses=segment_responses(),
-        dependencies=[upload_parameters()],
-        openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
-    )
-    return router
 
 
 def _page_router(app: FastAPI, *, version: str) -> APIRouter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from service.answers.idempotency import Idempotency, key_scope
 from service.codec.answer_json import encode_frame
@@ -25,12 +25,12 @@ from service.domain.option_table import Option, Url
 from service.domain.options import SegmentOptions, parse_options
 from service.jobs.api import JobEvent, JobRequest, Jobs
 from service.rest.answers import HEARTBEAT_S, answer_json, answer_ndjson, with_heartbeats
+from service.rest.exchange import exchange
 from service.rest.intake import ended_by_disconnect
-from service.rest.long_answer import LongAnswer
 from service.rest.openapi import SEGMENT_CODES, problem_responses, upload_parameters, upload_request_body
 from service.rest.parts import RestParts
 from service.rest.request_head import JSON_TYPE, answer_type, merge_options
-from service.rest.segment import Asked, SegmentAnswer
+from service.rest.segment import AcceptedRequest, UploadIntake
 from service.rest.sender import Sender
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -45,7 +45,7 @@ _WEBHOOK = Option(
 
 
 @dataclass(frozen=True, slots=True)
-class JobParts:
+class JobRouteParts:
     """What the job routes stand on, beside the parts of every route."""
 
     rest: RestParts
@@ -53,7 +53,7 @@ class JobParts:
     idempotency: Idempotency
 
 
-def build_jobs_router(parts: JobParts) -> APIRouter:
+def build_jobs_router(parts: JobRouteParts) -> APIRouter:
     """The routes under /jobs."""
     router = APIRouter(tags=["jobs"])
 
@@ -103,46 +103,54 @@ def build_jobs_router(parts: JobParts) -> APIRouter:
     return router
 
 
-class JobSubmission(SegmentAnswer):
-    """Takes the upload as POST /segment does, and answers 202 when the job is kept."""
+class JobSubmission(Response):
+    """Takes the upload as POST /segment does, and answers 202 when the job is stored."""
 
-    def __init__(self, parts: JobParts) -> None:
-        super().__init__(parts.rest)
-        self._jobs = parts.jobs
-        self._idempotency = parts.idempotency
-        self._webhook: str | None = None
+    def __init__(self, parts: JobRouteParts) -> None:
+        self._parts = parts
+        self.background = None
 
-    async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
-        async with self._admitted(scope, receive, record) as asked:
-            body = await self._submit(asked)
-        location = f"{scope['root_path']}/v1/jobs/{json.loads(body)['job_id']}"
-        headers = {"Content-Type": JSON_TYPE, "Location": location, "Content-Length": str(len(body))}
-        await sender.start(headers, status=202)
-        await sender.write(body)
-        await sender.end()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Store the job or send its problem."""
+        intake = _JobIntake(self._parts.rest)
+        async with exchange(self._parts.rest, scope, send) as (sender, record):
+            async with intake.accepted(scope, receive, record) as accepted:
+                body = await self._submit(accepted, intake.webhook)
+            location = f"{scope['root_path']}/v1/jobs/{json.loads(body)['job_id']}"
+            headers = {"Content-Type": JSON_TYPE, "Location": location, "Content-Length": str(len(body))}
+            await sender.start(headers, status=202)
+            await sender.write(body)
+            await sender.end()
 
-    async def _submit(self, asked: Asked) -> bytes:
-        upload, context = asked.upload, asked.context
+    async def _submit(self, accepted: AcceptedRequest, webhook: str | None) -> bytes:
+        upload, context, jobs = accepted.upload, accepted.context, self._parts.jobs
         request = JobRequest(
             request_id=context.request_id,
             owner=context.owner,
-            options=asked.options,
+            options=accepted.options,
             may_use_cache=context.may_use_cache,
-            webhook=self._webhook,
+            webhook=webhook,
             traceparent=context.traceparent,
         )
         if context.idempotency_key is None:
-            return _accepted(await self._jobs.submit(upload, request))
-        scope = key_scope(context, route="jobs", options=asked.options, extra=self._webhook or "")
-        async with self._idempotency.use(scope, upload.sha256) as use:
+            return _accepted(await jobs.submit(upload, request))
+        scope = key_scope(context, route="jobs", options=accepted.options, extra=webhook or "")
+        async with self._parts.idempotency.use(scope, upload.sha256) as use:
             if use.first_reply is None:
-                use.reply = _accepted(await self._jobs.submit(upload, request))
+                use.reply = _accepted(await jobs.submit(upload, request))
                 return use.reply
             return use.first_reply
 
-    def _parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
+
+class _JobIntake(UploadIntake):
+    """Takes the option `webhook` too, and keeps it beside the others."""
+
+    webhook: str | None = None
+
+    def parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
+        """Return the options of query and form together, without the webhook."""
         merged = merge_options(*sources)
-        self._webhook = merged.pop(_WEBHOOK.name, "").strip() or None
+        self.webhook = merged.pop(_WEBHOOK.name, "").strip() or None
         return parse_options(merged)
 
 
@@ -150,20 +158,23 @@ def _accepted(job: Job) -> bytes:
     return JobStatus.of(job, has_secret=True).encode()
 
 
-class _JobStream(LongAnswer):
+class _JobStream(Response, ABC):
     """A long answer about one job."""
 
-    def __init__(self, parts: JobParts, job_id: str) -> None:
-        super().__init__(parts.rest)
+    def __init__(self, parts: JobRouteParts, job_id: str) -> None:
+        self._parts = parts.rest
         self._jobs = parts.jobs
         self._job_id = job_id
+        self.background = None
 
-    async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
-        record.is_body_read = True  # there is none
-        headers = Headers(scope=scope)
-        owner = self._parts.authenticate(headers.get("authorization"))
-        with ended_by_disconnect(receive):
-            await self._stream(_checked(self._job_id), owner, headers, sender, record)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request or send its problem."""
+        async with exchange(self._parts, scope, send) as (sender, record):
+            record.is_body_read = True  # there is none
+            headers = Headers(scope=scope)
+            owner = self._parts.authenticate(headers.get("authorization"))
+            with ended_by_disconnect(receive):
+                await self._stream(_checked(self._job_id), owner, headers, sender, record)
 
     @abstractmethod
     async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
@@ -226,7 +237,7 @@ class _TaggedSender(Sender):
 
 
 @contextmanager
-def _recorded(parts: JobParts, request: Request) -> Iterator[str]:
+def _recorded(parts: JobRouteParts, request: Request) -> Iterator[str]:
     """A short request on record; its caller's id."""
     with parts.rest.recorded(request.scope):
         yield parts.rest.authenticate(request.headers.get("authorization"))

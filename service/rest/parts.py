@@ -46,10 +46,14 @@ class Probes:
 
 @dataclass(frozen=True, slots=True)
 class RestParts:
-    """The core as the routes see it; `authenticate` raises ServiceError `unauthenticated`."""
+    """The core as the routes see it.
+
+    Requests with an idempotency key go to `idempotent_answering`; `authenticate` raises ServiceError `unauthenticated`.
+    """
 
     policy: RestPolicy
     answering: Answering
+    idempotent_answering: Answering
     admission: Admission
     journal: Journal
     spool: Spool

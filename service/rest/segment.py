@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from fastapi import APIRouter
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.core.request_log import RequestRecord
 from service.domain.deadline import Deadline
@@ -15,15 +17,40 @@ from service.domain.options import SegmentOptions, parse_options
 from service.domain.request import RequestContext
 from service.media.upload import Upload
 from service.rest.answers import answer_json, answer_ndjson
+from service.rest.exchange import exchange
 from service.rest.intake import ended_by_disconnect, received_upload
-from service.rest.long_answer import LongAnswer
+from service.rest.openapi import segment_responses, upload_parameters, upload_request_body
+from service.rest.parts import RestParts
 from service.rest.request_head import RequestHead, check_length, merge_options, parse_head
-from service.rest.sender import Sender
+
+
+def build_segment_router(parts: RestParts) -> APIRouter:
+    """Return the route of POST /segment."""
+    router = APIRouter(tags=["segmentation"])
+
+    async def segment() -> Response:
+        """The masks of what sounds, frame by frame.
+
+        Send an MP4 or MOV file as form field `video` or as the raw body; options as form fields or in the query.
+        """
+        return SegmentAnswer(parts)
+
+    router.add_api_route(
+        "/segment",
+        segment,
+        methods=["POST"],
+        summary="Segment a clip",
+        response_class=Response,
+        responses=segment_responses(),
+        dependencies=[upload_parameters()],
+        openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
+    )
+    return router
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that was let in and has sent all of its body."""
+class AcceptedRequest:
+    """A request that was admitted and whose body has been received."""
 
     upload: Upload
     options: SegmentOptions
@@ -31,16 +58,14 @@ class Asked:
     head: RequestHead
 
 
-class SegmentAnswer(LongAnswer):
-    """The answer to an upload, as a document or as lines."""
+class UploadIntake:
+    """Admits requests that carry a clip, and receives their bodies."""
 
-    async def _serve(self, scope: Scope, receive: Receive, sender: Sender, record: RequestRecord) -> None:
-        async with self._admitted(scope, receive, record) as asked:
-            with ended_by_disconnect(receive):
-                await self._answer(asked, sender, record)
+    def __init__(self, parts: RestParts) -> None:
+        self._parts = parts
 
     @asynccontextmanager
-    async def _admitted(self, scope: Scope, receive: Receive, record: RequestRecord) -> AsyncIterator[Asked]:
+    async def accepted(self, scope: Scope, receive: Receive, record: RequestRecord) -> AsyncIterator[AcceptedRequest]:
         """Around the work: a permit and the whole upload, both given back when the block ends.
 
         Raises:
@@ -52,17 +77,9 @@ class SegmentAnswer(LongAnswer):
         check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
         context = self._context(scope, head, owner, record)
         with parts.admission.admit(context):
-            await parts.answering.check(self._parse_options(head.options))
+            await parts.answering.check(self.parse_options(head.options))
             async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
-                yield Asked(upload, self._parse_options(fields.items()), context, head)
-
-    async def _answer(self, asked: Asked, sender: Sender, record: RequestRecord) -> None:
-        events = self._parts.answering.answer(asked.upload, asked.options, asked.context)
-        if asked.head.answer_type == "ndjson":
-            await answer_ndjson(events, sender, record)
-            return
-        policy = self._parts.policy
-        await answer_json(events, sender, record, max_bytes=policy.max_answer_bytes, directory=policy.spool_directory)
+                yield AcceptedRequest(upload, self.parse_options(fields.items()), context, head)
 
     def _context(self, scope: Scope, head: RequestHead, owner: str, record: RequestRecord) -> RequestContext:
         timeout_s = head.timeout_s
@@ -79,6 +96,31 @@ class SegmentAnswer(LongAnswer):
             traceparent=record.span.traceparent,
         )
 
-    def _parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
+    def parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
         """The options of query and form together."""
         return parse_options(merge_options(*sources))
+
+
+class SegmentAnswer(Response):
+    """The answer to an upload, as a document or as lines. It does all work of the request when it is called."""
+
+    def __init__(self, parts: RestParts) -> None:
+        self._parts = parts
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request or send its problem."""
+        parts, policy = self._parts, self._parts.policy
+        async with (
+            exchange(parts, scope, send) as (sender, record),
+            UploadIntake(parts).accepted(scope, receive, record) as accepted,
+        ):
+            with ended_by_disconnect(receive):
+                has_key = accepted.context.idempotency_key is not None
+                answering = parts.idempotent_answering if has_key else parts.answering
+                events = answering.answer(accepted.upload, accepted.options, accepted.context)
+                if accepted.head.answer_type == "ndjson":
+                    await answer_ndjson(events, sender, record)
+                else:
+                    max_bytes, directory = policy.max_answer_bytes, policy.spool_directory
+                    await answer_json(events, sender, record, max_bytes=max_bytes, directory=directory)

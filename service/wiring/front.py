@@ -30,14 +30,14 @@ from service.redis.link import RedisLink
 from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
 from service.rest.app import create_app
 from service.rest.bench import build_bench_router
-from service.rest.jobs_routes import JobParts, build_jobs_router
+from service.rest.jobs_routes import JobRouteParts, build_jobs_router
 from service.rest.parts import Probes, RestParts
 from service.rest.server import HttpServer
 from service.rpc.server import GrpcParts, GrpcServer, build_server
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
-from service.wiring.jobs import Base, build_job_side
+from service.wiring.jobs import Base, JobSide, build_job_side
 from service.wiring.policies import (
     MakePredictor,
     batch_policy,
@@ -173,8 +173,8 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
         links = None if settings.redis_url is None else redis_links(settings, stack)
         base = Base(core.pipeline, core.segmenter, core.spool, core.journal, core.metrics)
         side = build_job_side(settings, base, links, stack)
-        parts = _rest_parts(settings, core, side.answering, authenticate, probes)
-        routers = [build_jobs_router(JobParts(parts, side.jobs, side.idempotency))]
+        parts = _rest_parts(settings, core, side, authenticate, probes)
+        routers = [build_jobs_router(JobRouteParts(parts, side.jobs, side.idempotency))]
         if settings.bench_routes:
             routers.append(build_bench_router(parts, await _start_accelerator(settings, core, stack)))
         app = create_app(parts, version=service_version(), routers=routers, edge=edge_policy(settings))
@@ -252,13 +252,14 @@ def _probes(core: Core) -> Probes:
 def _rest_parts(
     settings: Settings,
     core: Core,
-    answering: Answering,
+    side: JobSide,
     authenticate: Callable[[str | None], str],
     probes: Probes,
 ) -> RestParts:
     return RestParts(
         policy=rest_policy(settings),
-        answering=answering,
+        answering=side.answering,
+        idempotent_answering=side.idempotent_answering,
         admission=core.admission,
         journal=core.journal,
         spool=core.spool,

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
 from service.answers.result_cache import CachedAnswers, CachePolicy
+from service.core.pipeline import Pipeline
 from service.core.request_log import Journal
 from service.jobs.api import Jobs
-from service.jobs.runner import JobParts, JobPolicy, JobRunner
+from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
 from service.jobs.webhooks import WebhookPolicy, Webhooks
 from service.media.upload import Spool
 from service.ports import Answering, JobStore, KeyStore, ResultCache, Segmenter
@@ -42,7 +43,7 @@ _ORPHANS_KEPT_S = 30 * 86_400.0
 class Base:
     """What is there already."""
 
-    pipeline: Answering
+    pipeline: Pipeline
     segmenter: Segmenter
     spool: Spool
     journal: Journal
@@ -51,9 +52,10 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class JobSide:
-    """What a front gains: `answering` stands before the pipeline on every transport."""
+    """What stands before and beside the pipeline; requests with an idempotency key go to `idempotent_answering`."""
 
     answering: Answering
+    idempotent_answering: Answering
     jobs: Jobs
     idempotency: Idempotency
     runner: JobRunner
@@ -83,7 +85,7 @@ def build_job_side(
     )
     jobs = Jobs(store, blobs, max_waiting=_MAX_WAITING_JOBS, check_webhook=webhooks.check, wall_clock=time.time)
     runner = JobRunner(
-        JobParts(store, blobs, cached, base.spool, base.journal, webhooks.tell),
+        RunnerParts(store, blobs, cached, base.spool, base.journal, webhooks.tell),
         JobPolicy(
             lease_s=settings.lease_s,
             keep_answers_s=settings.idempotency_ttl_s,
@@ -96,8 +98,8 @@ def build_job_side(
     jobs.on_added, jobs.on_erased = runner.wake, runner.drop
     stack.push_async_callback(runner.aclose)
     remember = RememberPolicy(max_bytes=settings.spool_bytes, directory=settings.spool_dir)
-    answering = IdempotentAnswering(cached, idempotency, blobs, remember, clock=time.monotonic)
-    return JobSide(answering, jobs, idempotency, runner)
+    idempotent = IdempotentAnswering(cached, idempotency, blobs, remember, clock=time.monotonic)
+    return JobSide(cached, idempotent, jobs, idempotency, runner)
 
 
 def _stores(

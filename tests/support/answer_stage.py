@@ -19,6 +19,7 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, Summary
 from service.media.upload import Spool, Upload
+from service.ports import AnswerSink
 from service.predictors.fake import FakePredictor
 from service.storage.cache import MemoryCache
 from service.telemetry.metrics import Metrics
@@ -46,7 +47,7 @@ class Model:
 
 
 class Script:
-    """An Answering that gives some frames, when it is let."""
+    """A pipeline that gives some frames, when it is let."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -77,6 +78,17 @@ class Script:
         except (GeneratorExit, asyncio.CancelledError):
             self.num_cut += 1
             raise
+
+    async def run(self, upload: Upload, options: SegmentOptions, context: RequestContext, sink: AnswerSink) -> None:
+        try:
+            async with aclosing(self.answer(upload, options, context)) as events:
+                async for event in events:
+                    if isinstance(event, Summary):
+                        sink.end(event)
+                    else:
+                        sink.put(event)
+        except Exception as error:
+            sink.end(error)
 
 
 class Stage:

@@ -19,7 +19,7 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Summary
 from service.jobs.api import JobRequest, Jobs
-from service.jobs.runner import JobParts, JobPolicy, JobRunner
+from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
 from service.media.upload import Spool, Upload
 from service.predictors.fake import FakePredictor
 from service.telemetry.metrics import Metrics
@@ -99,7 +99,7 @@ class Site:
         async def note(job: Job) -> None:
             self.told.append(job)
 
-        parts = JobParts(
+        parts = RunnerParts(
             view or self.view,
             self.shelf,
             self.paced,

@@ -108,6 +108,7 @@ async def rest_front(
                 stall_s=spec.stall_s,
             ),
             answering=pipeline,
+            idempotent_answering=pipeline,
             admission=admission,
             journal=Journal(metrics=metrics, clock=clock),
             spool=spool,

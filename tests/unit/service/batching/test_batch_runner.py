@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.chunks import FakeClock, make_chunk
 
-from service.batching.batch_runner import BatchRunner, assemble
+from service.batching.device import BatchRunner, assemble
 from service.batching.sample_queue import PendingChunk, SampleSlice
 from service.domain.errors import ServiceError
 from service.predictors.fake import FakePredictor
@@ -60,7 +60,9 @@ def _piece():
 
 
 def make_runner(predictor: FakePredictor, *, sizes=SIZES) -> BatchRunner:
-    return BatchRunner(predictor, sizes=sizes, clock=FakeClock())
+    runner = BatchRunner(lambda: predictor, sizes=sizes, clock=FakeClock())
+    runner.load()
+    return runner
 
 
 def expected(piece: SampleSlice) -> bytes:

@@ -13,7 +13,7 @@ from support.chunks import make_chunk
 from support.virtual_time import run_virtual, virtual_clock
 
 from service.batching.batch_plan import BatchPlan
-from service.batching.batch_runner import BatchOutcome
+from service.batching.device import BatchOutcome
 from service.batching.encode_groups import EncodeInput
 from service.batching.micro_batcher import EncodeOutput, MicroBatcher
 from service.batching.policy import BatchPolicy
@@ -48,7 +48,7 @@ class Site:
             metrics=Metrics(),
             clock=virtual_clock,
         )
-        self.batcher.start()
+        self.batcher.start_batching()
 
     async def _run(self, slices: Sequence[SampleSlice]) -> BatchOutcome:
         num = sum(map(len, slices))

@@ -8,7 +8,7 @@ import threading
 import pytest
 from support.chunks import FakeClock
 
-from service.batching.device_thread import HANDOFF_SIZE, DeviceThread
+from service.batching.device import HANDOFF_SIZE, DeviceThread
 from service.domain.errors import ServiceError
 
 

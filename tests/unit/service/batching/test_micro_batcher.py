@@ -12,7 +12,7 @@ import pytest
 from support.chunks import FakeClock, make_chunk
 
 from service.batching.batch_plan import BatchPlan
-from service.batching.batch_runner import BatchOutcome
+from service.batching.device import BatchOutcome
 from service.batching.micro_batcher import MicroBatcher
 from service.batching.policy import BatchPolicy
 from service.batching.sample_queue import SampleSlice
@@ -111,7 +111,7 @@ async def _make_bench():
             metrics=metrics,
             clock=clock,
         )
-        batcher.start()
+        batcher.start_batching()
         benches.append(Bench(batcher, device, clock, metrics))
         return benches[-1]
 
@@ -262,7 +262,7 @@ async def test_a_guilty_request_fails_alone_and_leaves_the_queue(make_bench):
     with pytest.raises(ServiceError, match="guilty"):
         await guilty
     await settle()
-    assert bench.batcher.num_waiting == 0
+    assert bench.batcher.queue_depth == 0
 
 
 async def test_a_broken_hand_over_fails_its_batch_and_the_batcher_lives_on(make_bench):
@@ -352,7 +352,7 @@ async def test_every_sample_is_answered_once_whatever_is_cancelled(make_bench, s
         for at in range(piece.start, piece.stop)
     )
     assert max(taken.values()) == 1, "a sample was sent to the device twice"
-    assert bench.batcher.num_waiting == 0
+    assert bench.batcher.queue_depth == 0
     assert bench.batcher.is_idle()
     assert bench.value("queue_depth") == 0
     assert max(bench.device.sizes()) <= 8

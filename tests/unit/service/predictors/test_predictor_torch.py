@@ -6,18 +6,20 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from support.untrained import save_untrained
 
+from service.ports import Predictor
 from service.predictors import torch as predictor_torch
-from service.predictors.torch import TorchPredictor, default_threads, load_predictor
+from service.predictors.torch import default_threads, load_predictor
 
 
 @pytest.fixture(name="predictor", scope="module")
-def _predictor(tmp_path_factory) -> TorchPredictor:
+def _predictor(tmp_path_factory) -> Predictor:
     return load_predictor(save_untrained(tmp_path_factory.mktemp("weights")), device="cpu", threads=1)
 
 
-def sample(predictor: TorchPredictor, num: int) -> tuple[np.ndarray, np.ndarray]:
+def sample(predictor: Predictor, num: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(num)
     frames = rng.integers(0, 256, (num, predictor.info.input_height, predictor.info.input_width, 3)).astype(np.uint8)
     return frames, rng.normal(0, 0.1, (num, 15_600)).astype(np.float32)
@@ -34,26 +36,24 @@ def test_it_describes_its_checkpoint_and_answers_in_the_ports_shape(predictor):
     assert predictor.memory_bytes() == 0
 
 
-class _Failing:
-    def __init__(self, inner, error: Exception) -> None:
-        self.info, self._error = inner.info, error
-
-    def predict(self, frames, windows):
-        raise self._error
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory"), MemoryError),
         (RuntimeError("CUDA error: device-side assert triggered"), RuntimeError),
-        (MemoryError("a batch of 64 samples does not fit cuda:0"), MemoryError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError),
     ],
 )
 def test_too_little_memory_is_told_apart_from_a_failure(predictor, error, expected):
-    failing = TorchPredictor(_Failing(predictor, error))
-    with pytest.raises(expected) as caught:
-        failing.predict(*sample(predictor, 1))
+    def fail(*_):
+        raise error
+
+    hook = predictor._model.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(expected) as caught:
+            predictor.predict(*sample(predictor, 1))
+    finally:
+        hook.remove()
     assert type(caught.value) is expected
 
 

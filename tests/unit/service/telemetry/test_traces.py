@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support.chunks import FakeClock, make_chunk
 
-from service.batching.batch_runner import BatchOutcome
 from service.batching.batch_traces import BatchTraces
+from service.batching.device import BatchOutcome
 from service.batching.sample_queue import PendingChunk, SampleSlice
 from service.core.request_log import Journal
 from service.domain.errors import CODES, ServiceError

@@ -16,7 +16,7 @@ from support.chunks import make_chunk
 from support.virtual_time import run_virtual, virtual_clock
 
 from service.batching.batch_plan import BatchPlan
-from service.batching.batch_runner import BatchOutcome
+from service.batching.device import BatchOutcome
 from service.batching.encode_groups import EncodeInput
 from service.batching.micro_batcher import EncodeOutput, MicroBatcher
 from service.batching.policy import BatchPolicy
@@ -98,7 +98,7 @@ class SleepingDevice:
             metrics=Metrics(),
             clock=virtual_clock,
         )
-        self._batcher.start()
+        self._batcher.start_batching()
         self.aclose = self._batcher.aclose
 
     async def _run(self, slices: Sequence[SampleSlice]) -> BatchOutcome:
@@ -113,7 +113,7 @@ class SleepingDevice:
 
     @property
     def queue_depth(self) -> int:
-        return self._batcher.num_waiting
+        return self._batcher.queue_depth
 
     @property
     def busy_for_s(self) -> float:

@@ -1,0 +1,34 @@
+"""Around the work of a response: the request on record, and its failure in the right form."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.types import Scope, Send
+
+from service.core.request_log import RequestRecord
+from service.domain.errors import ServiceError
+from service.rest.answers import end_with_error
+from service.rest.errors import Problem, send_problem
+from service.rest.parts import RestParts
+from service.rest.sender import Sender
+
+
+@asynccontextmanager
+async def exchange(parts: RestParts, scope: Scope, send: Send) -> AsyncIterator[tuple[Sender, RequestRecord]]:
+    """Around the whole work of a request: what sends its answer, and its record.
+
+    A ServiceError of the body is sent as a problem document; once the answer has started, it ends the answer with an
+    error line or cuts it. Cancelling the task ends everything.
+    """
+    sender = Sender(scope, send, stall_s=parts.policy.stall_s)
+    try:
+        with parts.recorded(scope) as record:
+            yield sender, record
+    except ServiceError as error:
+        problem = Problem(error, scope["state"]["request_id"])
+        if sender.has_started or error.code == "client_gone":
+            await end_with_error(problem, sender)
+        else:
+            await send_problem(problem, send=send, must_close=not record.is_body_read)
