@@ -24,8 +24,8 @@ ITEM_BYTES = ITEM_SIDE_PX * ITEM_SIDE_PX * 3
 DEFAULT_MAX_BATCH = 64
 
 
-class _SleepingPredictor:
-    """Costs time and no work, as an accelerator does to its host; nothing ever sounds."""
+class SleepingPredictor:
+    """Costs time and no work, as an accelerator does to its host; nothing ever sounds. Implements `ports.Predictor`."""
 
     info = ModelInfo("emulated", "sha256:" + "0" * 64, (SOUNDING,), None, ITEM_SIDE_PX, ITEM_SIDE_PX)
 
@@ -65,7 +65,7 @@ class BenchAccelerator:
         self._warm_up_s = 0.0  # emulated seconds of the warm-up
         self._clock = clock
         policy = BatchPolicy(max_batch=max_batch, buckets=tuple(range(1, max_batch + 1)))
-        predictor = _SleepingPredictor(lambda num: self._sleep(batch_s + item_s * num))
+        predictor = SleepingPredictor(lambda num: self._sleep(batch_s + item_s * num))
         self._segmenter = LocalSegmenter(lambda: predictor, policy, metrics=metrics, clock=self._now_s)
         self._silence = np.zeros(WINDOW_SAMPLES, np.int16)
         self._zero, self._origin = np.zeros(1), np.zeros(1, np.int64)
