@@ -28,7 +28,7 @@ from service.media.upload import Upload
 from service.ports import ResultCache, Segmenter
 from service.telemetry.metrics import Metrics
 
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Raised with every change that may change an answer's bytes: sampling, audio windows, mask encoding."""
 _ALL = 1 << 62
 """More bytes than any upload holds: waiting for them is waiting for its end."""

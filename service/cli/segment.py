@@ -233,7 +233,7 @@ def _write_json(answer: Answer, path: Path) -> None:
 
 def _json_parts(answer: Answer) -> Iterator[bytes]:
     started = ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
-    yield encode_document_start(started, num_samples=answer.summary.num_samples)
+    yield encode_document_start(started, answer.summary)
     for place, frame in enumerate(answer.frames):
         yield (b"," if place else b"") + encode_frame(frame)
     yield encode_document_end(answer.summary)

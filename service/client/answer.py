@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions
-from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.request import AnswerEvent, ClipStarted, complete_clip
 from service.domain.result import FrameMasks, ModelInfo, Summary
 
 OnEvent = Callable[[AnswerEvent], None]
@@ -51,8 +51,8 @@ class AnswerGatherer:
         """The answer; raises ServiceError `backend_down` (retryable) if the end did not come."""
         if self._started is None or self._summary is None:
             raise cut_off()
-        start = self._started
-        return Answer(start.request_id, start.model, start.clip, start.options, tuple(self._frames), self._summary)
+        start, clip = self._started, complete_clip(self._started.clip, self._summary)
+        return Answer(start.request_id, start.model, clip, start.options, tuple(self._frames), self._summary)
 
 
 def cut_off() -> ServiceError:

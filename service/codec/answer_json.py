@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from service.codec.problem_json import Problem
 from service.domain.errors import ServiceError
-from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.request import AnswerEvent, ClipStarted, complete_clip
 from service.domain.result import FrameMasks, Summary
 
 # The kinds of lines that carry an event, by their `type`. A new kind of event is added here.
@@ -66,9 +66,9 @@ def decode_stored(data: bytes) -> Iterator[AnswerEvent]:
         yield event
 
 
-def encode_document_start(started: ClipStarted, *, num_samples: int) -> bytes:
+def encode_document_start(started: ClipStarted, summary: Summary) -> bytes:
     """Return the JSON document up to its first frame. Frames follow, separated by commas."""
-    clip = dataclasses.replace(started.clip, num_samples=num_samples)
+    clip = complete_clip(started.clip, summary)
     return bytes(_STARTED.dump_json(dataclasses.replace(started, clip=clip))[:-1]) + b',"frames":['
 
 
@@ -78,8 +78,8 @@ def encode_frame(frame: FrameMasks) -> bytes:
 
 
 def encode_document_end(summary: Summary) -> bytes:
-    """Return the JSON document after its last frame; `num_samples` stands under `clip`."""
-    return b"]," + bytes(_SUMMARY.dump_json(summary, exclude={"num_samples"})[1:])
+    """Return the JSON document after its last frame; the rest of the summary stands under `clip`."""
+    return b"]," + bytes(_SUMMARY.dump_json(summary, exclude={"num_samples", "audio_notes"})[1:])
 
 
 def decode_document(data: bytes) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from service.codec.messages import MessageCodec, TupleCodec
-from service.domain.clip import ClipInfo
+from service.domain.clip import AudioInfo, ClipInfo
 from service.domain.errors import ServiceError
 from service.domain.live import (
     LiveEvent,
@@ -40,7 +40,9 @@ _BOX: Final = TupleCodec(pb.Box, ("x", "y", "width", "height"))
 _MASK: Final = MessageCodec(Mask, pb.Mask, codecs={"bbox": _BOX, "segmentation": _RleCodec()})
 _FRAME: Final = MessageCodec(FrameMasks, pb.FrameMasks, codecs={"masks": _MASK})
 _MODEL: Final = MessageCodec(ModelInfo, pb.ModelInfo)
-_CLIP: Final = MessageCodec(ClipInfo, pb.ClipInfo)
+# Notes about the sound are known at the end of an answer; they travel in the Summary.
+_AUDIO: Final = MessageCodec(AudioInfo, pb.AudioInfo, omitted=frozenset({"notes"}))
+_CLIP: Final = MessageCodec(ClipInfo, pb.ClipInfo, codecs={"audio": _AUDIO})
 _SUMMARY: Final = MessageCodec(Summary, pb.Summary)
 _LIVE_FRAME: Final = MessageCodec(LiveFrame, pb.LiveFrame)
 _SOUND: Final = MessageCodec(SoundPiece, pb.AudioChunk, names={"pcm": "pcm_s16le"})

@@ -54,6 +54,7 @@ class _Flow:
     sent: asyncio.Queue[asyncio.Task[SegmentedChunk] | None] = field(default_factory=asyncio.Queue)
     num_chunks: int = 0
     held_bytes: int = 0
+    audio_notes: tuple[str, ...] = ()
 
     def next_chunk(self, samples: SampleBlock, masks: MaskPolicy, *, checkpoint: str) -> Chunk:
         """Return the samples as the request's next chunk."""
@@ -133,7 +134,7 @@ class Pipeline:
                 await self._decode(upload, options, flow, group)
                 timings.stage = "prediction"
             timings.observe(self._metrics)
-            sink.end(Summary(num_samples=emitting.result(), timings_s=timings.summary()))
+            sink.end(Summary(emitting.result(), timings.summary(), audio_notes=flow.audio_notes))
         except ExceptionGroup as group_error:
             sink.end(first_error(group_error, ServiceError))
         except Exception as error:
@@ -163,6 +164,8 @@ class Pipeline:
                             await flow.places.acquire()  # waits while too many chunks of this request are outstanding
                             chunk = flow.next_chunk(samples, masks, checkpoint=model.checkpoint)
                             flow.sent.put_nowait(group.create_task(self._segment(chunk, flow)))
+                if reader.clip.audio is not None:
+                    flow.audio_notes = reader.clip.audio.notes or ()
             flow.sent.put_nowait(None)
             span.set(waited_s=round(waited_s, ANSWER_DECIMALS), num_chunks=flow.num_chunks)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from service.domain.clip import ClipInfo
@@ -49,6 +49,12 @@ class ClipStarted:
     model: ModelInfo
     clip: ClipInfo
     options: AppliedOptions
+
+
+def complete_clip(clip: ClipInfo, summary: Summary) -> ClipInfo:
+    """Return the clip of an answer's start with what only its end tells."""
+    audio = None if clip.audio is None else replace(clip.audio, notes=summary.audio_notes)
+    return replace(clip, num_samples=summary.num_samples, audio=audio)
 
 
 AnswerEvent = ClipStarted | FrameMasks | Summary

@@ -78,3 +78,4 @@ class Summary:
         },
     )
     cached: bool = field(default=False, metadata={"description": "Whether the answer came from the result cache."})
+    audio_notes: tuple[str, ...] = field(default=(), metadata={"description": "The notes of `clip.audio`."})

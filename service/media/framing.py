@@ -8,6 +8,7 @@ bytes, `<Q?`, the upload's size and whether it is complete, in answer to each NE
 from __future__ import annotations
 
 import json
+import re
 import struct
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from service.domain.chunk import WINDOW_SAMPLES, SampleBlock
-from service.domain.clip import ClipInfo
+from service.domain.clip import AudioInfo, ClipInfo
 from service.domain.errors import ServiceError
 from service.media.policy import DecodeJob, MediaPolicy
 
@@ -37,7 +38,9 @@ STILL_SIZE = struct.Struct("<II")
 MAX_CONTROL_BYTES = 16 * 1024
 MAX_JOB_FDS = 2
 
+AUDIO_NOTES = ("antiphase", "clipped", "silent")
 MAX_BLOCK_SAMPLES = 8
+_SHORT_NAME = re.compile(r"[a-z0-9_]{1,32}")
 _MAX_JSON_BYTES = 16 * 1024
 _MAX_DETAIL_CHARS = 500
 _CHILD_CODES = frozenset(
@@ -122,6 +125,29 @@ def unpack_clip(body: bytes | bytearray) -> ClipInfo:
         duration_s=_number(fields, "duration_s"),
         frame_rate=_number(fields, "frame_rate"),
         num_samples=num_samples,
+        audio=_unpack_audio(fields.get("audio")),
+    )
+
+
+def _unpack_audio(fields: object) -> AudioInfo | None:
+    if fields is None:
+        return None
+    if not isinstance(fields, dict):
+        raise ProtocolError("audio")
+    codec, language, notes = fields.get("codec"), fields.get("language"), fields.get("notes")
+    if not isinstance(codec, str) or not _SHORT_NAME.fullmatch(codec):
+        raise ProtocolError("codec")
+    if language is not None and not (isinstance(language, str) and _SHORT_NAME.fullmatch(language)):
+        raise ProtocolError("language")
+    if notes is not None and not (isinstance(notes, list) and all(note in AUDIO_NOTES for note in notes)):
+        raise ProtocolError("notes")
+    return AudioInfo(
+        track=_integer(fields, "track"),
+        codec=codec,
+        channels=_integer(fields, "channels"),
+        sample_rate_hz=_integer(fields, "sample_rate_hz"),
+        language=language,
+        notes=None if notes is None else tuple(note for note in AUDIO_NOTES if note in notes),
     )
 
 

@@ -1,48 +1,43 @@
-"""The sound of a live stream: pieces of PCM at any rate become one 16 kHz time line of the last seconds."""
+"""The sound of a live stream: PCM of any rate on a 16 kHz time line of the last 30 seconds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import av
 import numpy as np
-from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from service.domain.chunk import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from service.domain.errors import ServiceError
 from service.domain.live import SoundPiece
+from service.media.sound_run import Placed, SoundRun
 
+# Sound may be this far ahead of the frames: 30 s, 960 kB per stream.
 KEPT_SAMPLES = 30 * SAMPLE_RATE_HZ
-"""Sound may lead the frames by this much (30 s, 960 kB a stream)."""
-MAX_JITTER_S = 0.04
-"""Pieces whose timestamp is nearer than this to the end of the one before are joined without a seam.
-
-Capture clocks jitter by some milliseconds; a viewer notices sound that is off by about 45 ms (ITU-R BT.1359).
-"""
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 MAX_PIECE_S = 10.0
+# Any Unix time fits, and float64 still distinguishes samples at 16 kHz.
 MAX_TIMESTAMP_S = 1e11
-"""Any Unix time fits; float64 then still tells 16 kHz samples apart."""
 
 
 def sample_index(time_s: float) -> int:
-    """The place of a time on the 16 kHz time line."""
+    """Return the nearest sample of the 16 kHz time line."""
     return math.floor(time_s * SAMPLE_RATE_HZ + 0.5)
 
 
 class SoundTimeline:
-    """The last `KEPT_SAMPLES` of int16 sound by absolute index; what was never written is silence."""
+    """Ring buffer of the last `KEPT_SAMPLES` of int16 sound by absolute index; silence where nothing was written."""
 
     def __init__(self) -> None:
         self._ring = np.zeros(KEPT_SAMPLES, dtype=np.int16)
         self._end: int | None = None
 
     def write(self, index: int, sound: NDArray[np.int16]) -> None:
-        """Place int16 (S,) at `index`. Gaps become silence; of what overlaps, the first that was heard stays.
+        """Write int16 (S,) at `index`. Gaps become silence; samples that are there already are not overwritten.
 
-        A jump of more than `KEPT_SAMPLES`, forward or back, starts anew: the client set its clock.
+        A jump of more than `KEPT_SAMPLES`, forward or back, clears the buffer: the client has set its clock.
         """
         if self._end is None or abs(index - self._end) > KEPT_SAMPLES:
             self._ring[:] = 0
@@ -52,7 +47,7 @@ class SoundTimeline:
         self._put(sound[max(0, self._end - index) :])
 
     def read(self, start: int, end: int) -> NDArray[np.int16]:
-        """int16 (end - start,); silence where nothing is kept."""
+        """Return int16 (end - start,), silence outside of the buffer."""
         sound = np.zeros(end - start, dtype=np.int16)
         if self._end is not None:
             first, last = max(start, self._end - KEPT_SAMPLES), min(end, self._end)
@@ -69,69 +64,45 @@ class SoundTimeline:
 
 
 class LiveSound:
-    """Sound of one live stream, resampled as it comes with the resampler that uploads go through."""
+    """Sound of one live stream, resampled as it arrives and placed by the same rule as the sound of uploads."""
 
     def __init__(self) -> None:
         self._timeline = SoundTimeline()
-        self._resampler: AudioResampler | None = None
-        self._rate_hz = 0
-        self._write_at = 0
-        self._heard_until_s: float | None = None
+        self._run: SoundRun | None = None
 
     def has_heard(self, until_s: float) -> bool:
-        """Whether sound up to this time has come (to a millisecond: less than an audio tick of any capture clock)."""
-        return self._heard_until_s is not None and self._heard_until_s >= until_s - 0.001
+        """Whether sound up to this time has arrived, within a millisecond (less than a tick of any capture clock)."""
+        return self._run is not None and self._run.end_s >= until_s - 0.001
 
     def add(self, piece: SoundPiece) -> None:
         """Place one piece of sound by its timestamp.
 
         Raises:
-            ServiceError: `malformed_body` where the piece is not what a SoundPiece must be.
+            ServiceError: `malformed_body` if the piece violates the rules of SoundPiece.
         """
         _check(piece)
         if not piece.pcm:
             return
-        heard = self._heard_until_s
-        is_joined = heard is not None and abs(piece.timestamp_s - heard) <= MAX_JITTER_S
-        if not is_joined or piece.sample_rate_hz != self._rate_hz or heard is None:
-            heard = self._begin(piece)
-        sound = np.frombuffer(piece.pcm, dtype="<i2").astype(np.int16, copy=False)
-        self._place(self._resampled(sound))
-        self._heard_until_s = heard + len(sound) / self._rate_hz
+        if self._run is None or not self._run.continues(piece.timestamp_s, piece.sample_rate_hz, num_rows=1):
+            if self._run is not None:
+                self._write(self._run.flush())
+            self._run = SoundRun(piece.timestamp_s, piece.sample_rate_hz, num_rows=1, batch_s=0.0)
+        samples = np.frombuffer(piece.pcm, dtype="<i2").astype(np.float32)[None, :] / 32768.0
+        try:
+            self._write(self._run.push(samples, time_s=piece.timestamp_s))
+        except av.FFmpegError:
+            self._run = None
+            detail = f"sample_rate_hz: {piece.sample_rate_hz} cannot be resampled."
+            raise ServiceError("malformed_body", detail) from None
 
     def window(self, until_s: float) -> NDArray[np.int16]:
-        """int16 (15600,): the 0.975 s of 16 kHz sound that end at `until_s`; never later sound."""
+        """Return int16 (15600,), the 0.975 s of 16 kHz sound that end at `until_s`; never later sound."""
         end = sample_index(until_s)
         return self._timeline.read(end - WINDOW_SAMPLES, end)
 
-    def _begin(self, piece: SoundPiece) -> float:
-        if self._resampler is not None:
-            self._place(_joined(self._resampler.resample(None)))
-        is_same_rate = piece.sample_rate_hz == SAMPLE_RATE_HZ
-        self._resampler = None if is_same_rate else AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
-        self._rate_hz = piece.sample_rate_hz
-        self._write_at = sample_index(piece.timestamp_s)
-        return piece.timestamp_s
-
-    def _resampled(self, sound: NDArray[np.int16]) -> NDArray[np.int16]:
-        if self._resampler is None:
-            return sound
-        frame = AudioFrame.from_ndarray(sound[None, :], format="s16", layout="mono")
-        frame.sample_rate = self._rate_hz
-        try:
-            return _joined(self._resampler.resample(frame))
-        except av.FFmpegError:
-            self._resampler = None
-            raise ServiceError("malformed_body", f"sample_rate_hz: {self._rate_hz} cannot be resampled.") from None
-
-    def _place(self, sound: NDArray[np.int16]) -> None:
-        self._timeline.write(self._write_at, sound)
-        self._write_at += len(sound)
-
-
-def _joined(frames: list[AudioFrame]) -> NDArray[np.int16]:
-    parts = [frame.to_ndarray()[0] for frame in frames if frame.samples]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int16)
+    def _write(self, placed: Iterator[Placed]) -> None:
+        for index, samples in placed:
+            self._timeline.write(index, samples[0])
 
 
 def _check(piece: SoundPiece) -> None:

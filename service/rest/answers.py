@@ -78,7 +78,7 @@ class _Document:
 
     def opening_and_closing(self) -> tuple[bytes, bytes]:
         """Return what comes before and after the frames, once all events have been added."""
-        opening = encode_document_start(self.started, num_samples=self.summary.num_samples)
+        opening = encode_document_start(self.started, self.summary)
         return opening, encode_document_end(self.summary)
 
     def _add_frame(self, frame: FrameMasks) -> None:

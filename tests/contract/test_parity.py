@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -98,6 +98,10 @@ async def over_ndjson(front: RunningFront, clip: bytes, options: SegmentOptions)
     started, *middle, summary = [decode_line(line) for line in answer.content.splitlines()]
     assert isinstance(started, ClipStarted)
     assert isinstance(summary, Summary)
+    audio = started.clip.audio
+    assert audio is not None
+    assert audio.notes is None, "known at the end only"
+    started = replace(started, clip=replace(started.clip, audio=replace(audio, notes=summary.audio_notes)))
     frames = [event for event in middle if isinstance(event, FrameMasks)]
     return Told(started, frames, summary.timings_s, summary.num_samples, summary.cached)
 
@@ -137,7 +141,7 @@ async def test_a_clip_has_one_answer(front: RunningFront, number: int) -> None:
     for streamed in (lines, rpc):
         assert streamed.started.options == document.started.options
         assert rest_view(streamed.started.model) == rest_view(document.started.model)
-        for name in ("width", "height", "sample_aspect_ratio", "duration_s", "frame_rate", "num_samples"):
+        for name in ("width", "height", "sample_aspect_ratio", "duration_s", "frame_rate", "num_samples", "audio"):
             whole, part = getattr(document.started.clip, name), getattr(streamed.started.clip, name)
             is_known_late = name in ("duration_s", "frame_rate", "num_samples") and part is None
             assert is_known_late or part == whole, name

@@ -52,7 +52,10 @@ def test_json_to_stdout_by_default(run, clip):
         "duration_s": 3.0,
         "frame_rate": 25.0,
         "num_samples": 3,
-    }
+        "audio": {
+            "track": 0, "codec": "aac", "channels": 2, "sample_rate_hz": 48_000, "language": None, "notes": [],
+        },
+    }  # fmt: skip
     assert [frame["sample_time_s"] for frame in answer["frames"]] == [0.9375, 1.9375, 2.9375]
     assert answer["cached"] is False
     assert set(answer["timings_s"]) >= {"upload", "decode", "queue", "predict", "encode", "total"}

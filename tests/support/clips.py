@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,9 @@ class ClipSpec:
     Attributes:
         width, height, fps, num_frames: the picture track.
         codec, pixel_format, codec_options, gop, b_frames: how the picture is coded.
-        sound: codec name, or None for no sound track; `sound_rate_hz`, `sound_layout`.
+        sound: codec name, or None for no sound track; `sound_rate_hz`, `sound_layout`, `sound_options` of the codec.
+        sound_gains: of each channel (None: 1 for every channel).
+        sound_ticks: presentation tick of a sound packet, from its number and its even tick, at `1 / sound_rate_hz`.
         sound_start_s, sound_end_s: where the sound begins and ends (None: with the picture).
         frame_ticks: presentation ticks of the frames at `1 / tick_rate` (None: evenly spaced).
         flash_frames: frames that are white; at each flash's time a click sounds.
@@ -46,6 +49,9 @@ class ClipSpec:
     sound: str | None = "aac"
     sound_rate_hz: int = SAMPLE_RATE_HZ
     sound_layout: str = "stereo"
+    sound_options: dict[str, str] = field(default_factory=dict)
+    sound_gains: Sequence[float] | None = None
+    sound_ticks: Callable[[int, int], int] | None = None
     sound_start_s: float = 0.0
     sound_end_s: float | None = None
     frame_ticks: Sequence[int] | None = None
@@ -129,17 +135,18 @@ def _add_picture(container: av.container.OutputContainer, spec: ClipSpec) -> av.
 
 def _add_sound(container: av.container.OutputContainer, spec: ClipSpec) -> av.AudioStream:
     assert spec.sound is not None
-    return container.add_stream(spec.sound, rate=spec.sound_rate_hz, layout=spec.sound_layout)
+    options = dict(spec.sound_options)
+    return container.add_stream(spec.sound, rate=spec.sound_rate_hz, layout=spec.sound_layout, options=options)
 
 
 def _mux(
     container: av.container.OutputContainer, video: av.VideoStream, audio: av.AudioStream | None, spec: ClipSpec
 ) -> None:
-    sound = _sound_frames(audio, spec) if audio is not None else iter(())
+    sound = _sound_packets(audio, spec) if audio is not None else iter(())
     ahead = next(sound, None)
     for number in range(spec.num_frames):
-        while ahead is not None and audio is not None and ahead[0] <= spec.frame_time_s(number):
-            container.mux(audio.encode(ahead[1]))
+        while ahead is not None and ahead[0] <= spec.frame_time_s(number):
+            container.mux(ahead[1])
             ahead = next(sound, None)
         frame = av.VideoFrame.from_ndarray(frame_picture(spec, number), format="rgb24")
         frame = frame.reformat(format=spec.pixel_format)
@@ -148,24 +155,33 @@ def _mux(
         else:
             frame.pts, frame.time_base = number, 1 / Fraction(spec.fps)
         container.mux(video.encode(frame))
-    while ahead is not None and audio is not None:
-        container.mux(audio.encode(ahead[1]))
+    while ahead is not None:
+        container.mux(ahead[1])
         ahead = next(sound, None)
     container.mux(video.encode(None))
-    if audio is not None:
-        container.mux(audio.encode(None))
 
 
-def _sound_frames(audio: av.AudioStream, spec: ClipSpec):
+def _sound_packets(audio: av.AudioStream, spec: ClipSpec) -> Iterator[tuple[float, av.Packet]]:
+    """Coded sound, each packet with the time of the frame that it came out for."""
+    number = 0
+    for time_s, frame in (*_sound_frames(audio, spec), (math.inf, None)):
+        for packet in audio.encode(frame):
+            if spec.sound_ticks is not None:
+                packet.pts = packet.dts = spec.sound_ticks(number, packet.pts)
+            number += 1
+            yield time_s, packet
+
+
+def _sound_frames(audio: av.AudioStream, spec: ClipSpec) -> Iterator[tuple[float, av.AudioFrame]]:
     context = audio.codec_context
     context.open(strict=False)
     size = context.frame_size or 1024
     layout = av.AudioLayout(spec.sound_layout)
+    gains = np.array(spec.sound_gains or [1.0] * layout.nb_channels, np.float32)
     signal = wave(spec)
     for at in range(int(spec.sound_start_s * spec.sound_rate_hz), len(signal), size):
-        piece = signal[at : at + size]
-        planes = np.repeat(piece[None, :], len(layout.channels), axis=0)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes), format="fltp", layout=layout.name)
+        packed = signal[at : at + size, None] * gains  # (S, C)
+        frame = av.AudioFrame.from_ndarray(packed.reshape(1, -1), format="flt", layout=layout.name)
         frame.sample_rate, frame.pts, frame.time_base = spec.sound_rate_hz, at, Fraction(1, spec.sound_rate_hz)
         converter = av.AudioResampler(context.format.name, layout.name, spec.sound_rate_hz)
         for out in converter.resample(frame):

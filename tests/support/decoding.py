@@ -58,9 +58,10 @@ def make_job(
     end_s: float | None = None,
     policy: MediaPolicy | None = None,
     side_px: int = SIDE_PX,
+    audio_track: int | None = None,
 ) -> DecodeJob:
     """A job with the defaults of the service."""
-    return DecodeJob(fps, start_s, end_s, side_px, side_px, policy or MediaPolicy())
+    return DecodeJob(fps, start_s, end_s, side_px, side_px, policy or MediaPolicy(), audio_track)
 
 
 def collect(blocks: list[SampleBlock], clip: ClipInfo) -> Decoded:
@@ -110,6 +111,6 @@ def expected_rows(times_s: NDArray[np.float64], instants_s: NDArray[np.float64],
     """For each instant the last frame that is not after it, half a tick of tolerance; before the first, the first."""
     rows = []
     for instant in instants_s:
-        past = [row for row, time_s in enumerate(times_s) if time_s <= instant + tick_s / 2]
+        past = [row for row, time_s in enumerate(times_s) if time_s <= instant + tick_s * (0.5 + 1e-6)]
         rows.append(past[-1] if past else 0)
     return rows

@@ -93,11 +93,7 @@ def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
     Raises:
         ServiceError: why the file is not taken.
     """
-    if job.audio_track is not None:  # the pre-scan takes the first usable sound track
-        raise ServiceError(
-            "bad_option", "audio_track: choosing a sound track is not supported yet; leave the option out."
-        )
-    scanner = Scanner(source, job.policy)
+    scanner = Scanner(source, job.policy, audio_track=job.audio_track)
     index = scanner.head()
     if not scanner.is_streamable:
         source.complete()
@@ -105,7 +101,13 @@ def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
         scanner.rest()
     else:
         source.guard(scanner.vet)
-    return scanner, Tracks(picture=index.picture.track_id, sound=index.sound.track_id)
+    tracks = Tracks(
+        picture=index.picture.track_id,
+        sound=index.sound.track_id,
+        sound_index=index.sound_index,
+        language=index.sound.language,
+    )
+    return scanner, tracks
 
 
 def _no_memory() -> ServiceError:

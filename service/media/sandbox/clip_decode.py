@@ -30,10 +30,18 @@ from service.media.sandbox.source import UploadSource
 
 @dataclass(frozen=True, slots=True)
 class Tracks:
-    """Ids of the picture and sound tracks to decode; None: the first of its sort."""
+    """The tracks to decode.
+
+    Attributes:
+        picture, sound: track ids; None decodes the first track of the kind.
+        sound_index: place of the sound track among all sound tracks.
+        language: of the sound track, ISO 639-2.
+    """
 
     picture: int | None = None
     sound: int | None = None
+    sound_index: int = 0
+    language: str | None = None
 
 
 def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks: Tracks | None = None) -> ClipInfo:
@@ -57,8 +65,9 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
             container = stack.enter_context(source.open_container(job.policy))
             stream = picture.open_picture(container, job.policy, track_id=tracks.picture)
             heard = stack.enter_context(source.open_container(job.policy))
-            sound_track = sound.SoundTrack(heard, sound.open_sound(heard, track_id=tracks.sound))
-            delivery = Delivery(job, stream, sound_track, outbox)
+            sound_stream = sound.open_sound(heard, track_id=tracks.sound)
+            audio = sound.describe(sound_stream, track=tracks.sound_index, language=tracks.language)
+            delivery = Delivery(job, stream, sound.SoundTrack(heard, sound_stream), outbox, audio=audio)
             if source.is_complete:
                 _decode_complete(job, container, stream, delivery)
             else:

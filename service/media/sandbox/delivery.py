@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from service.domain.chunk import WINDOW_SAMPLES, SampleBlock
-from service.domain.clip import ClipInfo
+from service.domain.clip import AudioInfo, ClipInfo
 from service.domain.errors import ServiceError
 from service.domain.result import ANSWER_DECIMALS
 from service.media.framing import MAX_BLOCK_SAMPLES
@@ -41,8 +41,11 @@ class Outbox(Protocol):
 class Delivery:
     """Collects samples into blocks and sends them on."""
 
-    def __init__(self, job: DecodeJob, stream: VideoStream, sound_track: sound.SoundTrack, outbox: Outbox) -> None:
+    def __init__(
+        self, job: DecodeJob, stream: VideoStream, sound_track: sound.SoundTrack, outbox: Outbox, *, audio: AudioInfo
+    ) -> None:
         self._stream = stream
+        self._audio = audio
         self._sound = sound_track
         self._outbox = outbox
         self._maker = picture.FrameMaker(height=job.frame_height, width=job.frame_width)
@@ -107,7 +110,8 @@ class Delivery:
         self.flush()
         if self._clip is None:
             raise ServiceError("no_frames", "No frame of the picture track could be decoded; the file may be damaged.")
-        return replace(self._clip, duration_s=self._duration_s, num_samples=self._num_sent)
+        audio = replace(self._audio, notes=self._sound.notes)
+        return replace(self._clip, duration_s=self._duration_s, num_samples=self._num_sent, audio=audio)
 
     def _describe(self, frame: VideoFrame) -> ClipInfo:
         width, height = picture.display_size(frame)
@@ -119,6 +123,7 @@ class Delivery:
             duration_s=self._duration_s,
             frame_rate=round(float(rate), ANSWER_DECIMALS) if rate else None,
             num_samples=self._num_expected,
+            audio=self._audio,
         )
 
 

@@ -30,10 +30,14 @@ _CPU_S_PER_PIXEL = 2.5e-8
 
 @dataclass(slots=True)
 class ClipIndex:
-    """What the index tells: the tracks to decode and how the media lie in the file."""
+    """What the index tells: the tracks to decode and how the media lie in the file.
+
+    `sound_index` is the place of the chosen sound track among all sound tracks.
+    """
 
     picture: Track
     sound: Track
+    sound_index: int
     is_fragmented: bool
     tracks: list[Track] = field(default_factory=list)
 
@@ -41,9 +45,10 @@ class ClipIndex:
 class Scanner:
     """Walks an upload's top-level boxes from the front, as far as asked."""
 
-    def __init__(self, source: UploadSource, policy: MediaPolicy) -> None:
+    def __init__(self, source: UploadSource, policy: MediaPolicy, *, audio_track: int | None = None) -> None:
         self._source = source
         self._policy = policy
+        self._audio_track = audio_track
         self._budget = BoxBudget(policy)
         self._at = 0
         self._end = 0  # of the box that was walked last
@@ -153,7 +158,7 @@ class Scanner:
         elif kind == "moov":
             if self._index is not None:
                 raise broken("it has two")
-            self._index = _read_index(body, self._policy, self._budget)
+            self._index = _read_index(body, self._policy, self._budget, audio_track=self._audio_track)
             for track in self._index.tracks:
                 self._fragments.add_track(track)
         elif self._index is None:
@@ -201,7 +206,7 @@ class Scanner:
         return broken("a box at the top level has an impossible size")
 
 
-def _read_index(body: memoryview, policy: MediaPolicy, budget: BoxBudget) -> ClipIndex:
+def _read_index(body: memoryview, policy: MediaPolicy, budget: BoxBudget, *, audio_track: int | None) -> ClipIndex:
     readers: list[TrackReader] = []
     is_fragmented = False
     for box in walk(body, ("moov",), budget):
@@ -218,9 +223,13 @@ def _read_index(body: memoryview, policy: MediaPolicy, budget: BoxBudget) -> Cli
         elif readers and box.path[:2] == ("moov", "trak"):
             readers[-1].take(box)
     tracks = [reader.finish(is_fragmented=is_fragmented) for reader in readers]
-    picture = _choose([track for track in tracks if track.is_picture], "no_video", "picture", policy)
-    sound = _choose([track for track in tracks if track.is_sound], "no_audio", "sound", policy)
-    return ClipIndex(picture=picture, sound=sound, is_fragmented=is_fragmented, tracks=tracks)
+    picture = _choose([track for track in tracks if track.is_picture], "no_video", "picture")
+    sounds = [track for track in tracks if track.is_sound]
+    sound = _choose(sounds, "no_audio", "sound") if audio_track is None else _numbered(sounds, audio_track)
+    _check_usable(picture, "picture", policy)
+    _check_usable(sound, "sound", policy)
+    index = next(number for number, track in enumerate(sounds) if track is sound)
+    return ClipIndex(picture=picture, sound=sound, sound_index=index, is_fragmented=is_fragmented, tracks=tracks)
 
 
 def _check_header(box: Box, policy: MediaPolicy) -> None:
@@ -233,34 +242,49 @@ def _check_header(box: Box, policy: MediaPolicy) -> None:
         raise too_long(duration / timescale, policy)
 
 
-def _choose(tracks: list[Track], code: str, sort: str, policy: MediaPolicy) -> Track:
-    """The first track whose codec is on the list; raises what is wrong with the first where none is."""
+def _choose(tracks: list[Track], code: str, kind: str) -> Track:
+    """The enabled default: the first enabled track whose codec is supported, else the first supported one.
+
+    Where none is supported it is the first track, so that the caller learns what is wrong with that one.
+    """
     if not tracks:
-        raise reject(code, f"The clip has no {sort} track; send a video with pictures and sound.")
+        raise reject(code, f"The clip has no {kind} track; send a video with pictures and sound.")
     usable = [track for track in tracks if track.is_supported and not track.is_external and not track.is_encrypted]
-    track = (usable or tracks)[0]
+    enabled = [track for track in usable if track.is_enabled]
+    return (enabled or usable or tracks)[0]
+
+
+def _numbered(sounds: list[Track], audio_track: int) -> Track:
+    if not sounds:
+        return _choose(sounds, "no_audio", "sound")
+    if audio_track >= len(sounds):
+        have = f"{len(sounds)} sound tracks" if len(sounds) > 1 else "one sound track"
+        raise reject("bad_option", f"audio_track: the clip has {have}; give 0 to {len(sounds) - 1}.")
+    return sounds[audio_track]
+
+
+def _check_usable(track: Track, kind: str, policy: MediaPolicy) -> None:
     if track.is_encrypted:
-        raise reject("encrypted", f"The {sort} track is encrypted; send a clip without copy protection.")
+        raise reject("encrypted", f"The {kind} track is encrypted; send a clip without copy protection.")
     if track.is_external:
-        raise reject("external_data", f"The {sort} track's media lie in another file; export it as one file.")
+        raise reject("external_data", f"The {kind} track's media lie in another file; export it as one file.")
     if not track.is_supported:
-        raise _unsupported(track, sort)
+        raise _unsupported(track, kind)
     if track.is_picture and track.width * track.height > policy.max_pixels:
         raise reject(
             "picture_too_large",
             f"The picture has {track.width}x{track.height} pixels, over the limit of {policy.max_pixels}; "
             "scale the clip down.",
         )
-    return track
 
 
-def _unsupported(track: Track, sort: str) -> ServiceError:
+def _unsupported(track: Track, kind: str) -> ServiceError:
     tag = (track.tags or ["none"])[0]
     tag = "".join(char if char.isascii() and (char.isalnum() or char in "-._ ") else "?" for char in tag)
     known = "H.264, HEVC, AV1, VP8, VP9, MPEG-4 and H.263"
     if track.is_sound:
         known = "AAC, MP3, Opus, FLAC, ALAC, AC-3, E-AC-3, AMR and PCM"
-    return reject("unsupported_codec", f"The {sort} track's codec '{tag}' is not supported; {known} are.")
+    return reject("unsupported_codec", f"The {kind} track's codec '{tag}' is not supported; {known} are.")
 
 
 def _cut_off() -> ServiceError:

@@ -12,6 +12,8 @@ from service.domain.errors import ServiceError
 from service.media.policy import PICTURE_TAGS, SOUND_TAGS, MediaPolicy
 from service.media.sandbox.boxes import Box, broken, integer, reject, table
 
+# Flag of tkhd (ISO/IEC 14496-12, 8.3.2).
+_TRACK_ENABLED = 1
 _ENCRYPTED_TAGS = frozenset({"encv", "enca", "enct", "encs", "drmi", "drms", "drmt"})
 _MAX_ENTRIES = 16
 _MAX_TIMESCALE = 2**31 - 1
@@ -27,6 +29,8 @@ class Track:
     """What the boxes of one track tell; seconds where named so."""
 
     track_id: int = 0
+    is_enabled: bool = True
+    language: str | None = None
     handler: str = ""
     timescale: int = 0
     duration_s: float = 0.0
@@ -147,6 +151,7 @@ class TrackReader:
             raise broken("table stsc contradicts itself")
 
     def _read_tkhd(self, box: Box) -> None:
+        self.track.is_enabled = bool(integer(box.body, 3, 1) & _TRACK_ENABLED)
         self.track.track_id = integer(box.body, 20 if integer(box.body, 0, 1) else 12)
 
     def _read_mdhd(self, box: Box) -> None:
@@ -155,6 +160,7 @@ class TrackReader:
         duration = integer(box.body, 24, 8) if is_long else integer(box.body, 16)
         if duration not in _UNTOLD_DURATIONS and self.track.timescale:
             self.track.duration_s = duration / self.track.timescale
+        self.track.language = _language(integer(box.body, 32 if is_long else 20, 2))
 
     def _read_hdlr(self, box: Box) -> None:
         self.track.handler = bytes(box.body[8:12]).decode("latin-1")
@@ -246,6 +252,12 @@ class TrackReader:
     def _check_count(self, count: int) -> None:
         if count > self._max_samples:
             raise reject("too_many_frames", f"A track has {count} coded frames, over the limit of {self._max_samples}.")
+
+
+def _language(packed: int) -> str | None:
+    """Return an ISO 639-2 code from three packed letters of 5 bits; None for `und` and QuickTime's own codes."""
+    letters = "".join(chr(0x60 + (packed >> shift & 31)) for shift in (10, 5, 0))
+    return letters if letters.isalpha() and letters.isascii() and letters != "und" else None
 
 
 def too_long(seconds: float, policy: MediaPolicy) -> ServiceError:

@@ -19,17 +19,17 @@ from service.codec.answer_json import (
     encode_line,
 )
 from service.codec.problem_json import Problem, decode_problem
-from service.domain.clip import ClipInfo
+from service.domain.clip import AudioInfo, ClipInfo
 from service.domain.errors import ServiceError
 from service.domain.options import OPTION_NAMES, SegmentOptions
 from service.domain.request import ClipStarted
 from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, Summary
 
 MODEL = ModelInfo("tiny", "sha256:ab", ("dog", "drum"), None, 224, 320)
-CLIP = ClipInfo(640, 480, "4:3", None, None, None)
+CLIP = ClipInfo(640, 480, "4:3", None, None, None, AudioInfo(1, "aac", 2, 48_000, "eng"))
 STARTED = ClipStarted("id", MODEL, CLIP, SegmentOptions(fps="native", audio_track=1).resolve(MODEL))
 FRAME = FrameMasks(0.9375, 0.934267, 28, (Mask("dog", 0.91, 6, (0, 1, 2, 3), Rle((480, 640), "0é\\")),))
-SUMMARY = Summary(2, {"total": 0.25}, True)
+SUMMARY = Summary(2, {"total": 0.25}, True, ("clipped",))
 
 
 @pytest.mark.parametrize("event", [STARTED, FRAME, FrameMasks(1.0, 1.0, 3, ()), SUMMARY])
@@ -43,11 +43,14 @@ def test_a_line_is_read_back(event: ClipStarted | FrameMasks | Summary) -> None:
 
 
 def test_the_document_is_one_json_object_with_the_members_of_the_contract() -> None:
-    parts = [encode_document_start(STARTED, num_samples=2), encode_frame(FRAME), b",", encode_frame(FRAME)]
+    parts = [encode_document_start(STARTED, SUMMARY), encode_frame(FRAME), b",", encode_frame(FRAME)]
     data = b"".join([*parts, encode_document_end(SUMMARY)])
     document = json.loads(data)
     assert list(document) == ["request_id", "model", "clip", "options", "frames", "timings_s", "cached"]
     assert document["clip"]["num_samples"] == 2
+    assert document["clip"]["audio"] == {
+        "track": 1, "codec": "aac", "channels": 2, "sample_rate_hz": 48_000, "language": "eng", "notes": ["clipped"],
+    }  # fmt: skip
     assert tuple(document["options"]) == OPTION_NAMES
     assert document["options"]["fps"] == "native"
     mask = document["frames"][0]["masks"][0]

@@ -16,12 +16,15 @@ MESSAGES = {
     "SegmentRequest": "options=1 chunk=2",
     "SegmentOptions": "fps=1 native_fps=2 start_s=3 end_s=4 threshold=5 size=6 labels=7 min_area=8 audio_track=9",
     "SegmentResponse": "clip=1 frame=2 summary=3",
-    "ClipInfo": "request_id=1 model=2 width=3 height=4 sample_aspect_ratio=5 duration_s=6 frame_rate=7 num_samples=8",
+    "ClipInfo": (
+        "request_id=1 model=2 width=3 height=4 sample_aspect_ratio=5 duration_s=6 frame_rate=7 num_samples=8 audio=9"
+    ),
+    "AudioInfo": "track=1 codec=2 channels=3 sample_rate_hz=4 language=5",
     "FrameMasks": "sample_time_s=1 timestamp_s=2 index=3 masks=4",
     "Mask": "label=1 score=2 area=3 bbox=4 segmentation=5",
     "Box": "x=1 y=2 width=3 height=4",
     "Rle": "height=1 width=2 counts=3",
-    "Summary": "num_samples=1 timings_s=2 cached=3",
+    "Summary": "num_samples=1 timings_s=2 cached=3 audio_notes=4",
     "GetModelRequest": "",
     "ModelInfo": "variant=1 checkpoint=2 labels=3 input_height=4 input_width=5",
     "LiveRequest": "options=1 frame=2 audio=3",
@@ -35,6 +38,7 @@ MESSAGES = {
 OPTIONAL = {
     "SegmentOptions": {"fps", "start_s", "end_s", "threshold", "min_area", "audio_track"},
     "ClipInfo": {"duration_s", "frame_rate", "num_samples"},
+    "AudioInfo": {"language"},
     "LiveOptions": {"threshold", "max_audio_wait_s", "max_waiting_frames"},
 }
 

@@ -66,7 +66,7 @@ class SegmentResponse(_message.Message):
     def __init__(self, clip: _Optional[_Union[ClipInfo, _Mapping]] = ..., frame: _Optional[_Union[FrameMasks, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ...) -> None: ...
 
 class ClipInfo(_message.Message):
-    __slots__ = ("request_id", "model", "width", "height", "sample_aspect_ratio", "duration_s", "frame_rate", "num_samples")
+    __slots__ = ("request_id", "model", "width", "height", "sample_aspect_ratio", "duration_s", "frame_rate", "num_samples", "audio")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class ClipInfo(_message.Message):
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
     FRAME_RATE_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: ModelInfo
     width: int
@@ -83,7 +84,22 @@ class ClipInfo(_message.Message):
     duration_s: float
     frame_rate: float
     num_samples: int
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., sample_aspect_ratio: _Optional[str] = ..., duration_s: _Optional[float] = ..., frame_rate: _Optional[float] = ..., num_samples: _Optional[int] = ...) -> None: ...
+    audio: AudioInfo
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., sample_aspect_ratio: _Optional[str] = ..., duration_s: _Optional[float] = ..., frame_rate: _Optional[float] = ..., num_samples: _Optional[int] = ..., audio: _Optional[_Union[AudioInfo, _Mapping]] = ...) -> None: ...
+
+class AudioInfo(_message.Message):
+    __slots__ = ("track", "codec", "channels", "sample_rate_hz", "language")
+    TRACK_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATE_HZ_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    track: int
+    codec: str
+    channels: int
+    sample_rate_hz: int
+    language: str
+    def __init__(self, track: _Optional[int] = ..., codec: _Optional[str] = ..., channels: _Optional[int] = ..., sample_rate_hz: _Optional[int] = ..., language: _Optional[str] = ...) -> None: ...
 
 class FrameMasks(_message.Message):
     __slots__ = ("sample_time_s", "timestamp_s", "index", "masks")
@@ -134,7 +150,7 @@ class Rle(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., counts: _Optional[bytes] = ...) -> None: ...
 
 class Summary(_message.Message):
-    __slots__ = ("num_samples", "timings_s", "cached")
+    __slots__ = ("num_samples", "timings_s", "cached", "audio_notes")
     class TimingsSEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -145,10 +161,12 @@ class Summary(_message.Message):
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_S_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_NOTES_FIELD_NUMBER: _ClassVar[int]
     num_samples: int
     timings_s: _containers.ScalarMap[str, float]
     cached: bool
-    def __init__(self, num_samples: _Optional[int] = ..., timings_s: _Optional[_Mapping[str, float]] = ..., cached: _Optional[bool] = ...) -> None: ...
+    audio_notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, num_samples: _Optional[int] = ..., timings_s: _Optional[_Mapping[str, float]] = ..., cached: _Optional[bool] = ..., audio_notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from support.clips import ClipSpec, make_clip
 from support.decoding import Decoded, decode_here, make_job
+from support.hostile import find, patch
 from support.odd_clips import ODD_SPECS
 
+from service.domain.errors import ServiceError
 from service.media.sandbox.sound import window_end
 
 RATE_HZ = 16_000
+# From the end of a sound sample entry's fourcc to its channel count (ISO/IEC 14496-12, 12.2.3).
+_CHANNEL_COUNT_OFFSET = 16
 SOUNDS = ["plain", "mov", "mov_pcm", "mov_pcm_24", "mp3", "opus", "flac", "alac", "ac3", "mono_8k", "mono_16k"]
 
 
@@ -58,6 +64,38 @@ def test_channels_are_averaged_without_gain() -> None:
         assert np.abs(window).max() == pytest.approx(0.3, abs=0.002)
 
 
+@pytest.mark.parametrize(
+    ("codec", "layout", "options"),
+    [
+        ("aac", "7.1", {}),
+        ("aac", "octagonal", {}),
+        ("aac", "6.1(back)", {}),
+        ("aac", "hexadecagonal", {}),
+        ("alac", "7.1(wide)", {}),
+        ("flac", "7.1", {}),
+        ("libopus", "7.1", {}),
+        ("libopus", "9.1.4", {"mapping_family": "255"}),
+        ("libopus", "22.2", {"mapping_family": "255"}),
+        ("pcm_s16le", "22.2", {}),
+    ],
+)
+def test_any_number_of_channels_is_mixed_down(codec: str, layout: str, options: dict[str, str]) -> None:
+    container = "mov" if codec.startswith("pcm") else "mp4"
+    spec = ClipSpec(sound=codec, sound_layout=layout, sound_options=options, container=container)
+    window = decode_here(make_clip(spec), make_job()).windows[-1]
+    num_silent = 1 if layout in ("7.1", "22.2") and codec == "aac" else 0  # AAC keeps only the bass of the LFE channel
+    share = 1 - num_silent / 8
+    assert np.sqrt((window**2).mean()) == pytest.approx(share * 0.3 / np.sqrt(2), rel=0.05)
+
+
+def test_more_channels_than_any_layout_has_are_refused() -> None:
+    data = make_clip(sound="pcm_s16le", container="mov")
+    data = patch(data, find(data, "sowt") + _CHANNEL_COUNT_OFFSET, (66).to_bytes(2, "big"))
+    with pytest.raises(ServiceError, match="64 channels") as caught:
+        decode_here(data, make_job())
+    assert caught.value.code == "unsupported_codec"
+
+
 def test_resampling_keeps_level_and_pitch() -> None:
     for rate_hz in (8000, 44_100, 96_000):
         spec = ClipSpec(sound="pcm_s16le", container="mov", sound_rate_hz=rate_hz)
@@ -88,3 +126,82 @@ def test_windows_far_apart_do_not_carry_the_sound_between() -> None:
     assert len(far.sample_times_s) == 2
     assert near.windows.shape[1] == far.windows.shape[1] == 15_600
     assert np.abs(far.windows).max() > 0.2
+
+
+def jittered(spread: int) -> Callable[[int, int], int]:
+    """Timestamps of sound packets that are off by up to `spread` ticks, the same ones every time."""
+    offsets = np.random.default_rng(7).integers(-spread, spread + 1, 1000)
+    return lambda number, tick: tick + int(offsets[number])
+
+
+@pytest.mark.parametrize("ticks", [jittered(480), jittered(48), lambda number, tick: tick + 20 * (number % 2)])
+def test_timestamps_that_jitter_leave_no_seam(ticks: Callable[[int, int], int]) -> None:
+    decoded = decode_here(make_clip(num_frames=100, sound_ticks=ticks), make_job())
+    for window in decoded.windows[1:]:
+        spectrum = np.abs(np.fft.rfft(window * np.hanning(len(window)))) ** 2
+        near = np.abs(np.fft.rfftfreq(len(window), 1 / RATE_HZ) - 440) < 6
+        assert spectrum[near].sum() > 0.999 * spectrum.sum()
+        assert np.sqrt((window**2).mean()) == pytest.approx(0.3 / np.sqrt(2), rel=0.01)
+
+
+def test_a_real_gap_stays_silent_and_what_follows_is_in_its_place() -> None:
+    spec = ClipSpec(
+        num_frames=100, flash_frames=frozenset({75}), sound_ticks=lambda number, tick: tick + 9600 * (number >= 60)
+    )
+    line = np.abs(heard(decode_here(make_clip(spec), make_job(fps=None))))
+    loud = np.flatnonzero(line > 0.3)
+    assert loud[0] / RATE_HZ == pytest.approx(3.0 + 0.2, abs=0.02)
+    tone = heard(decode_here(make_clip(num_frames=100, sound_ticks=spec.sound_ticks), make_job(fps=None)))
+    gap = tone[round(1.27 * RATE_HZ) : round(1.45 * RATE_HZ)]  # between the packets 59 and 60
+    assert np.abs(gap).max() == 0
+
+
+@pytest.mark.parametrize("gains", [(1, -1), (1, -0.8), (-0.9, 1)])
+@pytest.mark.parametrize("sound", ["aac", "pcm_s16le"])
+def test_channels_that_cancel_out_are_heard_by_one_of_them(gains: tuple[float, ...], sound: str) -> None:
+    decoded = decode_here(make_clip(sound=sound, sound_gains=gains, container="mov"), make_job())
+    level = 0.3 * abs(gains[0]) / np.sqrt(2)
+    assert np.sqrt((decoded.windows[-1] ** 2).mean()) == pytest.approx(level, rel=0.02)
+    assert decoded.clip.audio is not None
+    assert decoded.clip.audio.notes == ("antiphase",)
+
+
+def test_surround_front_channels_that_cancel_out_are_heard() -> None:
+    spec = ClipSpec(sound="pcm_s16le", container="mov", sound_layout="5.1", sound_gains=(1, -1, 0, 0, 0, 0))
+    decoded = decode_here(make_clip(spec), make_job())
+    assert np.sqrt((decoded.windows[-1] ** 2).mean()) == pytest.approx(0.3 / np.sqrt(2), rel=0.02)
+    assert decoded.clip.audio is not None
+    assert decoded.clip.audio.notes == ("antiphase",)
+
+
+@pytest.mark.parametrize("gains", [(1, 1), (1, 0), (0.3, 1), (1, -0.3)])
+def test_channels_that_do_not_cancel_out_are_averaged(gains: tuple[float, ...]) -> None:
+    decoded = decode_here(make_clip(sound="pcm_s16le", sound_gains=gains, container="mov"), make_job())
+    assert np.sqrt((decoded.windows[-1] ** 2).mean()) == pytest.approx(0.3 * abs(sum(gains)) / 2 / np.sqrt(2), rel=0.02)
+    assert decoded.clip.audio is not None
+    assert decoded.clip.audio.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("gains", "notes"),
+    [
+        ((0, 0), ("silent",)),
+        ((0.002, 0.002), ("silent",)),  # -64 dBFS
+        ((0.01, 0.01), ()),
+        ((3.3, 3.3), ()),  # a tone of full scale is not clipped
+        ((4, 4), ("clipped",)),
+        ((0, 4), ("clipped",)),
+        ((4, -4), ("antiphase", "clipped")),
+    ],
+)
+def test_clipping_and_silence_are_noted(gains: tuple[float, ...], notes: tuple[str, ...]) -> None:
+    decoded = decode_here(make_clip(sound="pcm_s16le", sound_gains=gains, container="mov"), make_job())
+    assert decoded.clip.audio is not None
+    assert decoded.clip.audio.notes == notes
+
+
+def test_notes_are_about_what_the_samples_hear() -> None:
+    data = make_clip(num_frames=100, sound_end_s=1.5, sound="pcm_s16le", container="mov", sound_gains=(4, -4))
+    late = decode_here(data, make_job(start_s=3.0)).clip.audio
+    assert late is not None
+    assert late.notes == ("silent",)
