@@ -43,7 +43,7 @@ LABELS = ("dog", "drum", "car")
 CLIPS = [
     *("plain", "no_b_frames", "one_key", "variable_rate", "late_first_frame", "ntsc", "slow", "fast"),
     *("index_first", "fragmented", "fragment_per_frame", "wide", "tall", "ten_bit", "hevc", "vp9", "mov_pcm", "mp3"),
-    *("mono_8k", "surround", "sound_late", "sound_ends_early", "turned_90", "trimmed_front", "empty_edit"),
+    *("mono_8k", "surround", "sound_late", "sound_ends_early", "turned_90", "mirrored", "trimmed_front", "empty_edit"),
 ]
 OPTIONS = [
     SegmentOptions(),

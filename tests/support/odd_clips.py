@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from support.clips import ClipSpec, make_clip
-from support.hostile import replace_box
+from support.hostile import find, patch, replace_box
 
 from service.bench.hearing.rotation import rotated
 
@@ -25,6 +25,16 @@ def _uneven(num: int) -> list[int]:
         ticks.append(at)
         at += 256 + (number * 7919) % 1536
     return ticks
+
+
+# From the box type of a version 0 `tkhd` to its matrix (ISO/IEC 14496-12, 8.3.2).
+_MATRIX_AT = 40
+
+
+def with_matrix(data: bytes, matrix: tuple[int, int, int, int], *, scale: int = 1 << 16) -> bytes:
+    """The clip with another display matrix (a, b, c, d) of its picture, in 16.16 fixed point with the usual scale."""
+    a, b, c, d = (value * scale for value in matrix)
+    return patch(data, find(data, "tkhd") + _MATRIX_AT, struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30))
 
 
 ODD_SPECS: dict[str, ClipSpec] = {
@@ -77,6 +87,8 @@ _ODD_PATCHES: dict[str, Callable[[], bytes]] = {
     "turned_90": lambda: rotated(make_clip(), 90),
     "turned_180": lambda: rotated(make_clip(), 180),
     "turned_270": lambda: rotated(make_clip(), 270),
+    "mirrored": lambda: with_matrix(make_clip(), (-1, 0, 0, 1)),
+    "transposed": lambda: with_matrix(make_clip(), (0, 1, 1, 0)),
     "trimmed_front": lambda: edited(make_clip(), [(1000, 512 * 12)]),
     "trimmed_front_all_key": lambda: edited(make_clip(gop=1, b_frames=0), [(1000, 512 * 12)]),
     "empty_edit": lambda: edited(make_clip(b_frames=0), [(500, -1), (2000, 0)]),

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from service.client.video.paint import OverlayPainter, PaintPolicy, Picture
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
-from service.media.sandbox.picture import presumed_colorspace, quarter_turns
+from service.media.sandbox.orientation import orientation_of
+from service.media.sandbox.picture import presumed_colorspace
 
 _COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")
 """Codecs that an mp4 file takes as they are; other sound is encoded as AAC."""
@@ -138,7 +139,7 @@ class _Overlay:
         if frame.pts is None or (self._last_pts is not None and frame.pts <= self._last_pts):
             return
         self._last_pts = frame.pts
-        upright = np.rot90(self._rgb(frame), quarter_turns(frame))
+        upright = orientation_of(frame).apply(self._rgb(frame))
         painted = self._even(self._paint(upright, time_s=float(frame.pts * self._base)))
         if self._video is None:
             self._video = self._add_video(painted, frame)
@@ -176,7 +177,7 @@ class _Overlay:
         stream.options = {"crf": str(self._policy.crf), "preset": self._policy.preset}
         ratio = self._source.sample_aspect_ratio
         if ratio:
-            stream.codec_context.sample_aspect_ratio = 1 / ratio if quarter_turns(frame) % 2 else ratio
+            stream.codec_context.sample_aspect_ratio = 1 / ratio if orientation_of(frame).is_transposed else ratio
         return stream
 
     def _even(self, picture: Picture) -> Picture:

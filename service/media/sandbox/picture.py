@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.domain.errors import ServiceError
 from service.media.policy import PICTURE_DECODERS, MediaPolicy
+from service.media.sandbox.orientation import orientation_of
 from service.media.sandbox.packets import Plan
 from service.media.sandbox.sampling import Shown
 
@@ -173,8 +174,10 @@ class FrameMaker:
 
     def make(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The frame upright and squashed, uint8 RGB (height, width, 3), by swscale's bilinear filter."""
-        turns = quarter_turns(frame)
-        width, height = (self._height, self._width) if turns % 2 else (self._width, self._height)
+        orientation = orientation_of(frame)
+        width, height = self._width, self._height
+        if orientation.is_transposed:
+            width, height = height, width
         small = self._reformatter.reformat(
             frame,
             width,
@@ -184,8 +187,7 @@ class FrameMaker:
             threads=1,
             src_colorspace=presumed_colorspace(frame),
         )
-        rgb = small.to_ndarray().astype(np.uint8, copy=False)
-        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+        return orientation.apply(small.to_ndarray().astype(np.uint8, copy=False))
 
 
 def presumed_colorspace(frame: VideoFrame) -> Colorspace | None:
@@ -194,14 +196,9 @@ def presumed_colorspace(frame: VideoFrame) -> Colorspace | None:
     return Colorspace.ITU709 if is_untagged and frame.height >= _UNTAGGED_HD_HEIGHT else None
 
 
-def quarter_turns(frame: VideoFrame) -> int:
-    """Counter-clockwise quarter turns that put the frame upright; other angles are ignored."""
-    return (frame.rotation // 90) % 4 if frame.rotation % 90 == 0 else 0
-
-
 def display_size(frame: VideoFrame) -> tuple[int, int]:
     """Width and height of the frame when upright, pixels."""
-    return (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
+    return (frame.height, frame.width) if orientation_of(frame).is_transposed else (frame.width, frame.height)
 
 
 def sample_aspect_ratio(stream: VideoStream, frame: VideoFrame) -> str:
@@ -210,7 +207,7 @@ def sample_aspect_ratio(stream: VideoStream, frame: VideoFrame) -> str:
     if not ratio or ratio <= 0:
         return "1:1"
     num, den = ratio.numerator, ratio.denominator
-    return f"{den}:{num}" if quarter_turns(frame) % 2 else f"{num}:{den}"
+    return f"{den}:{num}" if orientation_of(frame).is_transposed else f"{num}:{den}"
 
 
 def _keep_only(container: InputContainer, index: int) -> None:
