@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     decode_processes: int | None = Field(
         None, ge=1, le=256, description="Decoders at once; empty: four per core, at most 32"
     )
+    max_decode_memory: int = Field(
+        4 * _GIB, ge=64 * _MIB, description="Memory of all decoders together as estimated from the clips, bytes"
+    )
     spool_dir: Path | None = Field(None, description="Uploads and answers on their way; empty: the system's")
     spool_bytes: int = Field(4 * _GIB, ge=_MIB, description="Most bytes in the spool")
     state_dir: Path | None = Field(None, description="Jobs without Redis; empty: ~/.local/state/avesformer")
@@ -82,6 +85,12 @@ class Settings(BaseSettings):
     bench_routes: bool = Field(False, description="Serve POST /bench/batch on an emulated accelerator")
     bench_batch_ms: float = Field(20.0, ge=0, description="Emulated accelerator: milliseconds a batch")
     bench_item_ms: float = Field(1.0, ge=0, description="Emulated accelerator: milliseconds an item")
+
+    def bounds(self) -> dict[str, int | float]:
+        """Every bound in force by setting name, for the log: sizes in bytes, times in seconds."""
+        names = [name for name in type(self).model_fields if name.startswith("max_") or name.endswith(("_bytes", "_s"))]
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None} | {"decoders": self.num_decoders}
 
     @field_validator("otlp_endpoint")
     @classmethod

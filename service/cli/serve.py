@@ -27,6 +27,7 @@ def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None
     configure_logging(settings.log_level)
     pause_collection()
     ensure_descriptors(settings)
+    _logger.info("bounds", extra=settings.bounds())
     try:
         return asyncio.run(_serve(settings, make_predictor))
     except (StartError, ListenError) as error:

@@ -2,7 +2,7 @@
 
 Child to parent: one byte of kind, four bytes of length (little endian), body. Each kind has its own bound, so a child
 that was taken over by a hostile file can neither exhaust the parent nor make it read on for ever. Parent to child: nine
-bytes, `<Q?`, the upload's size and whether it is complete, in answer to each NEED.
+bytes, `<Q?`, the upload's size and whether it is complete, in answer to each NEED; one byte in answer to MEMORY.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from service.domain.clip import AudioInfo, ClipInfo
 from service.domain.errors import ServiceError
 from service.media.policy import DecodeJob, MediaPolicy
 
-CLIP, BLOCK, NEED, PROGRESS, END, ERROR, FRAME = range(1, 8)
+CLIP, BLOCK, NEED, PROGRESS, END, ERROR, FRAME, MEMORY = range(1, 9)
 HEADER = struct.Struct("<BI")
 GROWN = struct.Struct("<Q?")
+MEMORY_GRANTED = b"\1"
 _NEED_BODY = struct.Struct("<Q")
 _BLOCK_HEAD = struct.Struct("<HI")
 _SAMPLE_DTYPE = np.dtype([("offset", "<i8"), ("sample_time_s", "<f8"), ("timestamp_s", "<f8"), ("index", "<i8")])
@@ -98,7 +99,7 @@ def max_body_bytes(kind: int, size: FrameSize) -> int:
     """
     windows = MAX_BLOCK_SAMPLES * WINDOW_SAMPLES * 2
     block = _BLOCK_HEAD.size + MAX_BLOCK_SAMPLES * (_SAMPLE_DTYPE.itemsize + size.num_bytes) + windows
-    bounds = {CLIP: _MAX_JSON_BYTES, END: _MAX_JSON_BYTES, ERROR: _MAX_JSON_BYTES, NEED: 8, PROGRESS: 0}
+    bounds = {CLIP: _MAX_JSON_BYTES, END: _MAX_JSON_BYTES, ERROR: _MAX_JSON_BYTES, NEED: 8, MEMORY: 8, PROGRESS: 0}
     bounds |= {BLOCK: block, FRAME: 8 + size.num_bytes}
     if kind not in bounds:
         raise ProtocolError(f"kind {kind}")
@@ -175,10 +176,15 @@ def pack_need(num_bytes: int) -> bytes:
 
 
 def unpack_need(body: bytes | bytearray) -> int:
-    """The bytes that a NEED message asks for."""
+    """The bytes that a NEED or MEMORY message asks for."""
     if len(body) != _NEED_BODY.size:
         raise ProtocolError("need")
     return int(_NEED_BODY.unpack(body)[0])
+
+
+def pack_memory(num_bytes: int) -> bytes:
+    """A MEMORY message: the child waits until it may take this many bytes of memory."""
+    return pack(MEMORY, _NEED_BODY.pack(num_bytes))
 
 
 def pack_block(block: SampleBlock) -> list[bytes | memoryview]:

@@ -72,7 +72,10 @@ class MediaPolicy:
         max_frames: most coded pictures of a file (default: 600 s at 120 frames per second).
         max_tracks, max_boxes, max_depth, max_fragments, max_edits, max_index_bytes: bounds of the MP4 structure. An
             index (moov) of a ten-minute clip is well under 2 MB; QuickTime nests about 7 deep.
-        memory_bytes: address space of a decoder child.
+        memory_bytes: largest address space of a decoder child.
+        granted_bytes: memory that each child has from the start; it asks for more.
+        max_growing_bytes: most memory of a child whose upload is still arriving, which may hold it for long.
+        max_total_bytes: estimated memory of all children that decode; what does not fit waits.
         max_cpu_s: highest CPU budget that an estimate may grant a decoder child.
         progress_s: longest wall time without a message of the child, while the reader waits for one.
         max_wall_s: longest wall time that a reader waits for its child in all, whatever the child says.
@@ -90,6 +93,9 @@ class MediaPolicy:
     max_edits: int = 1000
     max_index_bytes: int = 32 * 1024**2
     memory_bytes: int = 2 * 1024**3
+    granted_bytes: int = 64 * 1024**2
+    max_growing_bytes: int = 128 * 1024**2
+    max_total_bytes: int = 4 * 1024**3
     max_cpu_s: float = 900.0
     progress_s: float = 30.0
     max_wall_s: float = 3600.0

@@ -64,7 +64,12 @@ def batch_policy(settings: Settings) -> BatchPolicy:
 
 def media_policy(settings: Settings) -> MediaPolicy:
     """The decoders' limits."""
-    return MediaPolicy(max_clip_s=settings.max_clip_s, max_pixels=settings.max_pixels, max_samples=settings.max_samples)
+    return MediaPolicy(
+        max_clip_s=settings.max_clip_s,
+        max_pixels=settings.max_pixels,
+        max_samples=settings.max_samples,
+        max_total_bytes=settings.max_decode_memory,
+    )
 
 
 def pipeline_policy(settings: Settings) -> PipelinePolicy:

@@ -15,6 +15,7 @@ from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.media import framing
 from service.media.decoders.child_channel import Channel, ChildGoneError
+from service.media.decoders.slot import Slot, late
 from service.media.decoders.zygote_link import ZygoteLink
 from service.media.framing import FrameSize, ProtocolError
 from service.media.policy import DecodeJob, DecodeRequest, MediaPolicy
@@ -27,34 +28,6 @@ _EXIT_NOTICE_S = 10.0
 _MAX_PROGRESS_BURST, _MAX_PROGRESS_PER_S = 1000, 4.0
 # Signals that a decoder does not raise itself: somebody else ended the child.
 _OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
-
-
-class Slot:
-    """One reader's share of the bounded number of decoders that may work at once."""
-
-    def __init__(self, slots: asyncio.Semaphore, deadline: Deadline, clock: Clock) -> None:
-        self._slots = slots
-        self._deadline = deadline
-        self._clock = clock
-        self._is_taken = False
-        self.waited_s = 0.0
-
-    async def take(self) -> None:
-        """Wait for a slot, first come, first served; raises `deadline_exceeded`."""
-        since_s = self._clock()
-        try:
-            async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise late("decode") from None
-        self._is_taken = True
-        self.waited_s += self._clock() - since_s
-
-    def leave(self) -> None:
-        """Release the slot (idempotent)."""
-        if self._is_taken:
-            self._is_taken = False
-            self._slots.release()
 
 
 class ClipReader:
@@ -88,6 +61,7 @@ class ClipReader:
         self._active_s = 0.0
         self._num_progress = 0
         self._has_described = False
+        self._has_memory = False
         self._told = (0, False)
         self.failure: ServiceError | None = None
 
@@ -132,9 +106,9 @@ class ClipReader:
     def close(self) -> None:
         """Kill the child; the slot is released when the child has ended."""
         if self._channel is None:
-            self._slot.leave()
+            self._slot.end()
         else:
-            self._channel.close(then=self._slot.leave)
+            self._channel.close(then=self._slot.end)
             self._channel = None
 
     @contextlib.contextmanager
@@ -161,6 +135,7 @@ class ClipReader:
         self._told = (job.size_bytes, job.is_complete)
         self._num_progress = 0
         self._has_described = False
+        self._has_memory = False
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -216,6 +191,8 @@ class ClipReader:
             self._count_progress()
         elif kind == framing.NEED:
             await self._wait_for_growth(framing.unpack_need(body))
+        elif kind == framing.MEMORY:
+            await self._grant_memory(framing.unpack_need(body))
         elif kind == framing.CLIP:
             self._describe(framing.unpack_clip(body))
         elif kind == framing.END:
@@ -269,6 +246,21 @@ class ClipReader:
         self._told = (self._upload.size, self._upload.is_complete)
         await self._channel.send(framing.GROWN.pack(*self._told))
 
+    async def _grant_memory(self, num_bytes: int) -> None:
+        """Answer the child once it may take so much memory."""
+        assert self._channel is not None
+        if self._has_memory:
+            raise ProtocolError("memory twice")
+        self._has_memory = True
+        if num_bytes > self._policy.max_total_bytes:
+            raise ServiceError(
+                "too_costly",
+                f"The clip needs about {num_bytes >> 20} MiB of memory to decode; "
+                f"the limit is {self._policy.max_total_bytes >> 20} MiB. Scale it down, or use fewer reference frames.",
+            )
+        await self._slot.swap_memory(num_bytes)
+        await self._channel.send(framing.MEMORY_GRANTED)
+
     async def _recover(self, error: ChildGoneError | ProtocolError) -> None:
         """Start a second child after the first one's end; raise what the caller is told instead if that cannot help."""
         assert self._channel is not None
@@ -293,9 +285,5 @@ class ClipReader:
                 )
             raise ServiceError("broken", "The file ended its decoder twice; export the clip again.")
         self._to_skip = self._num_delivered
+        await self._slot.swap_memory(self._policy.granted_bytes)
         await self._fork()
-
-
-def late(stage: str) -> ServiceError:
-    """The error of a request whose deadline passed in this stage."""
-    return ServiceError("deadline_exceeded", f"The deadline passed during {stage}; send a longer timeout.")

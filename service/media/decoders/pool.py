@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 
+from service.aio.byte_budget import ByteBudget
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
-from service.media.decoders.clip_reader import ClipReader, Slot
+from service.media.decoders.clip_reader import ClipReader
+from service.media.decoders.slot import Slot
 from service.media.decoders.stills import StillDecoder, StillDecoders
 from service.media.decoders.zygote_link import ZygoteLink
 from service.media.policy import DecodeRequest, MediaPolicy
@@ -37,12 +39,18 @@ class DecoderPool:
         self._metrics = metrics
         self._link = ZygoteLink()
         self._slots = asyncio.Semaphore(num_decoders)
+        self._memory = ByteBudget(policy.max_total_bytes)
         self._stills = StillDecoders(self._link, policy, max_streams=max_live_streams, num_decoders=num_decoders)
 
     @property
     def num_children(self) -> int:
         """Number of children that run now (clips and stills)."""
         return self._link.num_children
+
+    @property
+    def held_bytes(self) -> int:
+        """Estimated memory of the clips that are decoded now."""
+        return self._memory.held_bytes
 
     async def start(self) -> None:
         """Start the zygote and wait until it is warm. Call this before anything that makes threads.
@@ -69,15 +77,15 @@ class DecoderPool:
     async def open(self, upload: Upload, request: DecodeRequest, *, deadline: Deadline) -> AsyncIterator[ClipReader]:
         """Open a reader of an upload that has passed the checks and whose first frame is decoded.
 
-        Waits for a slot first. Leaving the context kills the child.
+        Waits for memory and a slot first. Leaving the context kills the child.
 
         Raises:
             ServiceError: why the upload does not decode; `deadline_exceeded`, `decoder_gone`.
         """
-        slot = Slot(self._slots, deadline, self._clock)
-        await slot.take()
+        slot = Slot(self._slots, self._memory, deadline, self._clock)
         reader = ClipReader(self._link, self._policy, upload, request, slot=slot, deadline=deadline, clock=self._clock)
         try:
+            await slot.swap_memory(self._policy.granted_bytes)
             try:
                 await reader.start()
                 yield reader

@@ -21,6 +21,10 @@ from service.media.sandbox.stills import serve_stills
 _BASE_CPU_S = 10.0
 # For all pictures of a child: a thousand of the largest size take about half of it.
 _STILLS_CPU_S = 300.0
+# Address space over the estimate: libav keeps some buffers for later, and the C library maps in large steps.
+_MEMORY_MARGIN, _MEMORY_SLACK_BYTES = 2, 128 * 1024**2
+# Of a JPEG decoder: coefficients of three planes (progressive), the picture and its copies.
+_STILL_BYTES_PER_PIXEL = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ class Confinement:
 
     base_bytes: int = 0
     filter_with_job: bytes | None = None
+
+    def limit_for(self, num_bytes: int) -> int:
+        """The address space of a child that is expected to take `num_bytes`: estimates are not exact."""
+        return self.base_bytes + _MEMORY_MARGIN * num_bytes + _MEMORY_SLACK_BYTES
 
     def close(self) -> None:
         """Install the last filter: from now on this process can neither get descriptors nor change its limits."""
@@ -55,7 +63,8 @@ def run_child(kind: str, fields: dict[str, Any], fds: list[int], confinement: Co
         if kind == "clip":
             _run_clip(framing.unpack_job(fields), pipe, fds[1], confinement)
         else:
-            jail.limit_memory(int(fields["memory_bytes"]))
+            num_bytes = _STILL_BYTES_PER_PIXEL * int(fields["max_pixels"])
+            jail.limit_memory(min(int(fields["memory_bytes"]), confinement.limit_for(num_bytes)))
             jail.limit_cpu(_STILLS_CPU_S)
             confinement.close()
             serve_stills(pipe.read_exactly, pipe.write, max_pixels=int(fields["max_pixels"]))
@@ -71,6 +80,12 @@ def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confinem
             upload_fd, size_bytes=job.size_bytes, is_complete=job.is_complete, need=pipe.wait_for_bytes
         )
         scanner, tracks = scan(job, source)
+        num_bytes = scanner.decoder_memory_bytes()
+        if num_bytes > job.policy.max_growing_bytes:
+            source.complete()
+        if num_bytes > job.policy.granted_bytes:
+            pipe.wait_for_memory(num_bytes)
+        jail.limit_memory(min(job.policy.memory_bytes, confinement.limit_for(num_bytes)))
         jail.limit_cpu(scanner.cpu_budget_s())
         confinement.close()
         clip = decode_clip(job, source, pipe, tracks=tracks)
@@ -149,6 +164,11 @@ class _Pipe:
         self.write(framing.pack_need(num_bytes))
         size, is_complete = framing.GROWN.unpack(self.read_exactly(framing.GROWN.size))
         return int(size), bool(is_complete)
+
+    def wait_for_memory(self, num_bytes: int) -> None:
+        """Ask for memory and wait until it may be taken."""
+        self.write(framing.pack_memory(num_bytes))
+        self.read_exactly(len(framing.MEMORY_GRANTED))
 
     def write(self, data: bytes | memoryview) -> None:
         """All of the data."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.domain.errors import ServiceError
 from service.media.policy import PICTURE_TAGS, SOUND_TAGS, MediaPolicy
 from service.media.sandbox.boxes import Box, broken, integer, reject, table
+from service.media.sandbox.parameter_sets import MAX_ENTRY_BYTES
 
 # Flag of tkhd (ISO/IEC 14496-12, 8.3.2).
 _TRACK_ENABLED = 1
@@ -35,6 +36,7 @@ class Track:
     timescale: int = 0
     duration_s: float = 0.0
     tags: list[str] = field(default_factory=list)
+    entries: list[bytes] = field(default_factory=list)
     width: int = 0
     height: int = 0
     is_encrypted: bool = False
@@ -190,6 +192,7 @@ class TrackReader:
     def _read_entry(self, entry: memoryview) -> None:
         tag = bytes(entry[4:8]).decode("latin-1")
         self.track.tags.append(tag)
+        self.track.entries.append(bytes(entry[:MAX_ENTRY_BYTES]))
         if tag in _ENCRYPTED_TAGS:
             self.track.is_encrypted = True
         if len(entry) >= 36:

@@ -1,0 +1,72 @@
+"""What a decoder needs to work: one of a bounded number of slots, and memory out of a bounded total."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.aio.byte_budget import ByteBudget
+from service.aio.waits import bounded_wait
+from service.domain.deadline import Clock, Deadline
+from service.domain.errors import ServiceError
+
+
+class Slot:
+    """One reader's slot among the decoders that may work at once, and its share of their memory.
+
+    A reader that waits for memory holds neither slot nor memory, so waiting readers cannot block each other.
+    """
+
+    def __init__(self, slots: asyncio.Semaphore, memory: ByteBudget, deadline: Deadline, clock: Clock) -> None:
+        self._slots = slots
+        self._memory = memory
+        self._deadline = deadline
+        self._clock = clock
+        self._is_taken = False
+        self._num_bytes = 0
+        self.waited_s = 0.0
+
+    async def take(self) -> None:
+        """Wait for a slot, first come, first served; raises `deadline_exceeded`."""
+        since_s = self._clock()
+        async with bounded_wait(self._deadline.timeout_s(self._clock), lambda: late("decode")):
+            await self._slots.acquire()
+        self._is_taken = True
+        self.waited_s += self._clock() - since_s
+
+    async def swap_memory(self, num_bytes: int) -> None:
+        """Give this reader's memory back and wait for another amount, first come, first served.
+
+        Raises:
+            ServiceError: `deadline_exceeded`.
+        """
+        if num_bytes == self._num_bytes:
+            return
+        self._release_memory()
+        self.leave()
+        since_s = self._clock()
+        async with bounded_wait(self._deadline.timeout_s(self._clock), lambda: late("decode")):
+            await self._memory.acquire(num_bytes)
+        self._num_bytes = num_bytes
+        self.waited_s += self._clock() - since_s
+        await self.take()
+
+    def leave(self) -> None:
+        """Release the slot (idempotent) and keep the memory."""
+        if self._is_taken:
+            self._is_taken = False
+            self._slots.release()
+
+    def end(self) -> None:
+        """Release slot and memory (idempotent)."""
+        self.leave()
+        self._release_memory()
+
+    def _release_memory(self) -> None:
+        num_bytes, self._num_bytes = self._num_bytes, 0
+        if num_bytes:
+            self._memory.release(num_bytes)
+
+
+def late(stage: str) -> ServiceError:
+    """The error of a request whose deadline passed in this stage."""
+    return ServiceError("deadline_exceeded", f"The deadline passed during {stage}; send a longer timeout.")
