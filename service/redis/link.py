@@ -16,6 +16,7 @@ reply keys carry no tag and spread. This client speaks to one endpoint; a sharde
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.aio.waits import cancel_reliably
@@ -126,7 +127,7 @@ class RedisLink:
         return replies
 
     async def script(self, source: str, keys: Sequence[str], words: Sequence[str | bytes | float]) -> Any:
-        """Run a Lua script atomically; redis-py sends its hash, and its source after a restart of Redis."""
+        """Run a Lua script atomically. Its hash is sent, and its source to a node that does not know it."""
         return await self._try(lambda: self._run(source, keys, words))
 
     async def check_primary(self) -> None:
@@ -166,7 +167,13 @@ class RedisLink:
         return list(await pipe.execute())
 
     async def _run(self, source: str, keys: Sequence[str], words: Sequence[str | bytes | float]) -> Any:
-        return await self._client.register_script(source)(keys=list(keys), args=list(words))
+        # Not SCRIPT LOAD and the hash once more: during a fail-over the two commands may reach different nodes.
+        arguments = (len(keys), *keys, *words)
+        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        try:
+            return await self._client.execute_command("EVALSHA", sha, *arguments)  # type: ignore[no-untyped-call]
+        except NoScriptError:
+            return await self._client.execute_command("EVAL", source, *arguments)  # type: ignore[no-untyped-call]
 
     def _went_down(self, error: Exception) -> ServiceError:
         if self._down_since_s is None:

@@ -230,6 +230,8 @@ def test_a_run_that_is_stopped_is_saved_and_goes_on(tree: Path, tmp_path: Path) 
 
 def test_signals_stop_a_run_and_the_second_one_acts_at_once(tree: Path, tmp_path: Path) -> None:
     trainer = Trainer(small("ms3-r50", tree, "has_tensorboard=false"), out=tmp_path)
+    # A test run in the background of a script inherits an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with stopped_by_signals(trainer):
         signal.raise_signal(signal.SIGINT)
