@@ -40,7 +40,11 @@ class Settings(BaseSettings):
     )
     max_batch: int | None = Field(None, ge=1, le=1024, description="Samples a batch; empty: 64 on GPU, 16 on CPU")
     batch_window_s: float = Field(0.005, ge=0, le=1, description="Longest wait for more samples, seconds")
-    max_concurrent_requests: int = Field(64, ge=1, le=10_000, description="Requests admitted at once")
+    max_concurrent_requests: int = Field(64, ge=1, le=10_000, description="Requests that are worked on at once")
+    max_waiting_requests: int = Field(64, ge=0, le=10_000, description="Requests that may wait for their work to start")
+    max_open_requests: int = Field(
+        2048, ge=1, le=65_536, description="Requests at once, uploading and reading ones included"
+    )
     root_path: str = Field("", description="Path prefix behind a proxy, such as /avs")
     trusted_proxies: str = Field(
         "", description="Proxies whose X-Forwarded-* is believed: addresses or networks, comma separated"
@@ -56,6 +60,9 @@ class Settings(BaseSettings):
     max_answer_bytes: int = Field(512 * _MIB, ge=1024, description="Largest JSON answer, bytes")
     request_timeout_s: float = Field(120.0, gt=0, description="Deadline of a JSON request, seconds")
     upload_min_bytes_per_s: int = Field(16_384, ge=0, description="Least upload rate after 10 s, bytes per second")
+    reader_min_bytes_per_s: int = Field(
+        4096, ge=0, description="Least rate of a reader while an answer waits, over 30 s, bytes per second"
+    )
     decode_processes: int | None = Field(
         None, ge=1, le=256, description="Decoders at once; empty: four per core, at most 32"
     )

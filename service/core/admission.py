@@ -1,41 +1,60 @@
-"""The one door: how many requests run at once, what is refused and when to come back, and the drain at the end."""
+"""The door: which requests are let in, what is refused and when to come back, and the drain at the end.
+
+A request is inside from its head until its answer is read. Being inside costs a connection, file descriptors and room
+in the spool, so there may be many. Work needs one of few places (`service/core/places.py`), which the pipeline takes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
 from service.aio.interrupt import Interrupt
 from service.aio.waits import ends_within
+from service.core.drain_rate import DrainRate
+from service.core.places import PlacePolicy, Places
+from service.core.usage import KeyUsage
+from service.domain.caller import Caller
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext
 from service.telemetry.metrics import Metrics
 
-_RATE_WINDOW_S = 60.0
-"""Ended requests of the last minute give the drain rate: long enough for slow clips, short enough to follow load."""
-_UNKNOWN_RATE_RETRY_S = 5.0
-"""What is said before any request has ended: a typical clip's time."""
-_MIN_RETRY_S = 1.0
-_MAX_RETRY_S = 60.0
+# A drained process is replaced by another one within seconds.
 DRAINING_RETRY_S = 5.0
-"""A drained process is replaced by another one within seconds."""
+# A caller may be inside this many times as often as there is room left, so that one caller alone takes four fifths and
+# a newcomer always finds room (dynamic thresholds of Choudhury and Hahne, IEEE/ACM ToN 6(2), 1998).
+_ROOM_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
-    """How many requests are inside at once, and how many live streams beside them."""
+    """Bounds of what is inside.
+
+    Attributes:
+        max_requests: requests that work at once.
+        max_live_streams: live streams, beside the requests.
+        max_waiting: requests that wait for a place.
+        max_open: requests inside, most of which may be uploading or being read.
+    """
 
     max_requests: int
     max_live_streams: int = 32
+    max_waiting: int = 0
+    max_open: int = 2048
 
 
 class Admission:
-    """Counts who is inside. Admit before allocating: before the body is read, before a file is made."""
+    """Counts who is inside. Admit before allocating: before the body is read, before a file is made.
+
+    Attributes:
+        places: places for work.
+        usage: what keys have used.
+    """
 
     def __init__(
         self,
@@ -50,10 +69,12 @@ class Admission:
         self._metrics = metrics
         self._clock = clock
         self._predicted_wait_s = predicted_wait_s
-        self._jitter = jitter
+        self._rate = DrainRate(clock=clock, jitter=jitter)
+        self.places = Places(PlacePolicy(policy.max_requests, policy.max_waiting), metrics=metrics, rate=self._rate)
+        self.usage = KeyUsage(metrics=metrics, clock=clock)
         self._inside: set[Permit] = set()
-        self._ended_at_s: deque[float] = deque(maxlen=256)
-        self._refused_since_end = 0
+        self._num_by_party: Counter[tuple[bool, str]] = Counter()
+        self._num_live = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_draining = False
@@ -70,10 +91,10 @@ class Admission:
         return self._is_draining
 
     def admit(self, context: RequestContext) -> Permit:
-        """A permit for the whole request, entered with `with`.
+        """Return a permit for the whole request, entered with `with`.
 
-        Entering raises ServiceError `draining`, `queue_full`, `too_many_requests` (live streams) or
-        `cannot_meet_deadline`, each with `retry_after_s`.
+        Entering raises ServiceError `draining`, `queue_full`, `too_many_requests` (live streams, open requests, the
+        limits of a key) or `cannot_meet_deadline`, each with `retry_after_s`.
         """
         return Permit(self, context)
 
@@ -91,52 +112,38 @@ class Admission:
         """Wait until nothing is inside; False if `timeout_s` passed first."""
         return await ends_within(timeout_s, self._idle.wait())
 
-    def retry_after_s(self) -> float:
-        """When a place should be free, from the measured rate of ended requests, spread by jitter.
-
-        Every refusal since the last end stands in line before the next one, so that they do not all come back at once.
-        """
-        now = self._clock()
-        recent = [at_s for at_s in self._ended_at_s if now - at_s <= _RATE_WINDOW_S]
-        wait_s = _UNKNOWN_RATE_RETRY_S
-        if recent:
-            per_end_s = max(now - recent[0], 1e-3) / len(recent)
-            wait_s = per_end_s * (1 + self._refused_since_end)
-        spread = 0.8 + 0.4 * self._jitter()
-        return min(max(wait_s * spread, _MIN_RETRY_S), _MAX_RETRY_S)
-
     def enter(self, permit: Permit) -> None:
-        """Take a place for `permit` or refuse; called by the permit itself."""
-        self._check(permit.context)
+        """Let `permit` in or refuse; called by the permit itself."""
+        self._check(permit.context, is_live=permit.is_live)
         self._inside.add(permit)
         self._idle.clear()
-        self._gauge(permit, +1)
+        self._count(permit, +1)
 
     def leave(self, permit: Permit) -> None:
-        """Give the permit's place back; called by the permit itself."""
+        """Let `permit` out; called by the permit itself."""
         self._inside.discard(permit)
-        self._gauge(permit, -1)
-        if not permit.is_live:
-            self._ended_at_s.append(self._clock())
-            self._refused_since_end = 0
+        self._count(permit, -1)
         if not self._inside:
             self._idle.set()
 
-    def _gauge(self, permit: Permit, change: int) -> None:
+    def _count(self, permit: Permit, change: int) -> None:
         gauge = self._metrics.live_streams if permit.is_live else self._metrics.requests_in_flight
         gauge.inc(change)
+        self._num_live += change * permit.is_live
+        key = (permit.is_live, permit.context.caller.party)
+        self._num_by_party[key] += change
+        if not self._num_by_party[key]:
+            del self._num_by_party[key]
 
-    def _check(self, context: RequestContext) -> None:
+    def _check(self, context: RequestContext, *, is_live: bool) -> None:
         if self._is_draining:
             raise self._refusal("draining", "This server is shutting down; try again, another one will answer.")
-        is_live = context.transport == "live"
-        num_inside = sum(permit.is_live == is_live for permit in self._inside)
-        if is_live and num_inside >= self._policy.max_live_streams:
-            limit = self._policy.max_live_streams
-            raise self._refusal("too_many_requests", f"All {limit} live streams are taken; try again later.")
-        if not is_live and num_inside >= self._policy.max_requests:
-            limit = self._policy.max_requests
-            raise self._refusal("queue_full", f"All {limit} places are taken; try again later.")
+        self._check_key(context.caller)
+        if is_live:
+            self._check_live(context.caller)
+        else:
+            self._check_open(context.caller)
+            self.places.check(context.caller)
         wait_s = self._predicted_wait_s()
         left_s = context.deadline.remaining_s(self._clock)
         if wait_s > left_s:
@@ -145,15 +152,41 @@ class Admission:
             )
             raise self._refusal("cannot_meet_deadline", detail)
 
+    def _check_key(self, caller: Caller) -> None:
+        """The limits of the caller's key."""
+        limit = caller.limits.requests
+        num = self._num_by_party[False, caller.party] + self._num_by_party[True, caller.party]
+        if limit is not None and num >= limit:
+            raise self._refusal(
+                "too_many_requests", f"This API key may have {limit} requests at once; try again later."
+            )
+        self.usage.check(caller)
+
+    def _check_live(self, caller: Caller) -> None:
+        limit = self._policy.max_live_streams
+        if self._num_live >= limit:
+            raise self._refusal("too_many_requests", f"All {limit} live streams are taken; try again later.")
+        # Addresses are not limited here: without keys, a proxy makes one address of all callers.
+        if caller.key_id and self._num_by_party[True, caller.party] >= _ROOM_FACTOR * (limit - self._num_live):
+            detail = f"The rest of the {limit} live streams is kept for other API keys; try again later."
+            raise self._refusal("too_many_requests", detail)
+
+    def _check_open(self, caller: Caller) -> None:
+        limit = self._policy.max_open
+        num_open = len(self._inside) - self._num_live
+        if self._num_by_party[False, caller.party] >= _ROOM_FACTOR * (limit - num_open):
+            detail = f"{num_open} of {limit} requests are open, too many of them of this caller; try again later."
+            raise self._refusal("too_many_requests", detail)
+
     def _refusal(self, code: str, detail: str) -> ServiceError:
         self._metrics.shed_total.labels(reason=code).inc()
-        self._refused_since_end += 1
-        retry_after_s = DRAINING_RETRY_S if code == "draining" else self.retry_after_s()
+        self._rate.refused()
+        retry_after_s = DRAINING_RETRY_S if code == "draining" else self._rate.retry_after_s()
         return ServiceError(code, detail, retry_after_s=retry_after_s)
 
 
 class Permit:
-    """A place inside, held with `with`; it is given back however the body ends."""
+    """A request that is inside, held with `with`."""
 
     def __init__(self, admission: Admission, context: RequestContext) -> None:
         self._admission = admission

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from service.aio.tasks import first_error
 from service.aio.waits import bounded_wait, ends_within
+from service.core.usage import KeyUsage
 from service.domain.chunk import Chunk, MaskPolicy, SampleBlock
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
@@ -57,7 +58,16 @@ class LivePolicy:
 class LiveStreams:
     """All live streams of the process; each `run` is one."""
 
-    def __init__(self, *, segmenter: Segmenter, decoders: DecoderPool, policy: LivePolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        segmenter: Segmenter,
+        decoders: DecoderPool,
+        policy: LivePolicy,
+        clock: Clock,
+        usage: KeyUsage | None = None,
+    ) -> None:
+        self._usage = usage
         self._segmenter = segmenter
         self._decoders = decoders
         self._policy = policy
@@ -77,7 +87,9 @@ class LiveStreams:
         model = await self._segmenter.describe()
         applied = options.resolve(model)
         with self._decoders.open_stills() as pictures:
-            work = _FrameWork(self._segmenter, pictures, self._policy, model, applied, context, self._clock)
+            work = _FrameWork(
+                self._segmenter, pictures, self._policy, model, applied, context, self._clock, usage=self._usage
+            )
             stream = _Stream(work, options=options, emit=emit, idle_s=self._policy.idle_s, clock=self._clock)
             if self._is_draining:
                 stream.end_after_current_frame()
@@ -243,7 +255,10 @@ class _FrameWork:
         applied: AppliedOptions,
         context: RequestContext,
         clock: Clock,
+        *,
+        usage: KeyUsage | None,
     ) -> None:
+        self._usage = usage
         self._segmenter = segmenter
         self._pictures = pictures
         self._policy = policy
@@ -253,8 +268,11 @@ class _FrameWork:
         self._clock = clock
 
     async def picture(self, frame: LiveFrame) -> _Picture:
-        """Decode and scale; raises `broken`, `malformed_body`, `picture_too_large`."""
+        """Decode and scale; raises `broken`, `malformed_body`, `picture_too_large`, `too_many_requests`."""
         self._check(frame)
+        if self._usage is not None:
+            self._usage.check(self._context.caller)
+            self._usage.add_samples(self._context.caller, 1)
         height, width = self._model.input_height, self._model.input_width
         with self._segmenter.expect(self._context.request_id):
             if frame.format == "jpeg":

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from service.aio.byte_budget import ByteBudget
 from service.aio.tasks import end_tasks, first_error
 from service.aio.waits import bounded_wait
+from service.core.admission import Admission
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
 from service.core.chunker import ChunkPolicy, chunks_of
 from service.core.timings import Timings
@@ -25,20 +26,29 @@ from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, FrameMasks, Summary
-from service.media.decoders.pool import ClipReader, DecoderPool
+from service.media.decoders.pool import ClipReader, DecoderPool, Lend
 from service.media.policy import DecodeRequest
-from service.media.upload import Upload
+from service.media.upload import Spool, Upload
 from service.ports import AnswerSink, Segmenter
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
 
+# More bytes than any upload has: waiting for them ends when the upload is complete.
+_ALL = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class PipelinePolicy:
-    """Bounds of one request's work and of all requests' decoded bytes."""
+    """Bounds of one request's work and of all requests' decoded bytes.
+
+    Attributes:
+        max_growing: uploads that are decoded while they grow, each by a decoder child that mostly waits. Beyond it an
+            upload is decoded when it is complete.
+    """
 
     max_queued_bytes: int
     max_outstanding_chunks: int = 4
+    max_growing: int = 16
     chunks: ChunkPolicy = field(default_factory=ChunkPolicy)
     spool: AnswerSpoolPolicy = field(default_factory=AnswerSpoolPolicy)
 
@@ -52,6 +62,7 @@ class _Flow:
     sink: AnswerSink
     places: asyncio.Semaphore
     sent: asyncio.Queue[asyncio.Task[SegmentedChunk] | None] = field(default_factory=asyncio.Queue)
+    lend: Lend = nullcontext
     num_chunks: int = 0
     held_bytes: int = 0
     audio_notes: tuple[str, ...] = ()
@@ -71,20 +82,36 @@ class _Flow:
 
 
 class Pipeline:
-    """Answers uploads; one for all transports. Implements `ports.Answering`."""
+    """Answers uploads; one for all transports. Implements `ports.Answering`.
+
+    Args:
+        segmenter: chunks to masks.
+        decoders: uploads to samples.
+        spool: room for answers that wait to be read.
+        policy: bounds.
+        metrics: gets the stages' times.
+        clock: seconds, monotonic.
+        admission: its places for work, and its count of samples by caller; None where nothing else works.
+        traces: gets the spans.
+    """
 
     def __init__(
         self,
         *,
         segmenter: Segmenter,
         decoders: DecoderPool,
+        spool: Spool,
         policy: PipelinePolicy,
         metrics: Metrics,
         clock: Clock,
+        admission: Admission | None = None,
         traces: Traces = NO_TRACES,
     ) -> None:
         self._segmenter = segmenter
         self._decoders = decoders
+        self._spool = spool
+        self._admission = admission
+        self._growing = asyncio.Semaphore(policy.max_growing)
         self._policy = policy
         self._metrics = metrics
         self._clock = clock
@@ -100,7 +127,8 @@ class Pipeline:
     ) -> AsyncGenerator[AnswerEvent, None]:
         """The masks of an upload, which may still be growing.
 
-        Closing the generator ends all work for it. A slow reader holds neither a decoder nor much memory.
+        Closing the generator ends all work for it. The upload's bytes are freed when the work ends, so that a slow
+        reader holds neither an upload nor a decoder.
 
         Yields:
             one ClipStarted, FrameMasks in order, one Summary.
@@ -108,7 +136,7 @@ class Pipeline:
         Raises:
             ServiceError: anything of the error table that decoding or segmenting can meet, `deadline_exceeded`.
         """
-        spool = AnswerSpool(self._policy.spool)
+        spool = AnswerSpool(self._policy.spool, self._spool, party=context.caller.party)
         work = asyncio.create_task(self.run(upload, options, context, spool), name=f"answer {context.request_id}")
         try:
             async for event in spool.events():
@@ -129,10 +157,15 @@ class Pipeline:
             return deadline_exceeded(timings.stage)
 
         try:
-            async with bounded_wait(context.deadline.timeout_s(self._clock), late), asyncio.TaskGroup() as group:
+            async with (
+                bounded_wait(context.deadline.timeout_s(self._clock), late),
+                self._placed(upload, flow),
+                asyncio.TaskGroup() as group,
+            ):
                 emitting = group.create_task(self._emit(flow))
                 await self._decode(upload, options, flow, group)
                 timings.stage = "prediction"
+            upload.drop()
             timings.observe(self._metrics)
             sink.end(Summary(emitting.result(), timings.summary(), audio_notes=flow.audio_notes))
         except ExceptionGroup as group_error:
@@ -145,6 +178,38 @@ class Pipeline:
         finally:
             self._budget.release(flow.held_bytes)
 
+    @asynccontextmanager
+    async def _placed(self, upload: Upload, flow: _Flow) -> AsyncIterator[None]:
+        """Hold a place for the work on an upload, lent to others while the upload has to grow.
+
+        Jobs need none: their runner bounds them, and their samples yield to those of people who wait.
+        """
+        timings = flow.timings
+        async with self._ready(upload, timings):
+            if self._admission is None or not flow.context.is_interactive:
+                timings.stage = "decoding"
+                yield
+                return
+            timings.stage = "queue"
+            since_s = self._clock()
+            async with self._admission.places.place(flow.context.caller) as place:
+                timings.queue_s += self._clock() - since_s
+                timings.stage = "decoding"
+                flow.lend = place.lent
+                yield
+
+    @asynccontextmanager
+    async def _ready(self, upload: Upload, timings: Timings) -> AsyncIterator[None]:
+        """Wait until the work on an upload can start: it is complete, or growing and one of few that may grow."""
+        timings.stage = "upload"
+        if upload.is_complete or self._growing.locked():
+            await upload.wait_for(_ALL)
+            yield
+            return
+        async with self._growing:
+            await upload.wait_for(1)
+            yield
+
     async def _decode(self, upload: Upload, options: SegmentOptions, flow: _Flow, group: asyncio.TaskGroup) -> None:
         """Decode the upload and send its chunks off; the decoder is given back when the last one has left."""
         model = await self._segmenter.describe()
@@ -152,7 +217,7 @@ class Pipeline:
         request = DecodeRequest(options=applied, frame_height=model.input_height, frame_width=model.input_width)
         since_s = self._clock()
         with self._traces.span("decode", parent=flow.context.traceparent) as span:
-            async with self._decoders.open(upload, request, deadline=flow.context.deadline) as reader:
+            async with self._decoders.open(upload, request, deadline=flow.context.deadline, lend=flow.lend) as reader:
                 waited_s = reader.waited_s
                 flow.timings.note_decoder(waited_s=waited_s, opened_s=self._clock() - since_s)
                 flow.sink.put(ClipStarted(flow.context.request_id, model, _rounded_clip(reader.clip), applied))
@@ -185,7 +250,10 @@ class Pipeline:
         attributes = {"chunk_no": chunk.chunk_no, "num_samples": len(chunk.samples)}
         try:
             with self._traces.span("chunk", parent=parent, kind="producer", **attributes) as span:
-                return await self._segmenter.segment(chunk.under(span.traceparent))
+                segmented = await self._segmenter.segment(chunk.under(span.traceparent))
+                if self._admission is not None:
+                    self._admission.usage.add_samples(flow.context.caller, len(segmented.frames))
+                return segmented
         finally:
             num_bytes = chunk.samples.frames.nbytes
             flow.held_bytes -= num_bytes

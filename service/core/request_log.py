@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from service.core.usage import KeyUsage
+from service.domain.caller import ANONYMOUS, Caller
 from service.domain.deadline import Clock
-from service.domain.errors import ServiceError
+from service.domain.errors import CODES, Kind, ServiceError
 from service.domain.request import Transport
 from service.domain.result import ANSWER_DECIMALS
 from service.telemetry.logs import request_id_var
@@ -29,12 +31,16 @@ class RequestRecord:
     is_body_read: bool = False
     timings_s: dict[str, float] = field(default_factory=dict)
     span: Span = NO_SPAN
+    caller: Caller = ANONYMOUS
 
 
 class Journal:
     """Counts, logs and traces requests."""
 
-    def __init__(self, *, metrics: Metrics, clock: Clock, traces: Traces = NO_TRACES) -> None:
+    def __init__(
+        self, *, metrics: Metrics, clock: Clock, traces: Traces = NO_TRACES, usage: KeyUsage | None = None
+    ) -> None:
+        self._usage = usage
         self._metrics = metrics
         self._clock = clock
         self._traces = traces
@@ -86,6 +92,8 @@ class Journal:
     def _end(self, record: RequestRecord, transport: Transport, duration_s: float) -> None:
         self._metrics.requests_total.labels(transport=transport, code=record.code).inc()
         self._metrics.request_duration_seconds.labels(transport=transport).observe(duration_s)
+        if self._usage is not None:
+            self._usage.add_request(record.caller, outcome=_outcome(record.code))
         record.span.set(num_samples=record.num_samples, upload_bytes=record.upload_bytes)
         extra: dict[str, object] = {
             "transport": transport,
@@ -95,6 +103,14 @@ class Journal:
             "upload_bytes": record.upload_bytes,
             "timings_s": record.timings_s,
         }
+        if record.caller.key_id:
+            extra["key"] = record.caller.name or record.caller.key_id
         if record.span.traceparent:
             extra["trace_id"] = record.span.traceparent.split("-")[1]
         _logger.info("request ended", extra=extra)
+
+
+def _outcome(code: str) -> str:
+    if code == "ok":
+        return "ok"
+    return "refused" if CODES[code].kind is Kind.OVERLOADED else "failed"

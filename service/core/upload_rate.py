@@ -1,42 +1,54 @@
-"""The rule for slow uploads, for every transport: after each window of 10 s a least number of bytes must have come."""
+"""The rule for slow uploads, for every transport: in any 10 s a least number of bytes must come."""
 
 from __future__ import annotations
+
+from collections import deque
 
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 
+# Length of the sliding window; nothing is asked of an upload before its first 10 s are over.
 WINDOW_S = 10.0
-"""The minimum rate is checked from 10 s on."""
+_BUCKET_S = 1.0
 
 
 class UploadRate:
-    """Counts arriving bytes in windows; a stalled sender is found at the end of the window in which it stalled."""
+    """Counts arriving bytes over a sliding window, in buckets of a second."""
 
     def __init__(self, min_bytes_per_s: int, *, clock: Clock) -> None:
+        self._min_bytes = min_bytes_per_s * WINDOW_S
         self._min_bytes_per_s = min_bytes_per_s
         self._clock = clock
-        self._window_end_s = clock() + WINDOW_S
-        self._window_bytes = 0
+        self._started_at_s = clock()
+        self._buckets: deque[tuple[int, int]] = deque()
 
     def add(self, num_bytes: int) -> None:
         """Count bytes that came, then apply the rule; raises `slow_upload`."""
-        self._window_bytes += num_bytes
+        number = self._bucket_number()
+        if self._buckets and self._buckets[-1][0] == number:
+            num_bytes += self._buckets.pop()[1]
+        self._buckets.append((number, num_bytes))
         self.check()
 
     def timeout_s(self) -> float:
-        """How long to wait for more before the rule is to be checked."""
-        return max(0.0, self._window_end_s - self._clock())
+        """Return how long to wait for more before the rule is to be checked."""
+        age_s = self._clock() - self._started_at_s
+        return WINDOW_S - age_s if age_s < WINDOW_S else _BUCKET_S
 
     def check(self) -> None:
-        """Raise `slow_upload` if a window has ended with too few bytes."""
-        now = self._clock()
-        if now < self._window_end_s:
+        """Raise `slow_upload` if too few bytes came in the last 10 s."""
+        first = self._bucket_number() - int(WINDOW_S / _BUCKET_S)
+        while self._buckets and self._buckets[0][0] < first:
+            self._buckets.popleft()
+        if self._clock() - self._started_at_s < WINDOW_S:
             return
-        if self._window_bytes < self._min_bytes_per_s * WINDOW_S:
+        came = sum(num_bytes for _, num_bytes in self._buckets)
+        if came < self._min_bytes:
             detail = (
-                f"{self._window_bytes} bytes came in {WINDOW_S:g} s; "
+                f"{came} bytes came in {WINDOW_S:g} s; "
                 f"an upload must bring at least {self._min_bytes_per_s} bytes a second."
             )
             raise ServiceError("slow_upload", detail)
-        self._window_bytes = 0
-        self._window_end_s = now + WINDOW_S
+
+    def _bucket_number(self) -> int:
+        return int((self._clock() - self._started_at_s) / _BUCKET_S)

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     NOT_FOUND = "not_found"
     METHOD = "method"
     UPLOAD_TIMEOUT = "upload_timeout"
+    READER_TIMEOUT = "reader_timeout"
     CONFLICT = "conflict"
     UPLOAD_TOO_LARGE = "upload_too_large"
     UNSUPPORTED_MEDIA = "unsupported_media"
@@ -56,6 +57,7 @@ CODES: dict[str, ErrorSpec] = {
     "method_not_allowed": ErrorSpec(Kind.METHOD, "The route does not take this method"),
     "not_acceptable": ErrorSpec(Kind.METHOD, "No offered media type is acceptable"),
     "slow_upload": ErrorSpec(Kind.UPLOAD_TIMEOUT, "The upload was too slow", is_retryable=True),
+    "slow_reader": ErrorSpec(Kind.READER_TIMEOUT, "The answer was read too slowly"),
     "idempotency_mismatch": ErrorSpec(Kind.CONFLICT, "The idempotency key was used with another request"),
     "idempotency_in_progress": ErrorSpec(
         Kind.CONFLICT, "The request with this idempotency key is still running", is_retryable=True

@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from service.domain.caller import ANONYMOUS, Caller
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.options import AppliedOptions
@@ -22,7 +23,7 @@ class RequestContext:
     """Who asks, by when, and through which door. `is_interactive` is False for jobs, which yield to people waiting.
 
     `started_at_s` is when the request came, on the monotonic clock; None counts from where the work begins.
-    `owner` is the id of the caller's key (empty where none are asked); an `idempotency_key` is the caller's own.
+    `caller` is who shares, is limited and is logged; an `idempotency_key` is the caller's own.
     `traceparent` names the span that the request's work is part of (empty where there is none).
     """
 
@@ -31,9 +32,14 @@ class RequestContext:
     deadline: Deadline
     may_use_cache: bool = True
     started_at_s: float | None = None
-    owner: str = ""
+    caller: Caller = ANONYMOUS
     idempotency_key: str | None = None
     traceparent: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Id of the caller's key, empty where no keys are set: the scope of what is kept."""
+        return self.caller.key_id
 
     @property
     def is_interactive(self) -> bool:

@@ -14,6 +14,7 @@ from service.aio.tasks import end_tasks
 from service.aio.waits import ends_within
 from service.answers.idempotency import ANSWERS
 from service.core.request_log import Journal, RequestRecord
+from service.domain.caller import Caller
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.job import Job
@@ -245,7 +246,7 @@ class JobRunner:
                 deadline=Deadline(),
                 may_use_cache=job.may_use_cache,
                 started_at_s=self._clock(),
-                owner=job.owner,
+                caller=Caller(key_id=job.owner),
                 traceparent=record.span.traceparent,
             )
             record.span.set(job_id=job.job_id, attempt=job.attempt)

@@ -7,35 +7,71 @@ import errno
 import hashlib
 import os
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+from service.domain.caller import ANONYMOUS, Caller
 from service.domain.errors import ServiceError
+from service.media.spool_file import SpoolFile
 
+# Smaller pieces are written on the event loop: a page-cache write and a hash of 256 KiB take under 0.3 ms.
 _INLINE_BYTES = 256 * 1024
-"""Smaller pieces are written on the event loop: a page-cache write and a hash of 256 KiB take under 0.3 ms."""
+# A caller may hold this many times the bytes that are left (dynamic thresholds, as in `service/core/admission.py`).
+_ROOM_FACTOR = 4
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Spool:
-    """A folder of uploads with a bound on the bytes they hold together."""
+    """A folder of uploads and answers on their way, with a bound on the bytes that they take together.
 
-    def __init__(self, directory: Path | str | None = None, *, max_bytes: int) -> None:
+    One caller may take four times as many bytes as are left, so that nobody alone fills the folder.
+
+    Args:
+        directory: the folder; None takes the system's for temporary files.
+        max_bytes: bytes on disk.
+        max_memory_bytes: bytes of answers that may stay in memory instead.
+        on_received: told of every piece of an upload and whose it is.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str | None = None,
+        *,
+        max_bytes: int,
+        max_memory_bytes: int = 64 * 1024**2,
+        on_received: Callable[[Caller, int], None] | None = None,
+    ) -> None:
         self._directory = Path(directory) if directory is not None else Path(tempfile.gettempdir())
         self._max_bytes = max_bytes
+        self._max_memory_bytes = max_memory_bytes
+        self._on_received = on_received
         self._used_bytes = 0
+        self._memory_bytes = 0
+        self._bytes_of: Counter[str] = Counter()
+
+    @property
+    def directory(self) -> Path:
+        """The folder."""
+        return self._directory
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the uploads that are open now."""
+        """Bytes on disk of the uploads and answers that are open now."""
         return self._used_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of answers in memory."""
+        return self._memory_bytes
 
     @property
     def max_bytes(self) -> int:
         """The bound."""
         return self._max_bytes
 
-    async def open_upload(self, *, max_bytes: int) -> Upload:
-        """A new, empty upload of at most `max_bytes`.
+    async def open_upload(self, *, max_bytes: int, caller: Caller = ANONYMOUS) -> Upload:
+        """Return a new, empty upload of at most `max_bytes`.
 
         Raises:
             ServiceError: `storage_full`.
@@ -52,28 +88,58 @@ class Spool:
             raise _storage_error(error) from error
         finally:
             os.unlink(path)  # nameless from here on: nothing is left behind, however this process ends
-        return Upload(self, write_fd=write_fd, read_fd=read_fd, max_bytes=max_bytes)
+        return Upload(self, write_fd=write_fd, read_fd=read_fd, max_bytes=max_bytes, caller=caller)
 
-    def reserve(self, num_bytes: int) -> None:
-        """Count bytes in; raises `storage_full` when they do not fit."""
-        if self._used_bytes + num_bytes > self._max_bytes:
+    def open_answer(self, *, max_bytes: int, memory_bytes: int = 0, party: str = "") -> SpoolFile:
+        """Return a new, empty file for an answer of at most `max_bytes`; it is made when memory does not suffice."""
+        return SpoolFile(self, party=party, max_bytes=max_bytes, memory_bytes=memory_bytes)
+
+    def receive(self, num_bytes: int, caller: Caller) -> None:
+        """Count bytes of an upload in; raises `storage_full` when they do not fit."""
+        self.reserve(num_bytes, party=caller.party)
+        if self._on_received is not None:
+            self._on_received(caller, num_bytes)
+
+    def reserve(self, num_bytes: int, *, party: str = "") -> None:
+        """Count bytes in; raises `storage_full` when they do not fit, or when `party` has more than its share."""
+        used_bytes = self._used_bytes + num_bytes
+        is_over_share = bool(party) and self._bytes_of[party] + num_bytes > _ROOM_FACTOR * (
+            self._max_bytes - used_bytes
+        )
+        if used_bytes > self._max_bytes or is_over_share:
             raise ServiceError(
                 "storage_full",
-                f"The uploads in progress fill the spool ({self._max_bytes} bytes); try again later.",
+                f"Uploads and answers in progress fill the spool ({self._max_bytes} bytes); try again later.",
                 retry_after_s=5.0,
             )
-        self._used_bytes += num_bytes
+        self._used_bytes = used_bytes
+        self._bytes_of[party] += num_bytes
 
-    def release(self, num_bytes: int) -> None:
+    def release(self, num_bytes: int, *, party: str = "") -> None:
         """Count bytes out."""
         self._used_bytes -= num_bytes
+        self._bytes_of[party] -= num_bytes
+        if not self._bytes_of[party]:
+            del self._bytes_of[party]
+
+    def reserve_memory(self, num_bytes: int) -> bool:
+        """Count bytes in memory in; False where they do not fit."""
+        if self._memory_bytes + num_bytes > self._max_memory_bytes:
+            return False
+        self._memory_bytes += num_bytes
+        return True
+
+    def release_memory(self, num_bytes: int) -> None:
+        """Count bytes in memory out."""
+        self._memory_bytes -= num_bytes
 
 
 class Upload:
     """Encoded bytes of one request. One writer; any number of readers may wait for it to grow."""
 
-    def __init__(self, spool: Spool, *, write_fd: int, read_fd: int, max_bytes: int) -> None:
+    def __init__(self, spool: Spool, *, write_fd: int, read_fd: int, max_bytes: int, caller: Caller) -> None:
         self._spool = spool
+        self._caller = caller
         self._write_fd = write_fd
         self._read_fd = read_fd
         self._max_bytes = max_bytes
@@ -124,7 +190,7 @@ class Upload:
                 raise ServiceError(
                     "upload_too_large", f"The upload is over the limit of {self._max_bytes} bytes; send a smaller file."
                 )
-            self._spool.reserve(len(data))
+            self._spool.receive(len(data), self._caller)
             self._reserved += len(data)
             try:
                 if len(data) <= _INLINE_BYTES:
@@ -151,6 +217,12 @@ class Upload:
         """One more owner: the bytes stay until each of them has closed the upload."""
         self._num_owners += 1
 
+    def drop(self) -> None:
+        """Free the bytes although owners may still hold the upload: nobody will read them any more (idempotent)."""
+        if not self._is_closed:
+            self._num_owners = 1
+            self.close()
+
     def close(self) -> None:
         """Give up the bytes and their room in the spool when the last owner does (idempotent from then on)."""
         self._num_owners -= 1
@@ -159,7 +231,7 @@ class Upload:
         self._is_closed = True
         os.close(self._write_fd)
         os.close(self._read_fd)
-        self._spool.release(self._reserved)
+        self._spool.release(self._reserved, party=self._caller.party)
         self.abort(ServiceError("client_gone", "The upload was given up before it was complete."))
 
     async def wait_for(self, num_bytes: int) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from service.codec.answer_json import (
     HEARTBEAT_LINE,
@@ -21,7 +19,9 @@ from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, Summary
+from service.media.spool_file import SpoolFile
 from service.rest.errors import Problem
+from service.rest.parts import RestParts
 from service.rest.request_head import JSON_TYPE, NDJSON_TYPE
 from service.rest.sender import Sender
 
@@ -36,20 +36,18 @@ async def answer_json(
     sender: Sender,
     record: RequestRecord,
     *,
-    max_bytes: int,
-    directory: Path | None,
+    parts: RestParts,
 ) -> None:
     """Collect the whole answer (on disk beyond 1 MiB), then send it; raises `answer_too_large`, `storage_full`."""
-    folder = None if directory is None else str(directory)
-    with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES, dir=folder, prefix="answer-") as file:
+    max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
+    with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=_MEMORY_BYTES, party=party) as file:
         document = _Document(file, max_bytes=max_bytes)
         async with aclosing(events):
             async for event in events:
                 document.add(event)
         opening, closing = document.opening_and_closing()
         _note(document.summary, record)
-        length = len(opening) + file.tell() + len(closing)
-        file.seek(0)
+        length = len(opening) + file.size + len(closing)
         await sender.start({"Content-Type": JSON_TYPE, "Content-Length": str(length)})
         await sender.write(opening)
         await sender.write_file(file)
@@ -63,7 +61,7 @@ class _Document:
     started: ClipStarted
     summary: Summary
 
-    def __init__(self, file: IO[bytes], *, max_bytes: int) -> None:
+    def __init__(self, file: SpoolFile, *, max_bytes: int) -> None:
         self._file = file
         self._max_bytes = max_bytes
 
@@ -82,16 +80,14 @@ class _Document:
         return opening, encode_document_end(self.summary)
 
     def _add_frame(self, frame: FrameMasks) -> None:
-        try:
-            self._file.write((b"," if self._file.tell() else b"") + encode_frame(frame))
-        except OSError:
-            raise ServiceError("storage_full", "There is no room left to hold the answer; try again later.") from None
-        if self._file.tell() > self._max_bytes:
+        line = (b"," if self._file.size else b"") + encode_frame(frame)
+        if self._file.size + len(line) > self._max_bytes:
             detail = (
                 f"The answer is over the limit of {self._max_bytes} bytes for one JSON document; "
                 f"ask for {NDJSON_TYPE}, fewer samples or size=model."
             )
             raise ServiceError("answer_too_large", detail)
+        self._file.write(line)
 
 
 async def answer_ndjson(events: AsyncGenerator[AnswerEvent, None], sender: Sender, record: RequestRecord) -> None:
@@ -113,6 +109,9 @@ async def end_with_error(problem: Problem, sender: Sender) -> None:
     """End a started answer: lines get an error line, a document is cut, so that no one takes it for a whole one."""
     if sender.media_type != NDJSON_TYPE or problem.error.code == "client_gone":
         sender.cut()
+        return
+    if problem.error.code == "slow_reader":
+        sender.end_without_waiting(encode_error_line(problem.document()))
         return
     try:
         await sender.write(encode_error_line(problem.document()))

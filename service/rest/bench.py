@@ -6,11 +6,11 @@ import json
 from contextlib import aclosing
 
 from fastapi import APIRouter
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.batching.emulated import BenchAccelerator
+from service.core.request_log import RequestRecord
 from service.core.upload_rate import UploadRate
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
@@ -36,7 +36,7 @@ class BenchAnswer(Response):
         request_id: str = scope["state"]["request_id"]
         try:
             with self._parts.recorded(scope) as record:
-                answer = await self._serve(scope, receive, request_id)
+                answer = await self._serve(scope, receive, request_id, record)
                 record.num_samples = 1
         except ServiceError as error:
             if error.code != "client_gone":
@@ -44,18 +44,18 @@ class BenchAnswer(Response):
             return
         await Response(json.dumps(answer), media_type="application/json")(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, request_id: str) -> dict[str, object]:
+    async def _serve(self, scope: Scope, receive: Receive, request_id: str, record: RequestRecord) -> dict[str, object]:
         parts = self._parts
-        parts.authenticate(Headers(scope=scope).get("authorization"))
         deadline = Deadline.after(parts.policy.request_timeout_s, clock=parts.clock)
-        context = RequestContext(request_id, "rest", deadline)
+        context = RequestContext(request_id, "rest", deadline, caller=parts.identify(scope, record))
         with parts.admission.admit(context), self._accelerator.expect(request_id):
             rate = UploadRate(parts.policy.upload_min_bytes_per_s, clock=parts.clock)
             reader = BodyReader(receive, rate=rate, deadline=deadline, clock=parts.clock, max_bytes=_MAX_BODY_BYTES)
             async with aclosing(reader.pieces()) as pieces:
                 body = b"".join([piece async for piece in pieces])
             with ended_by_disconnect(receive):
-                return await self._accelerator.answer(body, context)
+                async with parts.admission.places.place(context.caller):
+                    return await self._accelerator.answer(body, context)
 
 
 def build_bench_router(parts: RestParts, accelerator: BenchAccelerator) -> APIRouter:

@@ -18,6 +18,7 @@ _STATUS_OF_KIND: dict[Kind, int] = {
     Kind.NOT_FOUND: 404,
     Kind.METHOD: 405,
     Kind.UPLOAD_TIMEOUT: 408,
+    Kind.READER_TIMEOUT: 408,
     Kind.CONFLICT: 409,
     Kind.UPLOAD_TOO_LARGE: 413,
     Kind.UNSUPPORTED_MEDIA: 415,

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Scope, Send
 
+from service.core.reader_rate import ReaderRate
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.rest.answers import end_with_error
@@ -22,7 +23,8 @@ async def exchange(parts: RestParts, scope: Scope, send: Send) -> AsyncIterator[
     A ServiceError of the body is sent as a problem document; once the answer has started, it ends the answer with an
     error line or cuts it. Cancelling the task ends everything.
     """
-    sender = Sender(scope, send, stall_s=parts.policy.stall_s)
+    rate = ReaderRate(parts.policy.reader_min_bytes_per_s, window_s=parts.policy.stall_s)
+    sender = Sender(scope, send, rate=rate, clock=parts.clock)
     try:
         with parts.recorded(scope) as record:
             yield sender, record

@@ -30,7 +30,7 @@ async def received_upload(
             `deadline_exceeded`, `storage_full`.
     """
     policy, clock = parts.policy, parts.clock
-    upload = await parts.spool.open_upload(max_bytes=policy.max_upload_bytes)
+    upload = await parts.spool.open_upload(max_bytes=policy.max_upload_bytes, caller=context.caller)
     try:
         body = BodyReader(
             receive,

@@ -172,7 +172,7 @@ class _JobStream(Response, ABC):
         async with exchange(self._parts, scope, send) as (sender, record):
             record.is_body_read = True  # there is none
             headers = Headers(scope=scope)
-            owner = self._parts.authenticate(headers.get("authorization"))
+            owner = self._parts.identify(scope, record).key_id
             with ended_by_disconnect(receive):
                 await self._stream(_checked(self._job_id), owner, headers, sender, record)
 
@@ -193,12 +193,11 @@ class JobResult(_JobStream):
             await sender.end()
             return
         tagged = _TaggedSender(sender, etag)
-        policy = self._parts.policy
         events = self._jobs.answer(job)
         if wanted == "ndjson":
             await answer_ndjson(events, tagged, record)
             return
-        await answer_json(events, tagged, record, max_bytes=policy.max_answer_bytes, directory=policy.spool_directory)
+        await answer_json(events, tagged, record, parts=self._parts)
 
 
 class JobEvents(_JobStream):
@@ -239,8 +238,8 @@ class _TaggedSender(Sender):
 @contextmanager
 def _recorded(parts: JobRouteParts, request: Request) -> Iterator[str]:
     """A short request on record; its caller's id."""
-    with parts.rest.recorded(request.scope):
-        yield parts.rest.authenticate(request.headers.get("authorization"))
+    with parts.rest.recorded(request.scope) as record:
+        yield parts.rest.identify(request.scope, record).key_id
 
 
 def _event_lines(event: JobEvent) -> bytes:

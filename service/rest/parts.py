@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
+from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from service.core.admission import Admission
+from service.core.api_keys import Authenticate
 from service.core.request_log import Journal, RequestRecord
+from service.domain.caller import Caller
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.media.upload import Spool
@@ -20,13 +22,13 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class RestPolicy:
-    """Limits of the HTTP side. A reader without progress for `stall_s` is cut."""
+    """Limits of the HTTP side. Readers are judged over `stall_s` in which something waited for them."""
 
     max_upload_bytes: int
     max_answer_bytes: int
     request_timeout_s: float
     upload_min_bytes_per_s: int
-    spool_directory: Path | None = None
+    reader_min_bytes_per_s: int = 4096
     stall_s: float = 30.0
 
 
@@ -58,8 +60,15 @@ class RestParts:
     journal: Journal
     spool: Spool
     clock: Clock
-    authenticate: Callable[[str | None], str]
+    authenticate: Authenticate
     probes: Probes
+
+    def identify(self, scope: Scope, record: RequestRecord) -> Caller:
+        """Return who asks, noted on record; raises `unauthenticated`."""
+        client = scope.get("client")
+        caller = self.authenticate(Headers(scope=scope).get("authorization"))
+        record.caller = replace(caller, address=client[0] if client else "")
+        return record.caller
 
     def recorded(self, scope: Scope) -> AbstractContextManager[RequestRecord]:
         """Around a whole request of a route: `Journal.record` with its id, the caller's trace and the route's name."""

@@ -177,6 +177,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._socket_transport is not None:
             self._socket_transport.abort()
 
+    def end_chunked(self, data: bytes, *, within_s: float) -> None:
+        """Put the last piece of a chunked answer behind what waits, and drop the connection after `within_s`."""
+        transport = self._socket_transport
+        if transport is None or transport.is_closing() or self.cycle is None:
+            return
+        self.cycle.disconnected = True
+        transport.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
+        transport.close()
+        self._disarm()
+        self._timer = self.loop.call_later(within_s, transport.abort)
+
     @property
     def is_lingering(self) -> bool:
         """Whether the answer is sent and the rest of the request is being discarded."""

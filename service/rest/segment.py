@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import APIRouter
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.core.request_log import RequestRecord
+from service.domain.caller import Caller
 from service.domain.deadline import Deadline
 from service.domain.options import SegmentOptions, parse_options
 from service.domain.request import RequestContext
@@ -72,16 +72,16 @@ class UploadIntake:
             ServiceError: why the request is not let in, what is wrong with its head, body or options.
         """
         parts = self._parts
-        owner = parts.authenticate(Headers(scope=scope).get("authorization"))
+        caller = parts.identify(scope, record)
         head = parse_head(scope)
         check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
-        context = self._context(scope, head, owner, record)
+        context = self._context(scope, head, caller, record)
         with parts.admission.admit(context):
             await parts.answering.check(self.parse_options(head.options))
             async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
                 yield AcceptedRequest(upload, self.parse_options(fields.items()), context, head)
 
-    def _context(self, scope: Scope, head: RequestHead, owner: str, record: RequestRecord) -> RequestContext:
+    def _context(self, scope: Scope, head: RequestHead, caller: Caller, record: RequestRecord) -> RequestContext:
         timeout_s = head.timeout_s
         if timeout_s is None and head.answer_type == "json":
             timeout_s = self._parts.policy.request_timeout_s
@@ -91,7 +91,7 @@ class UploadIntake:
             deadline=Deadline.after(timeout_s, clock=self._parts.clock),
             may_use_cache=head.may_use_cache,
             started_at_s=self._parts.clock(),
-            owner=owner,
+            caller=caller,
             idempotency_key=head.idempotency_key,
             traceparent=record.span.traceparent,
         )
@@ -110,7 +110,7 @@ class SegmentAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request or send its problem."""
-        parts, policy = self._parts, self._parts.policy
+        parts = self._parts
         async with (
             exchange(parts, scope, send) as (sender, record),
             UploadIntake(parts).accepted(scope, receive, record) as accepted,
@@ -122,5 +122,4 @@ class SegmentAnswer(Response):
                 if accepted.head.answer_type == "ndjson":
                     await answer_ndjson(events, sender, record)
                 else:
-                    max_bytes, directory = policy.max_answer_bytes, policy.spool_directory
-                    await answer_json(events, sender, record, max_bytes=max_bytes, directory=directory)
+                    await answer_json(events, sender, record, parts=parts)

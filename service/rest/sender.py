@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from typing import IO
 
 from starlette.types import Scope, Send
 
-from service.domain.errors import ServiceError
+from service.core.reader_rate import ReaderRate
+from service.domain.deadline import Clock
+from service.media.spool_file import SpoolFile
 from service.rest.protocol import connection_of
 
 PIECE_BYTES = 64 * 1024
+# How long a reader that was too slow may take for what is already written and the error behind it.
+_LAST_PIECE_S = 30.0
 
 
 class Sender:
-    """The one writer of a response. A reader without progress for `stall_s` is cut and counts as gone."""
+    """The one writer of a response; a reader that is too slow ends it."""
 
-    def __init__(self, scope: Scope, send: Send, *, stall_s: float) -> None:
+    def __init__(self, scope: Scope, send: Send, *, rate: ReaderRate, clock: Clock) -> None:
         self._send = send
-        self._stall_s = stall_s
+        self._rate = rate
+        self._clock = clock
         self._connection = connection_of(scope)
         self.media_type = ""
         self.has_started = False
@@ -32,10 +36,10 @@ class Sender:
         await self._write({"type": "http.response.start", "status": status, "headers": encoded})
 
     async def write(self, data: bytes) -> None:
-        """Send a piece of the body; raises `client_gone` when the reader stalls."""
+        """Send a piece of the body; raises `slow_reader`."""
         await self._write({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def write_file(self, file: IO[bytes]) -> None:
+    async def write_file(self, file: SpoolFile) -> None:
         """Send the rest of a file."""
         while piece := file.read(PIECE_BYTES):
             await self.write(piece)
@@ -50,17 +54,25 @@ class Sender:
         if self._connection is not None and not self.has_ended:
             self._connection.cut()
 
+    def end_without_waiting(self, data: bytes) -> None:
+        """End a streamed answer with a last piece that the reader gets if it reads on soon."""
+        if self._connection is not None and not self.has_ended:
+            self._connection.end_chunked(data, within_s=_LAST_PIECE_S)
+
     async def _write(self, message: dict[str, object]) -> None:
         if self._connection is not None and not self._connection.is_congested():
             await self._send(message)
             return
         sending = asyncio.ensure_future(self._send(message))
+        unread = self._num_unread()
+        if not unread:
+            self._rate.caught_up()
         try:
-            unread = self._num_unread()
-            while not (await asyncio.wait({sending}, timeout=self._stall_s))[0]:
+            while not sending.done():
+                since_s = self._clock()
+                await asyncio.wait({sending}, timeout=self._rate.poll_s)
                 before, unread = unread, self._num_unread()
-                if unread >= before:
-                    raise ServiceError("client_gone", f"The reader took nothing for {self._stall_s:g} s.")
+                self._rate.add(self._clock() - since_s, max(0, before - unread))
             sending.result()
         finally:
             if not sending.done():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import unquote
 
 from google.protobuf.message import Message
 from grpc import aio
@@ -15,21 +16,21 @@ from grpc.aio import ServicerContext
 
 from service.aio.waits import bounded_wait
 from service.codec.protobuf import MAX_MESSAGE_BYTES
+from service.core.api_keys import Authenticate
+from service.core.reader_rate import ReaderRate
 from service.core.request_log import Journal, RequestRecord
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext, Transport, accept_request_id, accept_traceparent
 from service.rpc.errors import status_code, trailers
 
-# Takes the value of `authorization` and returns the id of the caller's key (empty where no keys are set). Raises
-# ServiceError `unauthenticated`.
-Authenticate = Callable[[str | None], str]
-
 Rpc: TypeAlias = "ServicerContext[Any, Any]"  # generic for the type checker only, hence the quotes
 _M = TypeVar("_M")
 _R = TypeVar("_R")
+# gRPC reports "no deadline" as a very long one; three years are none.
 _HAS_DEADLINE_UNDER_S = 1e8
-"""gRPC tells "no deadline" as a very long one; three years are none."""
+# A write that takes longer than this has waited for the client to read.
+_WAITED_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,15 @@ class Calls:
             with self._journal.record(
                 request_id=request_id, transport=transport, traceparent=trace, operation=f"Segmentation/{method}"
             ) as record:
-                owner = self._authenticate(_text(metadata.get("authorization")))
+                caller = self._authenticate(_text(metadata.get("authorization")))
+                record.caller = replace(caller, address=_address(rpc.peer()))
                 context = RequestContext(
                     request_id=request_id,
                     transport=transport,
                     deadline=self._deadline(rpc),
                     may_use_cache=_text(metadata.get("cache-control")) != "no-cache",
                     started_at_s=self._clock(),
-                    owner=owner,
+                    caller=record.caller,
                     traceparent=record.span.traceparent,
                 )
                 return await work(Call(context, record, rpc))
@@ -93,21 +95,26 @@ async def read(requests: AsyncIterator[_M]) -> _M | None:
     return await anext(requests, None)
 
 
-async def write(rpc: Rpc, message: Message, *, stall_s: float) -> None:
+async def write(rpc: Rpc, message: Message, *, rate: ReaderRate, clock: Clock) -> None:
     """Send a message; waits while the client does not read.
 
     Raises:
-        ServiceError: `client_gone` after `stall_s` without progress, `answer_too_large` over `MAX_MESSAGE_BYTES`.
+        ServiceError: `slow_reader` by the rule of `rate`, `answer_too_large` over `MAX_MESSAGE_BYTES`.
     """
-    if message.ByteSize() > MAX_MESSAGE_BYTES:
+    num_bytes = message.ByteSize()
+    if num_bytes > MAX_MESSAGE_BYTES:
         detail = (
             f"The masks of one frame take over {MAX_MESSAGE_BYTES} bytes; ask for size=model or a higher threshold."
         )
         raise ServiceError("answer_too_large", detail)
-    stalled = partial(ServiceError, "client_gone", f"The client read nothing for {stall_s:g} s and was cut.")
+    stalled = partial(ServiceError, "slow_reader", f"The client read nothing for {rate.window_s:g} s.")
+    since_s = clock()
     with _leaving():
-        async with bounded_wait(stall_s, stalled):
+        async with bounded_wait(rate.window_s, stalled):
             await rpc.write(message)
+    waited_s = clock() - since_s
+    if waited_s > _WAITED_S:
+        rate.add(waited_s, num_bytes)
 
 
 @contextmanager
@@ -125,6 +132,12 @@ async def _abort(rpc: Rpc, error: ServiceError, *, request_id: str) -> None:
         await rpc.abort(status_code(error), error.detail, trailers(error, request_id=request_id))
     except aio.InternalError:
         raise asyncio.CancelledError from error
+
+
+def _address(peer: str) -> str:
+    """The address in gRPC's name of a peer, such as `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
 
 
 def _text(value: str | bytes | None) -> str | None:

@@ -23,6 +23,7 @@ _STATUS_BY_KIND: Final = {
     Kind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Kind.METHOD: grpc.StatusCode.UNIMPLEMENTED,
     Kind.UPLOAD_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Kind.READER_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Kind.CONFLICT: grpc.StatusCode.ABORTED,
     Kind.UPLOAD_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
     Kind.UNSUPPORTED_MEDIA: grpc.StatusCode.INVALID_ARGUMENT,

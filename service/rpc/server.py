@@ -13,12 +13,13 @@ from grpc_health.v1._async import HealthServicer
 
 from service.codec.protobuf import MAX_MESSAGE_BYTES
 from service.core.admission import Admission
+from service.core.api_keys import Authenticate
 from service.core.live import LiveStreams
 from service.core.request_log import Journal
 from service.domain.deadline import Clock
 from service.media.upload import Spool
 from service.ports import Answering, Segmenter
-from service.rpc.calls import Authenticate, Calls
+from service.rpc.calls import Calls
 from service.rpc.malformed import MalformedMessages
 from service.rpc.pb.avesformer.v1 import segmentation_pb2
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server

@@ -19,6 +19,7 @@ from service.codec.protobuf import (
 )
 from service.core.admission import Admission
 from service.core.live import LiveStreams
+from service.core.reader_rate import ReaderRate
 from service.core.upload_rate import UploadRate
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
@@ -39,11 +40,16 @@ _OPTIONS_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ServicerPolicy:
-    """Bounds of one RPC: upload size and rate, and how long a client may go without reading."""
+    """Bounds of one RPC: upload size and rate, and the least rate of a reader over `stall_s` of waiting."""
 
     max_upload_bytes: int
     upload_min_bytes_per_s: int
+    reader_min_bytes_per_s: int = 4096
     stall_s: float = 30.0
+
+    def reader_rate(self) -> ReaderRate:
+        """Return the rule for one call's reader."""
+        return ReaderRate(self.reader_min_bytes_per_s, window_s=self.stall_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,9 @@ class Servicer(SegmentationServicer):
             rate = UploadRate(self._policy.upload_min_bytes_per_s, clock=self._parts.clock)
             options = await _read_options(requests, rate)
             await self._parts.pipeline.check(options)
-            upload = await self._parts.spool.open_upload(max_bytes=self._policy.max_upload_bytes)
+            upload = await self._parts.spool.open_upload(
+                max_bytes=self._policy.max_upload_bytes, caller=call.context.caller
+            )
             try:
                 await call.accept()
                 await self._exchange(_Incoming(requests, upload, rate), options, call)
@@ -98,6 +106,7 @@ class Servicer(SegmentationServicer):
     async def _exchange(self, incoming: _Incoming, options: SegmentOptions, call: Call) -> None:
         """Receive and answer side by side; when the answer ends, what is still on its way is not waited for."""
         receiving = asyncio.create_task(incoming.receive(call.record.span), name="receive upload")
+        rate = self._policy.reader_rate()
         try:
             answer = self._parts.pipeline.answer(incoming.upload, options, call.context)
             async with aclosing(answer):
@@ -107,15 +116,17 @@ class Servicer(SegmentationServicer):
                     if isinstance(event, Summary):
                         call.record.num_samples, call.record.timings_s = event.num_samples, event.timings_s
                         call.record.span.set(is_cached=event.cached)
-                    await write(call.rpc, encode_event(event), stall_s=self._policy.stall_s)
+                    await write(call.rpc, encode_event(event), rate=rate, clock=self._parts.clock)
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
 
     async def _segment_live(self, requests: AsyncIterator[pb.LiveRequest], call: Call) -> None:
+        rate = self._policy.reader_rate()
+
         async def emit(event: LiveEvent) -> None:
             call.record.num_samples += isinstance(event, LiveMasks)
-            await write(call.rpc, encode_live_event(event), stall_s=self._policy.stall_s)
+            await write(call.rpc, encode_live_event(event), rate=rate, clock=self._parts.clock)
 
         with self._parts.admission.admit(call.context):
             options = await _read_live_options(requests)

@@ -1,6 +1,7 @@
 """Every metric of the service, declared once on an injected registry (docs/contract.md, "Metrics").
 
-Label sets are closed: transports, stable error codes, stages, shed reasons. Ids and file names are never labels.
+Label sets are closed: transports, stable error codes, stages, shed reasons, at most a hundred names of API keys. Ids
+of requests and file names are never labels.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ class Metrics:
         self.worker_restarts_total = self._counter("worker_restarts", "Crashed workers that are live again.")
         self.redeliveries_total = self._counter("redeliveries", "Chunks delivered again after a worker's death.")
         self.dead_letters_total = self._counter("dead_letters", "Chunks given up on.")
+        self.key_requests_total = self._counter("key_requests", "Requests by API key.", "key", "outcome")
+        self.key_samples_total = self._counter("key_samples", "Samples segmented by API key.", "key")
+        self.key_upload_bytes_total = self._counter("key_upload_bytes", "Bytes of uploads by API key.", "key")
         self.request_duration_seconds = self._histogram(
             "request_duration_seconds", "Whole requests.", _LATENCY_BUCKETS_S, "transport"
         )
@@ -38,6 +42,8 @@ class Metrics:
             "batch_wait_seconds", "Wait of a batch's oldest sample.", _LATENCY_BUCKETS_S
         )
         self.requests_in_flight = self._gauge("requests_in_flight", "Requests admitted and not ended.")
+        self.places_taken = self._gauge("places_taken", "Requests that decode or wait for the device.")
+        self.requests_waiting = self._gauge("requests_waiting", "Requests that wait for a place.")
         self.live_streams = self._gauge("live_streams", "Live streams open.")
         self.queue_depth = self._gauge("queue_depth", "Samples waiting for the device.")
         self.queue_oldest_seconds = self._gauge("queue_oldest_seconds", "Age of the oldest waiting sample.")

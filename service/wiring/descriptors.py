@@ -9,7 +9,7 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Upload (two descriptors), answer on disk, shared answer and remembered answer of one request.
+# Answer on disk, shared answer and remembered answer of one request, and an upload (two descriptors) or a document.
 _PER_REQUEST = 5
 # Pipe and process descriptors of one decoder child.
 _PER_DECODER = 6
@@ -20,7 +20,7 @@ _BASE = 256
 def needed_descriptors(settings: Settings) -> int:
     """Return the number of descriptors that the process needs when all its bounds are reached."""
     ports = 2 * settings.max_connections
-    requests = _PER_REQUEST * (settings.max_concurrent_requests + settings.max_live_streams)
+    requests = _PER_REQUEST * (settings.max_open_requests + settings.max_live_streams)
     return ports + requests + _PER_DECODER * settings.num_decoders + _BASE
 
 

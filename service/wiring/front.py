@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from service.batching.emulated import DEFAULT_MAX_BATCH, BenchAccelerator
 from service.batching.segmenter import LocalSegmenter
-from service.core.admission import Admission, AdmissionPolicy
-from service.core.api_keys import ApiKeys
+from service.core.admission import Admission
+from service.core.api_keys import ApiKeys, Authenticate
 from service.core.live import LivePolicy, LiveStreams
 from service.core.pipeline import Pipeline
 from service.core.request_log import Journal
@@ -40,6 +40,7 @@ from service.telemetry.traces import NO_TRACES, Traces
 from service.wiring.jobs import Base, JobSide, build_job_side
 from service.wiring.policies import (
     MakePredictor,
+    admission_policy,
     batch_policy,
     edge_policy,
     grpc_policy,
@@ -137,14 +138,17 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
         segmenter = _build_segmenter(settings, stack, make_predictor, metrics=metrics, clock=clock, traces=traces)
         stack.push_async_callback(segmenter.aclose)
         admission = Admission(
-            AdmissionPolicy(settings.max_concurrent_requests, settings.max_live_streams),
+            admission_policy(settings),
             metrics=metrics,
             clock=clock,
             predicted_wait_s=lambda: segmenter.predicted_wait_s(1),
         )
+        spool = Spool(settings.spool_dir, max_bytes=settings.spool_bytes, on_received=admission.usage.add_bytes)
         pipeline = Pipeline(
             segmenter=segmenter,
             decoders=decoders,
+            spool=spool,
+            admission=admission,
             policy=pipeline_policy(settings),
             metrics=metrics,
             clock=clock,
@@ -154,11 +158,11 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
             metrics=metrics,
             traces=traces,
             clock=clock,
-            spool=Spool(settings.spool_dir, max_bytes=settings.spool_bytes),
+            spool=spool,
             decoders=decoders,
             segmenter=segmenter,
             admission=admission,
-            journal=Journal(metrics=metrics, clock=clock, traces=traces),
+            journal=Journal(metrics=metrics, clock=clock, traces=traces, usage=admission.usage),
             pipeline=pipeline,
         )
 
@@ -253,7 +257,7 @@ def _rest_parts(
     settings: Settings,
     core: Core,
     side: JobSide,
-    authenticate: Callable[[str | None], str],
+    authenticate: Authenticate,
     probes: Probes,
 ) -> RestParts:
     return RestParts(
@@ -273,7 +277,7 @@ def _grpc_parts(
     settings: Settings,
     core: Core,
     answering: Answering,
-    authenticate: Callable[[str | None], str],
+    authenticate: Authenticate,
     probes: Probes,
 ) -> GrpcParts:
     policy = LivePolicy(max_pixels=settings.max_pixels)
@@ -283,7 +287,13 @@ def _grpc_parts(
         pipeline=answering,
         spool=core.spool,
         segmenter=core.segmenter,
-        live=LiveStreams(segmenter=core.segmenter, decoders=core.decoders, policy=policy, clock=core.clock),
+        live=LiveStreams(
+            segmenter=core.segmenter,
+            decoders=core.decoders,
+            policy=policy,
+            clock=core.clock,
+            usage=core.admission.usage,
+        ),
         authenticate=authenticate,
         clock=core.clock,
         is_ready=lambda: probes.unready() is None,

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from service.batching.policy import BatchPolicy
+from service.core.admission import AdmissionPolicy
 from service.core.answer_spool import AnswerSpoolPolicy
 from service.core.pipeline import PipelinePolicy
 from service.media.policy import MediaPolicy
@@ -76,7 +77,18 @@ def pipeline_policy(settings: Settings) -> PipelinePolicy:
     """The pipeline's bounds."""
     return PipelinePolicy(
         max_queued_bytes=settings.max_queued_bytes,
-        spool=AnswerSpoolPolicy(directory=settings.spool_dir, max_bytes=settings.spool_bytes),
+        max_growing=2 * settings.num_decoders,
+        spool=AnswerSpoolPolicy(max_bytes=settings.spool_bytes),
+    )
+
+
+def admission_policy(settings: Settings) -> AdmissionPolicy:
+    """Bounds of requests and live streams."""
+    return AdmissionPolicy(
+        max_requests=settings.max_concurrent_requests,
+        max_live_streams=settings.max_live_streams,
+        max_waiting=settings.max_waiting_requests,
+        max_open=settings.max_open_requests,
     )
 
 
@@ -103,7 +115,9 @@ def grpc_policy(settings: Settings) -> GrpcPolicy:
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = TlsPair(certificate=settings.tls_cert.read_bytes(), key=settings.tls_key.read_bytes())
     servicer = ServicerPolicy(
-        max_upload_bytes=settings.max_upload_bytes, upload_min_bytes_per_s=settings.upload_min_bytes_per_s
+        max_upload_bytes=settings.max_upload_bytes,
+        upload_min_bytes_per_s=settings.upload_min_bytes_per_s,
+        reader_min_bytes_per_s=settings.reader_min_bytes_per_s,
     )
     return GrpcPolicy(
         host=settings.host,
@@ -121,5 +135,5 @@ def rest_policy(settings: Settings) -> RestPolicy:
         max_answer_bytes=settings.max_answer_bytes,
         request_timeout_s=settings.request_timeout_s,
         upload_min_bytes_per_s=settings.upload_min_bytes_per_s,
-        spool_directory=settings.spool_dir,
+        reader_min_bytes_per_s=settings.reader_min_bytes_per_s,
     )

@@ -40,7 +40,9 @@ async def test_without_the_setting_there_is_no_such_route():
 
 async def test_overload_is_refused_with_a_time_to_come_back():
     async with (
-        running_front(bench_routes=True, decode_processes=1, max_concurrent_requests=4) as front,
+        running_front(
+            bench_routes=True, decode_processes=1, max_concurrent_requests=4, max_waiting_requests=0
+        ) as front,
         httpx.AsyncClient(base_url=front.http_url, timeout=60) as client,
     ):
         answers = await asyncio.gather(*(client.post("/bench/batch", content=ITEM) for _ in range(40)))
@@ -53,7 +55,9 @@ async def test_overload_is_refused_with_a_time_to_come_back():
 
 
 async def test_the_load_counts_answers_and_refusals():
-    async with running_front(bench_routes=True, decode_processes=1, max_concurrent_requests=2) as front:
+    async with running_front(
+        bench_routes=True, decode_processes=1, max_concurrent_requests=2, max_waiting_requests=0
+    ) as front:
         load = Load("127.0.0.1", front.http_port, "/bench/batch", ITEM, "application/octet-stream", 12, 0.3)
         result = await asyncio.wait_for(drive(load), 60)
         num_done = front.front.core.metrics.registry.get_sample_value("avesformer_batch_size_sum")

@@ -132,6 +132,38 @@ async def test_masks_leave_before_the_upload_ends(front: RunningFront, movflags:
     assert len(frames) == 50
 
 
+async def test_a_growing_upload_lends_its_place_while_it_waits_for_its_client(clip: bytes) -> None:
+    """With one place and no line, another clip is answered between the first masks of a growing one and its end."""
+    growing = make_clip(num_frames=250, gop=25, movflags=FASTSTART)
+    others_ended = asyncio.Event()
+
+    async def requests() -> AsyncIterator[pb.SegmentRequest]:
+        yield pb.SegmentRequest(options=pb.SegmentOptions(fps=5))
+        yield pb.SegmentRequest(chunk=growing[: len(growing) * 3 // 4])
+        await others_ended.wait()
+        yield pb.SegmentRequest(chunk=growing[len(growing) * 3 // 4 :])
+
+    bounds = {"max_concurrent_requests": 1, "max_waiting_requests": 0, "upload_min_bytes_per_s": 0}
+    async with (
+        running_front(**bounds) as front,
+        aio.insecure_channel(front.grpc_target) as channel,
+        asyncio.timeout(HANG_S),
+    ):
+        call = SegmentationStub(channel).Segment(requests())
+        assert (await call.read()).WhichOneof("payload") == "clip"
+        places = front.front.core.admission.places
+        for _ in range(2):
+            await until(lambda: places.num_working == 0, what="the growing one waits for its client")
+            other = await send(channel, [pb.SegmentRequest(options=pb.SegmentOptions()), pb.SegmentRequest(chunk=clip)])
+            assert [message async for message in other][-1].HasField("summary")
+        others_ended.set()
+        answers = []
+        while (message := await call.read()) is not aio.EOF:
+            answers.append(message)
+        assert answers[-1].summary.num_samples == 50
+        await until(lambda: places.num_working == 0, what="no place is left over")
+
+
 async def test_an_answer_may_end_before_the_upload_does(front: RunningFront, clip: bytes) -> None:
     """The first second is asked for: the rest of the upload is neither waited for nor an error."""
     is_over = asyncio.Event()
@@ -210,7 +242,10 @@ async def test_overload_pushes_back(clip: bytes) -> None:
     slow = FakeTiming(batch_s=0.2)
     async with (
         running_front(
-            make_predictor=lambda: FakePredictor(timing=slow), max_concurrent_requests=1, max_batch=1
+            make_predictor=lambda: FakePredictor(timing=slow),
+            max_concurrent_requests=1,
+            max_waiting_requests=0,
+            max_batch=1,
         ) as front,
         aio.insecure_channel(front.grpc_target) as channel,
     ):

@@ -178,7 +178,7 @@ async def test_a_client_that_does_not_read_is_held_back_and_cut() -> None:
         await front.front.core.admission.wait_until_idle(None)
         call.cancel()
     registry = front.front.core.metrics.registry
-    cut = {"transport": "grpc", "code": "client_gone"}
+    cut = {"transport": "grpc", "code": "slow_reader"}
     assert registry.get_sample_value("avesformer_requests_total", cut) == 1
 
 
@@ -204,7 +204,7 @@ async def test_a_live_client_that_does_not_read_is_cut_too() -> None:
         await front.front.core.admission.wait_until_idle(None)
         call.cancel()
     registry = front.front.core.metrics.registry
-    cut = {"transport": "live", "code": "client_gone"}
+    cut = {"transport": "live", "code": "slow_reader"}
     assert registry.get_sample_value("avesformer_requests_total", cut) == 1
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 from support.raw_http import exchange, problem_of, request_head
 from support.rest_front import HANG_GUARD_S, FrontSpec, RestFront, rest_front
@@ -15,6 +18,7 @@ from support.scripted_decoders import Script
 from support.waiting import until
 
 from service.core import upload_rate
+from service.domain.caller import ANONYMOUS
 from service.predictors.fake import FakeTiming
 from service.rest.protocol import ConnectionPolicy
 
@@ -171,7 +175,107 @@ async def test_a_reader_that_stands_still_is_cut(tmp_path):
     async with rest_front(tmp_path, FrontSpec(stall_s=0.3)) as front, slow_client(front, script.encode()):
         await until(lambda: front.admission.in_flight == 1, what="it is inside")
         await until(lambda: front.admission.in_flight == 0, what="it was cut")
-        assert front.counted("requests_total", transport="rest", code="client_gone") == 1
+        assert front.counted("requests_total", transport="rest", code="slow_reader") == 1
+
+
+async def test_a_slow_reader_is_told_why_and_cut(tmp_path):
+    """It reads 2 kB/s where 100 kB/s are asked; what is written already and the reason reach it if it reads on."""
+    script = Script(num_samples=2500, block=8)
+    spec = FrontSpec(stall_s=1.0, reader_min_bytes_per_s=100_000)
+    async with rest_front(tmp_path, spec) as front, slow_client(front, script.encode()) as reader:
+        pieces = []
+        async with asyncio.timeout(HANG_GUARD_S):
+            while not front.counted("requests_total", transport="rest", code="slow_reader"):
+                pieces.append(await reader.read(200))
+                await asyncio.sleep(0.1)
+            while piece := await reader.read(65536):
+                pieces.append(piece)
+        raw = b"".join(pieces)
+        assert raw.endswith(b"\r\n0\r\n\r\n")
+        last = json.loads(raw.split(b"\r\n")[-4])
+        assert (last["type"], last["problem"]["code"]) == ("error", "slow_reader")
+        await until(lambda: front.admission.in_flight == 0 and front.spool.used_bytes == 0, what="all is free")
+
+
+async def test_slow_uploads_and_slow_readers_take_no_place(tmp_path):
+    """With one place, no line, and both sorts of slow clients inside, others are answered one after another."""
+    script = Script(num_samples=2500, block=8)
+    async with rest_front(tmp_path, FrontSpec(max_requests=1)) as front, slow_client(front, script.encode()):
+        await until(lambda: front.decoders.num_opened == 1 and front.decoders.num_open == 0, what="it is being read")
+        await until(lambda: front.admission.places.num_working == 0, what="its work has ended")
+        writers = []
+        for _ in range(20):
+            _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+            writer.write(request_head(100_000) + b"x" * 1000)
+            writers.append(writer)
+        await until(lambda: front.admission.in_flight == 21, what="all are inside")
+        for _ in range(3):
+            answer = await front.client.post("/segment", content=Script().encode(), headers=RAW)
+            assert answer.status_code == 200
+        for writer in writers:
+            writer.close()
+
+
+async def test_a_request_waits_in_line_for_a_place(tmp_path):
+    async with rest_front(tmp_path, FrontSpec(max_requests=1, max_waiting=1)) as front:
+        hanging = Script(hangs_after=0).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(request_head(len(hanging)) + hanging)
+        await until(lambda: front.admission.places.num_working == 1, what="the only place is taken")
+        waiting = asyncio.create_task(front.client.post("/segment", content=Script().encode(), headers=RAW))
+        await until(lambda: front.admission.places.num_waiting == 1, what="one is in line")
+        assert front.counted("requests_waiting") == 1
+        refused = await front.client.post("/segment", content=Script().encode(), headers=RAW)
+        assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        writer.close()
+        assert (await waiting).status_code == 200
+
+
+async def test_a_deadline_passes_in_line(tmp_path):
+    async with rest_front(tmp_path, FrontSpec(max_requests=1, max_waiting=1)) as front:
+        async with front.admission.places.place(ANONYMOUS):
+            headers = {**RAW, "X-Request-Timeout": "0.2"}
+            answer = await front.client.post("/segment", content=Script().encode(), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+        assert "queue" in answer.json()["detail"]
+        assert (front.admission.places.num_waiting, front.admission.places.num_working) == (0, 0)
+
+
+async def test_keys_share_fairly_and_are_named_in_log_and_metrics(tmp_path, caplog):
+    """Key A takes the place and the line; key B's request takes the position of A's last one."""
+    caplog.set_level(logging.INFO, logger="avesformer.request")
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"{hashlib.sha256(key.encode()).hexdigest()} team {key}\n" for key in "AB"))
+    spec = FrontSpec(max_requests=1, max_waiting=2, keys_file=keys)
+    async with rest_front(tmp_path, spec) as front:
+
+        def post(key: str, script: Script) -> asyncio.Task[httpx.Response]:
+            headers = {**RAW, "Authorization": f"Bearer {key}"}
+            return asyncio.create_task(front.client.post("/segment", content=script.encode(), headers=headers))
+
+        hanging = post("A", Script(hangs_after=0))
+        await until(lambda: front.decoders.num_open == 1, what="A has the place")
+        waiting = [post("A", Script())]
+        await until(lambda: front.admission.places.num_waiting == 1, what="A waits")
+        waiting.append(post("A", Script()))
+        await until(lambda: front.admission.places.num_waiting == 2, what="the line is full")
+        served = post("B", Script())
+        refused = await waiting[1]
+        assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        hanging.cancel()
+        assert [(await task).status_code for task in (served, waiting[0])] == [200, 200]
+        await until(lambda: front.admission.in_flight == 0, what="all have ended")
+        assert front.counted("key_requests_total", key="team A", outcome="refused") == 1
+        assert front.counted("key_requests_total", key="team B", outcome="ok") == 1
+        assert front.counted("key_samples_total", key="team B") == 3
+        assert front.counted("key_upload_bytes_total", key="team B") == len(Script().encode())
+    told = [(record.key, record.code) for record in caplog.records if record.name == "avesformer.request"]
+    assert sorted(told) == [
+        ("team A", "client_gone"),
+        ("team A", "ok"),
+        ("team A", "queue_full"),
+        ("team B", "ok"),
+    ]
 
 
 async def test_drain_lets_running_work_end_and_refuses_new_work(tmp_path):

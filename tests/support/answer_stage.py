@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from service.answers.result_cache import CachedAnswers, CachePolicy
+from service.domain.caller import Caller
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Clock, Deadline
@@ -118,7 +119,8 @@ class Stage:
         self, name: str, content: bytes = b"clip", *, options: SegmentOptions | None = None, **context: object
     ) -> list[AnswerEvent]:
         upload = await self.upload(content)
-        made = replace(RequestContext(name, "rest", NO_DEADLINE), **context)  # type: ignore[arg-type]
+        caller = Caller(key_id=str(context.pop("owner", "")))
+        made = replace(RequestContext(name, "rest", NO_DEADLINE, caller=caller), **context)  # type: ignore[arg-type]
         try:
             async with aclosing(self.cached.answer(upload, options or SegmentOptions(), made)) as events:
                 return [event async for event in events]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.core.live import LivePolicy, LiveStreams
+from service.domain.caller import ANONYMOUS
 from service.ports import Answering, Predictor
 from service.predictors.fake import FakePredictor
 from service.rest.app import create_app
@@ -81,7 +82,7 @@ async def beside(
         "journal": core.journal,
         "spool": core.spool,
         "clock": core.clock,
-        "authenticate": lambda authorization: "",
+        "authenticate": lambda authorization: ANONYMOUS,
     }
     app = create_app(
         RestParts(policy=policy, answering=chosen, idempotent_answering=chosen, probes=probes, **shared), version="test"

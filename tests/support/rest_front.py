@@ -34,12 +34,15 @@ class FrontSpec:
     """What differs between tests."""
 
     max_requests: int = 64
+    max_waiting: int = 0
+    max_open: int = 2048
     max_upload_bytes: int = 4 * 1024**2
     max_answer_bytes: int = 16 * 1024**2
     request_timeout_s: float = 60.0
     upload_min_bytes_per_s: int = 16_384
     spool_bytes: int = 64 * 1024**2
     stall_s: float = 30.0
+    reader_min_bytes_per_s: int = 4096
     timing: FakeTiming = field(default_factory=FakeTiming)
     labels: tuple[str, ...] = ("sounding",)
     connections: ConnectionPolicy = field(default_factory=ConnectionPolicy)
@@ -81,15 +84,18 @@ async def rest_front(
         if spec.is_warm:
             await segmenter.start()
         decoders = decoders or ScriptedDecoders()
-        admission = Admission(AdmissionPolicy(spec.max_requests), metrics=metrics, clock=clock)
+        limits = AdmissionPolicy(spec.max_requests, max_waiting=spec.max_waiting, max_open=spec.max_open)
+        admission = Admission(limits, metrics=metrics, clock=clock)
+        spool = Spool(directory, max_bytes=spec.spool_bytes, on_received=admission.usage.add_bytes)
         pipeline = Pipeline(
             segmenter=segmenter,
             decoders=decoders,
+            spool=spool,
+            admission=admission,
             policy=PipelinePolicy(max_queued_bytes=1024**2),
             metrics=metrics,
             clock=clock,
         )
-        spool = Spool(directory, max_bytes=spec.spool_bytes)
 
         async def describe_version() -> Mapping[str, object]:
             return {"service": "test"}
@@ -106,11 +112,12 @@ async def rest_front(
                 request_timeout_s=spec.request_timeout_s,
                 upload_min_bytes_per_s=spec.upload_min_bytes_per_s,
                 stall_s=spec.stall_s,
+                reader_min_bytes_per_s=spec.reader_min_bytes_per_s,
             ),
             answering=pipeline,
             idempotent_answering=pipeline,
             admission=admission,
-            journal=Journal(metrics=metrics, clock=clock),
+            journal=Journal(metrics=metrics, clock=clock, usage=admission.usage),
             spool=spool,
             clock=clock,
             authenticate=ApiKeys(spec.keys_file).check,

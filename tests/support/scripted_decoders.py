@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
 
 from support.chunks import make_block
@@ -15,6 +15,7 @@ from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
+from service.media.decoders.pool import Lend
 from service.media.policy import DecodeRequest
 from service.media.upload import Upload
 
@@ -82,7 +83,7 @@ class ScriptedDecoders:
 
     @asynccontextmanager
     async def open(
-        self, upload: Upload, request: DecodeRequest, *, deadline: Deadline
+        self, upload: Upload, request: DecodeRequest, *, deadline: Deadline, lend: Lend = nullcontext
     ) -> AsyncIterator[ScriptedReader]:
         text = os.pread(upload.fd, upload.size, 0)
         try:

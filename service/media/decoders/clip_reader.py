@@ -7,7 +7,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
@@ -26,6 +27,8 @@ _MAX_DEATHS = 2
 _EXIT_NOTICE_S = 10.0
 # A child says every half second that it works; some of it may have collected in its socket while nobody read.
 _MAX_PROGRESS_BURST, _MAX_PROGRESS_PER_S = 1000, 4.0
+# Gives what the caller holds to others for the body, which waits for the upload to grow.
+Lend = Callable[[], AbstractAsyncContextManager[None]]
 # Signals that a decoder does not raise itself: somebody else ended the child.
 _OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
@@ -43,7 +46,9 @@ class ClipReader:
         slot: Slot,
         deadline: Deadline,
         clock: Clock,
+        lend: Lend = nullcontext,
     ) -> None:
+        self._lend = lend
         self._slot = slot
         self._link = link
         self._policy = policy
@@ -238,7 +243,7 @@ class ClipReader:
         if self._upload.size < num_bytes and not self._upload.is_complete:
             self._slot.leave()
             try:
-                async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
+                async with asyncio.timeout(self._deadline.timeout_s(self._clock)), self._lend():
                     await self._upload.wait_for(num_bytes)
             except TimeoutError:
                 raise late("upload") from None

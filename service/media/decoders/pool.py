@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from service.aio.byte_budget import ByteBudget
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
-from service.media.decoders.clip_reader import ClipReader
+from service.media.decoders.clip_reader import ClipReader, Lend
 from service.media.decoders.slot import Slot
 from service.media.decoders.stills import StillDecoder, StillDecoders
 from service.media.decoders.zygote_link import ZygoteLink
@@ -17,7 +17,7 @@ from service.media.policy import DecodeRequest, MediaPolicy
 from service.media.upload import Upload
 from service.telemetry.metrics import Metrics
 
-__all__ = ["ClipReader", "DecodeRequest", "DecoderPool", "MediaPolicy"]
+__all__ = ["ClipReader", "DecodeRequest", "DecoderPool", "Lend", "MediaPolicy"]
 
 
 class DecoderPool:
@@ -74,16 +74,21 @@ class DecoderPool:
         return {key: value for key, value in self._link.features.items() if key != "num_threads"}
 
     @asynccontextmanager
-    async def open(self, upload: Upload, request: DecodeRequest, *, deadline: Deadline) -> AsyncIterator[ClipReader]:
+    async def open(
+        self, upload: Upload, request: DecodeRequest, *, deadline: Deadline, lend: Lend = nullcontext
+    ) -> AsyncIterator[ClipReader]:
         """Open a reader of an upload that has passed the checks and whose first frame is decoded.
 
-        Waits for memory and a slot first. Leaving the context kills the child.
+        Waits for memory and a slot first. Leaving the context kills the child. While the upload has to
+        grow, the slot is free and `lend` is entered.
 
         Raises:
             ServiceError: why the upload does not decode; `deadline_exceeded`, `decoder_gone`.
         """
         slot = Slot(self._slots, self._memory, deadline, self._clock)
-        reader = ClipReader(self._link, self._policy, upload, request, slot=slot, deadline=deadline, clock=self._clock)
+        reader = ClipReader(
+            self._link, self._policy, upload, request, slot=slot, deadline=deadline, clock=self._clock, lend=lend
+        )
         try:
             await slot.swap_memory(self._policy.granted_bytes)
             try:

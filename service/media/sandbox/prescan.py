@@ -211,6 +211,8 @@ class Scanner:
             return ServiceError("empty_file", "The upload is empty; send an MP4 or MOV file.")
         if self._source.size_bytes < 8:
             return _not_mp4()
+        if self._at > self._source.size_bytes:  # a growing upload ended within the last box
+            return _cut_off()
         return reject("no_moov", "The file has no index (moov): it is not finished or only a part. Export it again.")
 
     def _damaged_box(self, kind: str) -> ServiceError:

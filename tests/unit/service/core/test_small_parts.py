@@ -16,6 +16,7 @@ from service.aio.tasks import first_error
 from service.core.api_keys import ApiKeys
 from service.core.request_log import Journal
 from service.core.upload_rate import UploadRate
+from service.domain.caller import ANONYMOUS, Caller, KeyLimits
 from service.domain.errors import ServiceError
 from service.telemetry.logs import JsonFormatter
 from service.telemetry.metrics import Metrics
@@ -62,10 +63,10 @@ def test_a_steady_upload_passes_and_a_stalled_one_does_not():
     for _ in range(100):
         clock.advance(1.0)
         rate.add(1000)
-    clock.advance(9.0)
+    clock.advance(0.9)
     rate.check()
     assert rate.timeout_s() == pytest.approx(1.0)
-    clock.advance(1.0)
+    clock.advance(1.2)
     with pytest.raises(ServiceError, match="slow_upload"):
         rate.check()
 
@@ -89,8 +90,8 @@ def test_keys_are_checked_and_read_again_when_the_file_changes(tmp_path):
     path = tmp_path / "keys"
     path.write_text(f"# comment\n\n{key_line('one').upper()} first\nnot a hash\n{key_line('two')}\n")
     keys = ApiKeys(path)
-    assert keys.check("Bearer one") == key_line("one")[:16]
-    assert keys.check("bearer two")
+    assert keys.check("Bearer one") == Caller(key_id=key_line("one")[:16], name="first")
+    assert keys.check("bearer two").name == ""
     for wrong in (None, "", "Bearer", "Bearer ", "Basic one", "Bearer three", "Bearer " + key_line("one")):
         with pytest.raises(ServiceError, match="unauthenticated"):
             keys.check(wrong)
@@ -103,8 +104,25 @@ def test_keys_are_checked_and_read_again_when_the_file_changes(tmp_path):
     assert keys.check("Bearer three"), "a file that cannot be read changes nothing"
 
 
+def test_limits_of_keys_and_mistakes_in_them(tmp_path, caplog):
+    path = tmp_path / "keys"
+    limits = "weight=2.5 requests=16 samples_per_minute=6000 bytes_per_minute=2GiB"
+    wrong = ("reqests=16", "requests=0", "requests=1.5", "weight=-1", "weight=x", "weight=", "weight=1 weight=2")
+    lines = [f"{key_line('one')} batch team {limits}  # nights only"]
+    lines += [f"{key_line(f'wrong {number}')} {word}" for number, word in enumerate(wrong)]
+    path.write_text("\n".join(lines))
+    keys = ApiKeys(path)
+    caller = keys.check("Bearer one")
+    assert (caller.name, caller.weight) == ("batch team", 2.5)
+    assert caller.limits == KeyLimits(requests=16, samples_per_minute=6000, bytes_per_minute=2 * 1024**3)
+    for number in range(len(wrong)):
+        with pytest.raises(ServiceError, match="unauthenticated"):
+            keys.check(f"Bearer wrong {number}")
+    assert [record.line for record in caplog.records if record.levelname == "ERROR"] == list(range(2, 2 + len(wrong)))
+
+
 def test_without_a_file_no_keys_are_asked_and_with_an_unreadable_one_nobody_gets_in(tmp_path):
-    assert ApiKeys(None).check(None) == ""
+    assert ApiKeys(None).check(None) == ANONYMOUS
     with pytest.raises(ServiceError):
         ApiKeys(tmp_path / "nothing").check("Bearer x")
 

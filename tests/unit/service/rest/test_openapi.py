@@ -10,8 +10,9 @@ from service.rest.openapi import DOCUMENTED, SEGMENT_CODES, problem_responses, s
 CONTRACT_STATUSES = {
     "bad_option": 400, "empty_file": 400, "missing_file": 400, "malformed_body": 400, "unauthenticated": 401,
     "forbidden": 403, "route_not_found": 404, "job_not_found": 404, "job_expired": 404, "method_not_allowed": 405,
-    "not_acceptable": 406, "slow_upload": 408, "idempotency_mismatch": 409, "idempotency_in_progress": 409,
-    "job_not_ready": 409, "upload_too_large": 413, "not_mp4": 415, "unsupported_codec": 415,
+    "not_acceptable": 406, "slow_upload": 408, "slow_reader": 408, "idempotency_mismatch": 409,
+    "idempotency_in_progress": 409, "job_not_ready": 409, "upload_too_large": 413, "not_mp4": 415,
+    "unsupported_codec": 415,
     "unsupported_content_type": 415, "unsupported_encoding": 415, "queue_full": 429, "too_many_requests": 429,
     "cannot_meet_deadline": 429, "headers_too_large": 431, "client_gone": 499, "internal": 500, "warming_up": 503,
     "draining": 503, "backend_down": 503, "decoder_gone": 503, "deadline_exceeded": 504, "storage_full": 507,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -14,6 +14,7 @@ from support.virtual_time import run_virtual, virtual_clock
 from service.client.failures import grpc_error
 from service.core.admission import Admission, AdmissionPolicy
 from service.core.request_log import Journal
+from service.domain.caller import ANONYMOUS, Caller
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, RequestContext
@@ -46,6 +47,9 @@ class Rpc:
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self.metadata
+
+    def peer(self) -> str:
+        return "ipv6:%5B2001:db8::7%5D:5000"
 
     def time_remaining(self) -> float | None:
         return self.time_left_s
@@ -96,9 +100,10 @@ class Bench:
         self.metrics = Metrics(CollectorRegistry())
         self.spool = Spool(self.directory, max_bytes=10**6)
 
-    def authenticate(self, authorization: str | None) -> None:
+    def authenticate(self, authorization: str | None) -> Caller:
         if authorization == "Bearer bad":
             raise ServiceError("unauthenticated", "Unknown key.")
+        return ANONYMOUS
 
     async def run(self, requests: AsyncIterator[pb.SegmentRequest], rpc: Rpc) -> Rpc:
         """Segment to its end, however it ends."""
@@ -165,14 +170,27 @@ def test_steady_uploads_are_not_cut(tmp_path: Path) -> None:
     assert rpc.written[-1].HasField("summary")
 
 
-def test_a_reader_that_stalls_is_cut_and_a_slow_one_is_not(tmp_path: Path) -> None:
-    slow = run_virtual(Bench(tmp_path).run(sent(OPTIONS, chunk(5000)), Rpc(write_s=29.0)))
-    assert slow.error is None
-    assert len(slow.written) == 6
+@pytest.mark.parametrize(
+    ("min_bytes_per_s", "write_s", "is_cut"), [(0, 29.0, False), (0, 31.0, True), (1, 29.0, False), (100, 4.0, True)]
+)
+def test_a_reader_that_stalls_or_falls_below_the_least_rate_is_cut(
+    tmp_path: Path, min_bytes_per_s: int, write_s: float, is_cut: bool
+) -> None:
+    """A message has about 50 bytes."""
+    policy = replace(POLICY, reader_min_bytes_per_s=min_bytes_per_s)
+    bench = Bench(tmp_path, policy)
+    rpc = run_virtual(bench.run(sent(OPTIONS, chunk(20_000)), Rpc(write_s=write_s)))
+    assert (rpc.status is grpc.StatusCode.DEADLINE_EXCEEDED) == is_cut
+    assert (rpc.error is not None and rpc.error.code == "slow_reader") == is_cut
+    assert bench.counted("slow_reader") == is_cut
+    assert len(rpc.written) < 20 if is_cut else len(rpc.written) == 21
+
+
+def test_the_callers_address_is_that_of_its_connection(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    stalled = run_virtual(bench.run(sent(OPTIONS, chunk(5000)), Rpc(write_s=31.0)))
-    assert stalled.status is grpc.StatusCode.CANCELLED
-    assert bench.counted("client_gone") == 1
+    run_virtual(bench.run(sent(OPTIONS, chunk(10)), Rpc()))
+    assert bench.echo.seen is not None
+    assert bench.echo.seen.caller == Caller(address="2001:db8::7")
 
 
 def test_a_frame_over_the_message_limit_is_a_clear_error(tmp_path: Path) -> None:
