@@ -64,7 +64,12 @@ class JobPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RunnerParts:
-    """What a runner works with. `tell` delivers a job's end to its webhook and does not raise."""
+    """What a runner works with.
+
+    Attributes:
+        tell: delivers a job's end to its webhook and does not raise.
+        caller_of: finds the caller of a key id.
+    """
 
     store: JobStore
     blobs: Blobs
@@ -72,6 +77,7 @@ class RunnerParts:
     spool: Spool
     journal: Journal
     tell: Callable[[Job], Awaitable[None]]
+    caller_of: Callable[[str], Caller] = lambda key_id: Caller(key_id=key_id)
 
 
 class JobRunner:
@@ -240,13 +246,14 @@ class JobRunner:
         job = held.job
         trace = {"traceparent": accept_traceparent(job.traceparent), "operation": "job"}
         with self._parts.journal.record(request_id=job.request_id, transport="job", **trace) as record:
+            record.caller = self._parts.caller_of(job.owner)
             context = RequestContext(
                 request_id=job.request_id,
                 transport="job",
                 deadline=Deadline(),
                 may_use_cache=job.may_use_cache,
                 started_at_s=self._clock(),
-                caller=Caller(key_id=job.owner),
+                caller=record.caller,
                 traceparent=record.span.traceparent,
             )
             record.span.set(job_id=job.job_id, attempt=job.attempt)

@@ -172,10 +172,11 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
     """A front whose servers are built and not yet listening; the model loads in the background."""
     async with AsyncExitStack() as stack:
         core = await stack.enter_async_context(build_core(settings, make_predictor=make_predictor))
-        authenticate = ApiKeys(settings.api_keys_file).check
+        keys = ApiKeys(settings.api_keys_file)
+        authenticate = keys.check
         probes = _probes(core)
         links = None if settings.redis_url is None else redis_links(settings, stack)
-        base = Base(core.pipeline, core.segmenter, core.spool, core.journal, core.metrics)
+        base = Base(core.pipeline, core.segmenter, core.spool, core.journal, core.metrics, keys.caller_of)
         side = build_job_side(settings, base, links, stack)
         parts = _rest_parts(settings, core, side, authenticate, probes)
         routers = [build_jobs_router(JobRouteParts(parts, side.jobs, side.idempotency))]

@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.answers.idempotency import Idempotency, IdempotentAnswering, Rememb
 from service.answers.result_cache import CachedAnswers, CachePolicy
 from service.core.pipeline import Pipeline
 from service.core.request_log import Journal
+from service.domain.caller import Caller
 from service.jobs.api import Jobs
 from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
 from service.jobs.webhooks import WebhookPolicy, Webhooks
@@ -48,6 +50,7 @@ class Base:
     spool: Spool
     journal: Journal
     metrics: Metrics
+    caller_of: Callable[[str], Caller]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def build_job_side(
     )
     jobs = Jobs(store, blobs, max_waiting=_MAX_WAITING_JOBS, check_webhook=webhooks.check, wall_clock=time.time)
     runner = JobRunner(
-        RunnerParts(store, blobs, cached, base.spool, base.journal, webhooks.tell),
+        RunnerParts(store, blobs, cached, base.spool, base.journal, webhooks.tell, base.caller_of),
         JobPolicy(
             lease_s=settings.lease_s,
             keep_answers_s=settings.idempotency_ttl_s,

@@ -114,6 +114,8 @@ def test_limits_of_keys_and_mistakes_in_them(tmp_path, caplog):
     keys = ApiKeys(path)
     caller = keys.check("Bearer one")
     assert (caller.name, caller.weight) == ("batch team", 2.5)
+    assert keys.caller_of(caller.key_id) == caller
+    assert keys.caller_of("gone") == Caller(key_id="gone")
     assert caller.limits == KeyLimits(requests=16, samples_per_minute=6000, bytes_per_minute=2 * 1024**3)
     for number in range(len(wrong)):
         with pytest.raises(ServiceError, match="unauthenticated"):
