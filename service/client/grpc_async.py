@@ -63,10 +63,17 @@ class AsyncGrpcClient:
         return await retried_async(lambda: gather_async(self.stream(source, options), on_event=on_event), self._policy)
 
     async def stream(
-        self, source: Path | bytes, options: SegmentOptions | None = None, *, request_id: str | None = None
+        self,
+        source: Path | bytes,
+        options: SegmentOptions | None = None,
+        *,
+        request_id: str | None = None,
+        resume_from_index: int = 0,
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of one try, as they come, also while the clip still goes up. Raises ServiceError."""
-        call = self._blocking.start_segment(source, options or SegmentOptions(), request_id=request_id)
+        """The events of one try, as `GrpcClient.stream` gives them. Raises ServiceError."""
+        call = self._blocking.start_segment(
+            source, options or SegmentOptions(), request_id=request_id, resume_from_index=resume_from_index
+        )
         async with aclosing(self._events(call)) as events:
             async for event in events:
                 yield event

@@ -79,22 +79,36 @@ class GrpcClient:
         return retried(lambda: gather(self.stream(source, options), on_event=on_event), self._policy)
 
     def stream(
-        self, source: Path | bytes, options: SegmentOptions | None = None, *, request_id: str | None = None
+        self,
+        source: Path | bytes,
+        options: SegmentOptions | None = None,
+        *,
+        request_id: str | None = None,
+        resume_from_index: int = 0,
     ) -> Iterator[AnswerEvent]:
-        """The events of one try, as they come, also while the clip still goes up. Raises ServiceError."""
-        return self.start_segment(source, options or SegmentOptions(), request_id=request_id).events()
+        """The events of one try, as they come, also while the clip still goes up. Raises ServiceError.
+
+        `resume_from_index` frames are left out at the front: those that an interrupted call with the same options gave.
+        """
+        asked = options or SegmentOptions()
+        return self.start_segment(source, asked, request_id=request_id, resume_from_index=resume_from_index).events()
 
     def live(self, inputs: Iterable[LiveInput], options: LiveOptions | None = None) -> Iterator[LiveEvent]:
         """The answers to a live stream; `inputs` is read in a thread of its own. Raises ServiceError."""
         return self.start_live(inputs, options or LiveOptions()).events()
 
     def start_segment(
-        self, source: Path | bytes, asked: SegmentOptions, *, request_id: str | None = None
+        self,
+        source: Path | bytes,
+        asked: SegmentOptions,
+        *,
+        request_id: str | None = None,
+        resume_from_index: int = 0,
     ) -> RunningCall[AnswerEvent]:
         """Begin a try; the file is opened here, so that one that is missing fails here (OSError)."""
         if isinstance(source, Path):
             source.open("rb").close()
-        requests = _Requests(segment_requests(source, asked))
+        requests = _Requests(segment_requests(source, asked, resume_from_index=resume_from_index))
         told = metadata(self._policy, request_id=request_id)
         call = self._stub.Segment(requests.sent(), timeout=self._policy.timeout_s, metadata=told)
         requests.call.set_result(call)

@@ -34,9 +34,13 @@ def metadata(policy: ClientPolicy, *, request_id: str | None) -> tuple[tuple[str
     return tuple(entries)
 
 
-def segment_requests(source: Path | bytes, options: SegmentOptions) -> Iterator[pb.SegmentRequest]:
+def segment_requests(
+    source: Path | bytes, options: SegmentOptions, *, resume_from_index: int = 0
+) -> Iterator[pb.SegmentRequest]:
     """The messages of an upload: options, then the file in pieces."""
-    yield pb.SegmentRequest(options=encode_options(options))
+    message = encode_options(options)
+    message.resume_from_index = resume_from_index
+    yield pb.SegmentRequest(options=message)
     for piece in pieces(source):
         yield pb.SegmentRequest(chunk=piece)
 

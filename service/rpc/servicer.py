@@ -26,12 +26,13 @@ from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveInput, LiveMasks, LiveOptions
 from service.domain.options import SegmentOptions
 from service.domain.request import ClipStarted
-from service.domain.result import Summary
+from service.domain.result import FrameMasks, Summary
 from service.media.upload import Spool, Upload
 from service.ports import Answering, Segmenter
-from service.rpc.calls import Call, Calls, Rpc, read, write
+from service.rpc.calls import Call, Calls, Rpc, read
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationServicer
+from service.rpc.writer import CallWriter
 from service.telemetry.traces import Span
 
 _OPTIONS_TIMEOUT_S = 10.0
@@ -92,23 +93,25 @@ class Servicer(SegmentationServicer):
     async def _segment(self, requests: AsyncIterator[pb.SegmentRequest], call: Call) -> None:
         with self._parts.admission.admit(call.context):
             rate = UploadRate(self._policy.upload_min_bytes_per_s, clock=self._parts.clock)
-            options = await _read_options(requests, rate)
-            await self._parts.pipeline.check(options)
+            asked = await _read_options(requests, rate)
+            await self._parts.pipeline.check(asked.options)
             upload = await self._parts.spool.open_upload(
                 max_bytes=self._policy.max_upload_bytes, caller=call.context.caller
             )
             try:
                 await call.accept()
-                await self._exchange(_Incoming(requests, upload, rate), options, call)
+                writer = CallWriter(call.rpc, rate=self._policy.reader_rate(), clock=self._parts.clock)
+                async with writer.beating(pb.SegmentResponse(heartbeat=pb.Heartbeat())):
+                    await self._exchange(_Incoming(requests, upload, rate), asked, call, writer)
             finally:
                 upload.close()
 
-    async def _exchange(self, incoming: _Incoming, options: SegmentOptions, call: Call) -> None:
+    async def _exchange(self, incoming: _Incoming, asked: _Asked, call: Call, writer: CallWriter) -> None:
         """Receive and answer side by side; when the answer ends, what is still on its way is not waited for."""
         receiving = asyncio.create_task(incoming.receive(call.record.span), name="receive upload")
-        rate = self._policy.reader_rate()
+        num_to_skip = asked.resume_from_index
         try:
-            answer = self._parts.pipeline.answer(incoming.upload, options, call.context)
+            answer = self._parts.pipeline.answer(incoming.upload, asked.options, call.context)
             async with aclosing(answer):
                 async for event in answer:
                     if isinstance(event, ClipStarted | Summary):
@@ -116,22 +119,34 @@ class Servicer(SegmentationServicer):
                     if isinstance(event, Summary):
                         call.record.num_samples, call.record.timings_s = event.num_samples, event.timings_s
                         call.record.span.set(is_cached=event.cached)
-                    await write(call.rpc, encode_event(event), rate=rate, clock=self._parts.clock)
+                    if isinstance(event, FrameMasks) and num_to_skip > 0:
+                        num_to_skip -= 1
+                        continue
+                    await writer.send(encode_event(event))
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
 
     async def _segment_live(self, requests: AsyncIterator[pb.LiveRequest], call: Call) -> None:
-        rate = self._policy.reader_rate()
+        writer = CallWriter(call.rpc, rate=self._policy.reader_rate(), clock=self._parts.clock)
 
         async def emit(event: LiveEvent) -> None:
             call.record.num_samples += isinstance(event, LiveMasks)
-            await write(call.rpc, encode_live_event(event), rate=rate, clock=self._parts.clock)
+            await writer.send(encode_live_event(event))
 
         with self._parts.admission.admit(call.context):
             options = await _read_live_options(requests)
             await call.accept()
-            await self._parts.live.run(_live_inputs(requests), options=options, emit=emit, context=call.context)
+            async with writer.beating(pb.LiveResponse(heartbeat=pb.Heartbeat())):
+                await self._parts.live.run(_live_inputs(requests), options=options, emit=emit, context=call.context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the first message asks for; `resume_from_index` frames are not sent, because the caller has them."""
+
+    options: SegmentOptions
+    resume_from_index: int
 
 
 class _Incoming:
@@ -180,11 +195,13 @@ async def _read_in_time(requests: AsyncIterator[pb.SegmentRequest], rate: Upload
         reading.cancel()
 
 
-async def _read_options(requests: AsyncIterator[pb.SegmentRequest], rate: UploadRate) -> SegmentOptions:
+async def _read_options(requests: AsyncIterator[pb.SegmentRequest], rate: UploadRate) -> _Asked:
     first = await _read_in_time(requests, rate)
     if first is None or first.WhichOneof("payload") != "options":
         raise ServiceError("malformed_body", "SegmentRequest: the first message holds the options.")
-    return decode_options(first.options)
+    if first.options.resume_from_index < 0:
+        raise ServiceError("bad_option", "resume_from_index: give the number of frames that you have, 0 or more.")
+    return _Asked(decode_options(first.options), first.options.resume_from_index)
 
 
 async def _read_live_options(requests: AsyncIterator[pb.LiveRequest]) -> LiveOptions:

@@ -9,16 +9,19 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+from grpc import aio
 from pycocotools import mask as coco
 from support.front import RunningFront, running_front
 
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
+from service.codec.protobuf import encode_live_input, encode_live_options
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
 from service.domain.result import ModelInfo
 from service.predictors.fake import FakePredictor, FakeTiming
+from service.rpc import writer
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
 
@@ -69,6 +72,31 @@ async def answers(
 ) -> list[LiveEvent]:
     async with AsyncGrpcClient(front.grpc_target, ONCE) as client, asyncio.timeout(HANG_S):
         return [event async for event in client.live(sent(items), options)]
+
+
+async def test_a_silent_stream_beats_and_clients_ignore_it(
+    front: RunningFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "HEARTBEAT_S", 0.05)
+    picture = bright_picture()
+
+    async def requests() -> AsyncIterator[pb.LiveRequest]:
+        yield encode_live_options(LiveOptions())
+        await three_beats.wait()
+        yield encode_live_input(raw_frame(0.5, picture))
+
+    three_beats, kinds = asyncio.Event(), []
+    async with aio.insecure_channel(front.grpc_target) as channel, asyncio.timeout(HANG_S):
+        async for message in SegmentationStub(channel).SegmentLive(requests()):
+            kinds.append(message.WhichOneof("payload"))
+            if kinds.count("heartbeat") == 3:
+                three_beats.set()
+    assert kinds[0] == "model"
+    assert kinds.count("frame") == 1
+    async with AsyncGrpcClient(front.grpc_target, ONCE) as client, asyncio.timeout(HANG_S):
+        items = [raw_frame(0.1, picture), raw_frame(0.2, picture)]
+        events = [event async for event in client.live(sent(items, pause_s=0.3))]
+    assert [type(event).__name__ for event in events] == ["ModelInfo", "LiveMasks", "LiveMasks"]
 
 
 async def test_raw_and_jpeg_frames_with_sound_at_any_rate(front: RunningFront) -> None:

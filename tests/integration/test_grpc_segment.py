@@ -15,6 +15,7 @@ from support.waiting import until
 
 from service.client.failures import grpc_error
 from service.client.grpc_async import AsyncGrpcClient
+from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
@@ -162,6 +163,20 @@ async def test_a_growing_upload_lends_its_place_while_it_waits_for_its_client(cl
             answers.append(message)
         assert answers[-1].summary.num_samples == 50
         await until(lambda: places.num_working == 0, what="no place is left over")
+
+
+async def test_an_interrupted_call_is_resumed_where_it_broke(front: RunningFront, clip: bytes) -> None:
+    options = SegmentOptions(fps=4)
+    with GrpcClient(front.grpc_target) as client:
+
+        def frames(resume_from_index: int = 0) -> list[FrameMasks]:
+            events = client.stream(clip, options, resume_from_index=resume_from_index)
+            return [event for event in events if isinstance(event, FrameMasks)]
+
+        whole = await asyncio.to_thread(frames)
+        rest = await asyncio.to_thread(frames, 5)
+    assert len(whole) == 16
+    assert rest == whole[5:]
 
 
 async def test_an_answer_may_end_before_the_upload_does(front: RunningFront, clip: bytes) -> None:

@@ -193,6 +193,38 @@ def test_the_callers_address_is_that_of_its_connection(tmp_path: Path) -> None:
     assert bench.echo.seen.caller == Caller(address="2001:db8::7")
 
 
+def kinds(rpc: Rpc) -> list[str | None]:
+    return [message.WhichOneof("payload") for message in rpc.written]
+
+
+def test_a_silent_answer_beats_every_ten_seconds(tmp_path: Path) -> None:
+    steady = [item for _ in range(35) for item in (chunk(2000), 1.0)]
+    rpc = run_virtual(Bench(tmp_path).run(sent(OPTIONS, *steady), Rpc()))
+    assert kinds(rpc)[:3] == ["heartbeat"] * 3
+    assert kinds(rpc)[3:] == ["frame"] * 69 + ["summary"]
+
+
+def test_a_reader_that_reads_slowly_gets_no_heartbeats_between(tmp_path: Path) -> None:
+    policy = replace(POLICY, reader_min_bytes_per_s=0)
+    rpc = run_virtual(Bench(tmp_path, policy).run(sent(OPTIONS, chunk(5000)), Rpc(write_s=29.0)))
+    assert kinds(rpc) == ["frame"] * 5 + ["summary"]
+
+
+@pytest.mark.parametrize(("resume_from_index", "indexes"), [(0, [0, 1, 2, 3, 4]), (3, [3, 4]), (5, []), (99, [])])
+def test_an_interrupted_answer_is_resumed(tmp_path: Path, resume_from_index: int, indexes: list[int]) -> None:
+    options = pb.SegmentRequest(options=pb.SegmentOptions(resume_from_index=resume_from_index))
+    rpc = run_virtual(Bench(tmp_path).run(sent(options, chunk(5000)), Rpc()))
+    assert [message.frame.index for message in rpc.written if message.HasField("frame")] == indexes
+    assert rpc.written[-1].HasField("summary")
+
+
+def test_a_negative_index_to_resume_from_is_a_bad_option(tmp_path: Path) -> None:
+    options = pb.SegmentRequest(options=pb.SegmentOptions(resume_from_index=-1))
+    rpc = run_virtual(Bench(tmp_path).run(sent(options, chunk(10)), Rpc()))
+    assert rpc.error is not None
+    assert rpc.error.code == "bad_option"
+
+
 def test_a_frame_over_the_message_limit_is_a_clear_error(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.echo.counts = "0" * (4 * 1024**2)

@@ -34,7 +34,7 @@ class SegmentRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[SegmentOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class SegmentOptions(_message.Message):
-    __slots__ = ("fps", "native_fps", "start_s", "end_s", "threshold", "size", "labels", "min_area", "audio_track")
+    __slots__ = ("fps", "native_fps", "start_s", "end_s", "threshold", "size", "labels", "min_area", "audio_track", "resume_from_index")
     FPS_FIELD_NUMBER: _ClassVar[int]
     NATIVE_FPS_FIELD_NUMBER: _ClassVar[int]
     START_S_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,7 @@ class SegmentOptions(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MIN_AREA_FIELD_NUMBER: _ClassVar[int]
     AUDIO_TRACK_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
     fps: float
     native_fps: bool
     start_s: float
@@ -53,17 +54,24 @@ class SegmentOptions(_message.Message):
     labels: _containers.RepeatedScalarFieldContainer[str]
     min_area: int
     audio_track: int
-    def __init__(self, fps: _Optional[float] = ..., native_fps: _Optional[bool] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_area: _Optional[int] = ..., audio_track: _Optional[int] = ...) -> None: ...
+    resume_from_index: int
+    def __init__(self, fps: _Optional[float] = ..., native_fps: _Optional[bool] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_area: _Optional[int] = ..., audio_track: _Optional[int] = ..., resume_from_index: _Optional[int] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("clip", "frame", "summary")
+    __slots__ = ("clip", "frame", "summary", "heartbeat")
     CLIP_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     clip: ClipInfo
     frame: FrameMasks
     summary: Summary
-    def __init__(self, clip: _Optional[_Union[ClipInfo, _Mapping]] = ..., frame: _Optional[_Union[FrameMasks, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ...) -> None: ...
+    heartbeat: Heartbeat
+    def __init__(self, clip: _Optional[_Union[ClipInfo, _Mapping]] = ..., frame: _Optional[_Union[FrameMasks, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ClipInfo(_message.Message):
     __slots__ = ("request_id", "model", "width", "height", "sample_aspect_ratio", "duration_s", "frame_rate", "num_samples", "audio")
@@ -237,14 +245,16 @@ class AudioChunk(_message.Message):
     def __init__(self, timestamp_s: _Optional[float] = ..., pcm_s16le: _Optional[bytes] = ..., sample_rate_hz: _Optional[int] = ...) -> None: ...
 
 class LiveResponse(_message.Message):
-    __slots__ = ("model", "frame", "frame_error")
+    __slots__ = ("model", "frame", "frame_error", "heartbeat")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     FRAME_ERROR_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     model: ModelInfo
     frame: LiveFrameMasks
     frame_error: FrameError
-    def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., frame: _Optional[_Union[LiveFrameMasks, _Mapping]] = ..., frame_error: _Optional[_Union[FrameError, _Mapping]] = ...) -> None: ...
+    heartbeat: Heartbeat
+    def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., frame: _Optional[_Union[LiveFrameMasks, _Mapping]] = ..., frame_error: _Optional[_Union[FrameError, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class LiveFrameMasks(_message.Message):
     __slots__ = ("masks", "latency_s", "num_dropped_frames")
