@@ -24,8 +24,8 @@ RUN pip --python /opt/avesformer/bin/python install --no-deps /dist/*.whl
 FROM build AS build-worker
 ARG TORCH=cuda
 RUN if [ "$TORCH" = cpu ]; then \
-      pip --python /opt/avesformer/bin/python install --no-deps \
-        --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu; \
+      pip --python /opt/avesformer/bin/python install --no-deps --require-hashes \
+        --extra-index-url https://download.pytorch.org/whl/cpu -r /src/deploy/locks/torch-cpu.txt; \
     else \
       pip --python /opt/avesformer/bin/python install --no-deps --require-hashes -r /src/deploy/locks/torch-cuda.txt; \
     fi \
@@ -37,8 +37,9 @@ FROM ${PYTHON_IMAGE} AS runtime
 RUN pip uninstall --yes --root-user-action=ignore pip setuptools wheel \
  && groupadd --gid 10001 avesformer \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin avesformer \
- && install --directory --owner=10001 --group=10001 --mode=0700 \
-      /var/lib/avesformer/spool /var/lib/avesformer/state /var/lib/avesformer/blobs
+ && install --directory --owner=10001 --group=0 --mode=0770 \
+      /var/lib/avesformer /var/lib/avesformer/spool /var/lib/avesformer/state /var/lib/avesformer/blobs
+# Group 0 may write, because some clusters (OpenShift) start the container under a random uid with gid 0.
 # The root may be read-only: everything is written under /var/lib/avesformer and /tmp.
 ENV PATH=/opt/avesformer/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
@@ -46,7 +47,9 @@ ENV PATH=/opt/avesformer/bin:/usr/local/bin:/usr/bin:/bin \
     AVES_HOST=0.0.0.0 \
     AVES_SPOOL_DIR=/var/lib/avesformer/spool \
     AVES_STATE_DIR=/var/lib/avesformer/state
-COPY deploy/healthcheck.py /opt/healthcheck.py
+COPY --chmod=0644 deploy/healthcheck.py /opt/healthcheck.py
+# Without a mount these become anonymous volumes, so uploads and answers never land in the container's own layer.
+VOLUME ["/var/lib/avesformer/spool", "/var/lib/avesformer/state", "/var/lib/avesformer/blobs"]
 WORKDIR /tmp
 USER 10001:10001
 ENTRYPOINT ["avesformer"]

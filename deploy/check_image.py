@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import json
 import os
 import re
 import shlex
@@ -175,7 +176,8 @@ class Builder:
         shutil.rmtree(folder / "mnt/wheels", ignore_errors=True)
 
     def _copy(self, stage: Stage, folder: Path, rest: str) -> None:
-        *sources, target = rest.split()
+        *sources, target = [word for word in rest.split() if not word.startswith("--chmod=")]
+        mode = re.search(r"--chmod=(\d+)", rest)
         destination = folder / target.lstrip("/")
         if sources[0].startswith("--from="):
             _, origin = self.build(sources.pop(0).removeprefix("--from="))
@@ -191,6 +193,8 @@ class Builder:
                 into = into / Path(name).name if target.endswith("/") and not source.endswith("/") else into
                 into.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, into)
+                if mode is not None:
+                    into.chmod(int(mode[1], 8))
 
     def _env(self, stage: Stage, folder: Path, rest: str) -> None:
         stage.env |= dict(cell.split("=", 1) for cell in shlex.split(rest))
@@ -204,6 +208,10 @@ class Builder:
 
     def _workdir(self, stage: Stage, folder: Path, rest: str) -> None:
         stage.workdir = rest
+
+    def _volume(self, stage: Stage, folder: Path, rest: str) -> None:
+        """Mounted by `contained`."""
+        assert set(json.loads(rest)) <= set(VOLUMES), rest
 
     def _expose(self, stage: Stage, folder: Path, rest: str) -> None:
         """A port is only a note."""

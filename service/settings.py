@@ -93,6 +93,19 @@ class Settings(BaseSettings):
     bench_batch_ms: float = Field(20.0, ge=0, description="Emulated accelerator: milliseconds a batch")
     bench_item_ms: float = Field(1.0, ge=0, description="Emulated accelerator: milliseconds an item")
 
+    @field_validator("port", "grpc_port", "worker_port", mode="before")
+    @classmethod
+    def _port_is_no_service_link(cls, given: object) -> object:
+        if isinstance(given, str) and "://" in given:
+            detail = "Kubernetes sets it for a Service named `aves`: set enableServiceLinks: false in the pod"
+            raise ValueError(f"{given[:64]!r} is no port number; {detail}, or rename the Service")
+        return given
+
+    @field_validator("host")
+    @classmethod
+    def _host_has_no_brackets(cls, given: str) -> str:
+        return given.strip("[]")
+
     def bounds(self) -> dict[str, int | float]:
         """Every bound in force by setting name, for the log: sizes in bytes, times in seconds."""
         names = [name for name in type(self).model_fields if name.startswith("max_") or name.endswith(("_bytes", "_s"))]

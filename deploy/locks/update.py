@@ -3,8 +3,8 @@
     pip install uv==0.13.9 && python deploy/locks/update.py
 
 `front.txt` is the extra `front`, `model.txt` what the worker needs on top of it, `torch-cuda.txt` PyTorch
-with its CUDA libraries (the CPU build comes from PyTorch's own index, see the Dockerfile) and `build.txt` what
-building our wheel needs. They name no index, so a mirror set in the environment works.
+with its CUDA libraries, `torch-cpu.txt` its CPU build of the same version (from PyTorch's own index) and `build.txt`
+what building our wheel needs. They name no index, so a mirror set in the environment works.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ PLATFORM = ("--python-version", "3.11.14", "--python-platform", "x86_64-manylinu
 HEADER = "# Made by deploy/locks/update.py from pyproject.toml; do not edit.\n"
 # Left out of the images: training curves (and the web server that they bring along), and the pictures of AVSBench.
 TRAINING_ONLY = ("pillow", "tensorboard")
+CPU_INDEX = ("--extra-index-url", "https://download.pytorch.org/whl/cpu", "--index-strategy", "unsafe-best-match")
 TORCH_STACK = re.compile(r"(torch|triton|cuda-|nvidia-)")
 NAME = re.compile(r"[a-z0-9-]+")
 OWN_EXTRA = re.compile(r"avesformer-service\[([a-z]+)\]")
 
 
-def resolve(requirements: str) -> dict[str, str]:
-    """Resolves requirements; returns each package's block of the lock (its pin and hashes) by its name."""
+def resolve(requirements: str, *options: str) -> dict[str, str]:
+    """Resolve requirements; return each package's block of the lock (its pin and hashes) by its name."""
     quiet = ("--no-header", "--no-annotate", "--no-emit-index-url", "--quiet")
-    command = ["uv", "pip", "compile", "-", *PLATFORM, "--only-binary", ":all:", "--generate-hashes", *quiet]
+    command = ["uv", "pip", "compile", "-", *PLATFORM, "--only-binary", ":all:", "--generate-hashes", *quiet, *options]
     done = subprocess.run(command, input=requirements, text=True, stdout=subprocess.PIPE, check=True, cwd=ROOT)
     blocks = [block for block in re.split(r"(?m)^(?=[a-z0-9])", done.stdout) if block.strip()]
     return {NAME.match(block)[0]: block for block in blocks}
@@ -64,6 +65,9 @@ def main() -> None:
     write("front.txt", front)
     write("model.txt", {name: block for name, block in rest.items() if not TORCH_STACK.match(name)})
     write("torch-cuda.txt", {name: block for name, block in rest.items() if TORCH_STACK.match(name)})
+    version = re.search(r"torch==([0-9.]+)", rest["torch"])[1]
+    cpu = resolve(f"torch=={version}+cpu", "--no-deps", *CPU_INDEX)
+    write("torch-cpu.txt", {"torch": cpu["torch"]})
     write("build.txt", resolve("setuptools>=77\nwheel"))
 
 

@@ -15,6 +15,7 @@ from service.wiring.front import Front, ListenError, build_front
 from service.wiring.policies import MakePredictor
 
 _logger = logging.getLogger("avesformer.serve")
+# Where a person on this machine reaches a listener on every address.
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
@@ -61,14 +62,18 @@ async def _listen(front: Front) -> None:
     settings = front.settings
     port, grpc_port = await front.listen()
     scheme = "http" if settings.tls_cert is None else "https"
-    host = _ANY_ADDRESS.get(settings.host, settings.host)
-    front.warming.add_done_callback(lambda done: _on_warm(done, f"{scheme}://{host}:{port}", f"{host}:{grpc_port}"))
+    host = _ANY_ADDRESS.get(settings.host, f"[{settings.host}]" if ":" in settings.host else settings.host)
+    note = "on every address; " if settings.host in _ANY_ADDRESS else ""
+    front.warming.add_done_callback(
+        lambda done: _on_warm(done, f"{scheme}://{host}:{port}", f"{host}:{grpc_port}", note=note)
+    )
 
 
-def _on_warm(warming: asyncio.Task[None], url: str, grpc_address: str) -> None:
+def _on_warm(warming: asyncio.Task[None], url: str, grpc_address: str, *, note: str) -> None:
     if not warming.cancelled() and warming.exception() is None:
         freeze_started_objects()
-        print(f"avesformer is ready: {url}  (docs: {url}/docs, gRPC: {grpc_address}; Ctrl-C ends it)", file=sys.stderr)
+        more = f"({note}docs: {url}/docs, gRPC: {grpc_address}; Ctrl-C ends it)"
+        print(f"avesformer is ready: {url}  {more}", file=sys.stderr)
 
 
 async def _until_stopped(front: Front, stopping: asyncio.Event) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -64,7 +64,7 @@ class Jobs:
         blobs: Blobs,
         *,
         max_waiting: int,
-        check_webhook: Callable[[str], Awaitable[None]],
+        check_webhook: Callable[[str], None],
         wall_clock: Clock,
     ) -> None:
         self._store = store
@@ -82,7 +82,7 @@ class Jobs:
             ServiceError: `queue_full`, `bad_option` (webhook), `storage_full`, `backend_down`.
         """
         if request.webhook is not None:
-            await self._check_webhook(request.webhook)
+            self._check_webhook(request.webhook)
         if await self._store.num_waiting() >= self._max_waiting:
             raise ServiceError("queue_full", "Too many jobs are waiting; try again later.", retry_after_s=_FULL_RETRY_S)
         job = Job(

@@ -1,7 +1,7 @@
-"""Tells a job's end to the address its caller gave: signed, three retries, no redirects, no private addresses.
+"""Deliver a job's end to the address that its caller gave: signed, three retries, no redirects, no private addresses.
 
-A name is resolved here, once, and the connection goes to the address that was checked: a name that changes its mind
-between check and use gains nothing.
+A name is resolved once for each try, and the connection goes to the address that was checked, so DNS rebinding has no
+effect.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -21,12 +19,21 @@ from service.codec.job_json import JobStatus
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
+from service.jobs.webhook_addresses import (
+    PUBLIC_PORTS,
+    Resolver,
+    is_local_name,
+    is_public,
+    numeric_host,
+    parse_webhook,
+    port_of,
+    refused,
+)
 
 logger = logging.getLogger(__name__)
 
 TIMESTAMP_HEADER = "X-Avesformer-Timestamp"
 SIGNATURE_HEADER = "X-Avesformer-Signature"
-_MAX_URL_CHARS = 2048
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -46,19 +53,13 @@ class WebhookPolicy:
     timeout_s: float = 10.0
 
 
-async def resolve_host(host: str, port: int) -> list[str]:
-    """The addresses of a name, by the system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
-
-
 class Webhooks:
     """Checks addresses and delivers.
 
     Args:
         policy: limits.
         wall_clock: seconds since 1970, part of what is signed.
-        resolve: name to addresses.
+        resolve: name to addresses, or OSError; None takes a `Resolver`.
         sleep: how retries wait.
     """
 
@@ -67,17 +68,30 @@ class Webhooks:
         policy: WebhookPolicy,
         *,
         wall_clock: Clock,
-        resolve: Resolve = resolve_host,
+        resolve: Resolve | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._policy = policy
         self._wall_clock = wall_clock
-        self._resolve = resolve
+        self._resolve = resolve or Resolver()
         self._sleep = sleep
 
-    async def check(self, url: str) -> None:
-        """Raise `bad_option` for an address that is malformed, private or unknown."""
-        await self._address_of(_parse(url))
+    def check(self, url: str) -> None:
+        """Raise `bad_option` for a URL that can be refused without DNS.
+
+        A name is resolved only at delivery, where each address is checked: a resolver that does not answer must not
+        delay the request that hands in a job.
+        """
+        parsed = parse_webhook(url)
+        if parsed.host in self._policy.private_hosts:
+            return
+        address = numeric_host(parsed.host)
+        if address is not None:
+            self._check_address(parsed, address)
+        elif is_local_name(parsed.host):
+            raise refused("its host is a local name")
+        elif not self._policy.private_hosts:
+            self._check_port(parsed)
 
     async def tell(self, job: Job) -> None:
         """Deliver a job's state; gives up, with a log line, after the last retry."""
@@ -94,7 +108,7 @@ class Webhooks:
 
     async def _post(self, job: Job, webhook: str) -> bool:
         """One try; whether it was taken (2xx)."""
-        url = _parse(webhook)
+        url = parse_webhook(webhook)
         address = await self._address_of(url)
         body = JobStatus.of(job).encode()
         timestamp = str(int(self._wall_clock()))
@@ -118,47 +132,30 @@ class Webhooks:
             return answer.is_success
 
     async def _address_of(self, url: httpx.URL) -> str:
-        """One address of the host, all of which must be allowed."""
+        """Resolve the host and return one address; every address must be allowed."""
         try:
-            addresses = await self._resolve(url.host, url.port or (443 if url.scheme == "https" else 80))
+            addresses = await self._resolve(url.host, port_of(url))
         except OSError:
-            raise _refused("its host is not known") from None
+            raise refused("its host is not known") from None
         if not addresses:
-            raise _refused("its host is not known")
-        if url.host not in self._policy.private_hosts:
-            for address in addresses:
-                if not _is_public(address) and address not in self._policy.private_hosts:
-                    raise _refused("its host has a private address")
+            raise refused("its host is not known")
+        for address in addresses:
+            self._check_address(url, address)
         return addresses[0]
+
+    def _check_address(self, url: httpx.URL, address: str) -> None:
+        if self._policy.private_hosts & {url.host, address}:
+            return
+        if not is_public(address):
+            raise refused("its host has a private address")
+        self._check_port(url)
+
+    def _check_port(self, url: httpx.URL) -> None:
+        if port_of(url) not in PUBLIC_PORTS:
+            raise refused(f"its port must be one of {', '.join(map(str, sorted(PUBLIC_PORTS)))}")
 
 
 def sign(body: bytes, *, secret: str, timestamp: str) -> str:
     """The signature header: `sha256=` and the HMAC of `timestamp.body`, in hex."""
     digest = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
     return f"sha256={digest}"
-
-
-def _is_public(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address):
-        inner = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo or (None, None))[1]
-        if inner is not None:
-            parsed = inner
-    return parsed.is_global and not parsed.is_multicast
-
-
-def _parse(text: str) -> httpx.URL:
-    try:
-        url = httpx.URL(text)
-    except (httpx.InvalidURL, TypeError):
-        raise _refused("it is not a URL") from None
-    if len(text) > _MAX_URL_CHARS or url.scheme not in ("http", "https") or not url.host or url.userinfo:
-        raise _refused("it must be http(s)://host/…, without a user name")
-    return url
-
-
-def _refused(reason: str) -> ServiceError:
-    return ServiceError("bad_option", f"webhook: {reason}.")

@@ -11,7 +11,7 @@ from typing import IO, Protocol
 
 from service.domain.errors import ServiceError
 
-_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SpoolRoom(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -19,7 +20,12 @@ from service.media.spool_file import SpoolFile
 _INLINE_BYTES = 256 * 1024
 # A caller may hold this many times the bytes that are left (dynamic thresholds, as in `service/core/admission.py`).
 _ROOM_FACTOR = 4
-_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+# EFBIG comes from a limit on the size of a file (RLIMIT_FSIZE, or the file system's own).
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Written by a probe: a block, so that a file system that is full to the last byte is noticed.
+_PROBE_BYTES = 4096
+
+logger = logging.getLogger(__name__)
 
 
 class Spool:
@@ -47,6 +53,7 @@ class Spool:
         self._max_memory_bytes = max_memory_bytes
         self._on_received = on_received
         self._used_bytes = 0
+        self._failure: ServiceError | None = None
         self._memory_bytes = 0
         self._bytes_of: Counter[str] = Counter()
 
@@ -70,6 +77,33 @@ class Spool:
         """The bound."""
         return self._max_bytes
 
+    def probe(self) -> ServiceError | None:
+        """Write a nameless file; return why that failed, or None. A change is logged once."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._directory, prefix="probe-") as file:
+                file.write(b"\0" * _PROBE_BYTES)
+        except OSError as error:
+            return self.note_failure(error)
+        if self._failure is not None:
+            logger.info("the spool can be written again", extra={"folder": str(self._directory)})
+        self._failure = None
+        return None
+
+    def failure(self) -> ServiceError | None:
+        """Return why uploads cannot be stored now. Probes only after a failure, so it costs nothing otherwise."""
+        return None if self._failure is None else self.probe()
+
+    def note_failure(self, error: OSError) -> ServiceError:
+        """Return a failed write as a ServiceError, remember it for `failure`, and log the first of several."""
+        if self._failure is None:
+            logger.warning(
+                "the spool cannot be written",
+                extra={"folder": str(self._directory), "reason": f"{type(error).__name__}: {error.strerror}"},
+            )
+        self._failure = _storage_error(error)
+        return self._failure
+
     async def open_upload(self, *, max_bytes: int, caller: Caller = ANONYMOUS) -> Upload:
         """Return a new, empty upload of at most `max_bytes`.
 
@@ -80,12 +114,12 @@ class Spool:
             self._directory.mkdir(parents=True, exist_ok=True)
             write_fd, path = tempfile.mkstemp(prefix="upload-", dir=self._directory)
         except OSError as error:
-            raise _storage_error(error) from error
+            raise self.note_failure(error) from error
         try:
             read_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             os.close(write_fd)
-            raise _storage_error(error) from error
+            raise self.note_failure(error) from error
         finally:
             os.unlink(path)  # nameless from here on: nothing is left behind, however this process ends
         return Upload(self, write_fd=write_fd, read_fd=read_fd, max_bytes=max_bytes, caller=caller)
@@ -198,7 +232,7 @@ class Upload:
                 else:
                     await _finish_in_thread(self._append, data)
             except OSError as error:
-                raise _storage_error(error) from error
+                raise self._spool.note_failure(error) from error
             self._size += len(data)
         self._notify()
 

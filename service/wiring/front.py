@@ -154,6 +154,8 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
             clock=clock,
             traces=traces,
         )
+        spool = Spool(settings.spool_dir, max_bytes=settings.spool_bytes)
+        spool.probe()
         yield Core(
             metrics=metrics,
             traces=traces,
@@ -226,6 +228,8 @@ def _probes(core: Core) -> Probes:
     def unready() -> ServiceError | None:
         if core.admission.is_draining:
             return ServiceError("draining", "This server is shutting down.")
+        if core.spool.failure() is not None:
+            return ServiceError("backend_down", "Uploads cannot be stored: the spool is full or not writable.")
         if not core.decoders.is_healthy():
             return ServiceError("backend_down", "The decoders are being started again.")
         if not core.segmenter.is_healthy():

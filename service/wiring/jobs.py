@@ -75,8 +75,9 @@ def build_job_side(
         links: the two roles of Redis where it is used.
         stack: closes what is built.
     """
-    folder = _state_folder(settings, stack)
-    blobs = Blobs(settings.blob_url or folder / "blobs")
+    # With Redis and a store of blobs nothing is kept in the state folder, which may then be read-only.
+    folder = None if links is not None and settings.blob_url else _state_folder(settings, stack)
+    blobs = Blobs(settings.blob_url or _known(folder) / "blobs")
     store, keys, cache = _stores(settings, links, folder)
     idempotency = Idempotency(keys, ttl_s=settings.idempotency_ttl_s)
     cached = _cached(settings, base, cache)
@@ -106,12 +107,12 @@ def build_job_side(
 
 
 def _stores(
-    settings: Settings, links: tuple[RedisLink, RedisLink] | None, folder: Path
+    settings: Settings, links: tuple[RedisLink, RedisLink] | None, folder: Path | None
 ) -> tuple[JobStore, KeyStore, ResultCache]:
     if links is None:
         return (
-            FolderJobStore(folder / "jobs", ttl_s=settings.job_ttl_s, wall_clock=time.time),
-            FolderKeyStore(folder / "idempotency.jsonl", wall_clock=time.time),
+            FolderJobStore(_known(folder) / "jobs", ttl_s=settings.job_ttl_s, wall_clock=time.time),
+            FolderKeyStore(_known(folder) / "idempotency.jsonl", wall_clock=time.time),
             MemoryCache(max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, clock=time.monotonic),
         )
     jobs, data = links
@@ -135,6 +136,11 @@ def _cached(settings: Settings, base: Base, cache: ResultCache) -> Answering:
     return CachedAnswers(base.pipeline, base.segmenter, cache, policy, metrics=base.metrics, clock=time.monotonic)
 
 
+def _known(folder: Path | None) -> Path:
+    assert folder is not None, "without Redis or a store of blobs there is a state folder"
+    return folder
+
+
 def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
     """Where jobs and blobs are: by port, since two processes share neither; a passing folder where there is no other.
 
@@ -147,8 +153,11 @@ def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
         try:
             (wanted / "jobs").mkdir(parents=True, exist_ok=True)
             return wanted
-        except OSError:
-            logger.warning("the state folder cannot be made; jobs end with this process")
+        except OSError as error:
+            logger.warning(
+                "the state folder cannot be made; jobs end with this process",
+                extra={"folder": str(wanted), "reason": error.strerror},
+            )
     passing = Path(tempfile.mkdtemp(prefix="avesformer-state-"))
     stack.callback(shutil.rmtree, passing, ignore_errors=True)
     return passing

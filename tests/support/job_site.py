@@ -88,7 +88,7 @@ class Site:
         await self._stack.aclose()
 
     def jobs_of(self, view: FrontView) -> Jobs:
-        async def check(url: str) -> None:
+        def check(url: str) -> None:
             return
 
         return Jobs(view, self.shelf, max_waiting=10, check_webhook=check, wall_clock=virtual_clock)

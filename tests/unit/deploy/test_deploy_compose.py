@@ -36,6 +36,7 @@ def test_files_keep_to_the_compose_specification(merged: dict[str, Any], tmp_pat
 def test_worker_reserves_a_gpu_and_the_override_takes_that_back() -> None:
     (device,) = GPU["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert GPU["services"]["worker"]["environment"]["AVES_DEVICE"] == "cuda", "never the CPU in silence"
     worker = CPU["services"]["worker"]
     assert "deploy" not in worker
     assert worker["environment"]["AVES_DEVICE"] == "cpu"
@@ -91,8 +92,17 @@ def test_every_written_folder_of_the_front_is_a_volume() -> None:
     targets = {volume["target"] for volume in service["volumes"]}
     environment = service["environment"]
     assert {environment["AVES_SPOOL_DIR"], environment["AVES_BLOB_URL"], "/tmp"} <= targets
-    named = [volume for volume in service["volumes"] if volume["target"] == environment["AVES_SPOOL_DIR"]]
-    assert "source" not in named[0], "two fronts must not share a spool"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_nothing_leaves_an_anonymous_volume(name: str) -> None:
+    """The image declares volumes; each must be mounted from a named volume or a tmpfs."""
+    stages = load_script("check_image.py").parse((ROOT / "Dockerfile").read_text())
+    [declared] = [json.loads(rest) for word, rest in stages["runtime"].steps if word == "VOLUME"]
+    mounts = [volume for volume in GPU["services"][name]["volumes"] if isinstance(volume, dict)]
+    assert set(declared) <= {volume["target"] for volume in mounts}
+    for volume in mounts:
+        assert volume["type"] == "tmpfs" or volume["source"] in GPU["volumes"]
 
 
 def test_only_the_front_and_the_screens_reach_the_outside() -> None:

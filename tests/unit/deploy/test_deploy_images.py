@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -75,7 +77,7 @@ def test_front_image_has_no_torch() -> None:
     assert "model.txt" not in copied
 
 
-@pytest.mark.parametrize("name", ["build.txt", "front.txt", "model.txt", "torch-cuda.txt"])
+@pytest.mark.parametrize("name", ["build.txt", "front.txt", "model.txt", "torch-cuda.txt", "torch-cpu.txt"])
 def test_locks_have_hashes_and_name_no_index(name: str) -> None:
     text = (LOCKS / name).read_text()
     blocks = re.split(r"(?m)^(?=[a-z0-9])", text)[1:]
@@ -103,7 +105,20 @@ def test_locks_satisfy_the_project(extra: str, locks: list[str]) -> None:
 
 def test_cpu_build_takes_the_torch_that_is_locked() -> None:
     build = " ".join(rest for _, rest in stages()["build-worker"].steps)
-    assert f"torch=={pins('torch-cuda.txt')['torch']}+cpu" in build
+    assert "--require-hashes" in build.partition("whl/cpu")[0].rpartition("pip")[2]
+    assert "-r /src/deploy/locks/torch-cpu.txt" in build
+    assert pins("torch-cpu.txt") == {"torch": f"{pins('torch-cuda.txt')['torch']}+cpu"}
+
+
+def test_a_random_user_of_group_0_can_write_the_volumes() -> None:
+    """OpenShift's way to start a container."""
+    steps = stages()["runtime"].steps
+    made = next(rest for word, rest in steps if word == "RUN" and "install --directory" in rest)
+    [volumes] = [json.loads(rest) for word, rest in steps if word == "VOLUME"]
+    assert "--group=0 --mode=0770" in made
+    assert len(volumes) == 3
+    assert all(f" {folder}" in made for folder in (*volumes, "/var/lib/avesformer"))
+    assert ("COPY", "--chmod=0644 deploy/healthcheck.py /opt/healthcheck.py") in steps, "readable after umask 077"
 
 
 def test_image_tag_is_the_version() -> None:
@@ -128,8 +143,11 @@ def test_build_context_holds_what_is_copied_and_nothing_private() -> None:
 
 
 @contextmanager
-def ops_port(status: int) -> Iterator[int]:
+def ops_port(status: int, host: str = "127.0.0.1") -> Iterator[int]:
     """A server whose /readyz has this status."""
+
+    class Server(HTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -139,7 +157,7 @@ def ops_port(status: int) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with Server((host, 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -149,9 +167,9 @@ def ops_port(status: int) -> Iterator[int]:
             thread.join()
 
 
-def health_check(*, worker_port: int, port: int) -> int:
+def health_check(*, worker_port: int, port: int, host: str = "0.0.0.0") -> int:
     """The exit code of the image's health check."""
-    environment = {"AVES_WORKER_PORT": str(worker_port), "AVES_PORT": str(port)}
+    environment = {"AVES_WORKER_PORT": str(worker_port), "AVES_PORT": str(port), "AVES_HOST": host}
     return subprocess.run([sys.executable, str(DEPLOY / "healthcheck.py")], env=environment, check=False).returncode
 
 
@@ -164,3 +182,29 @@ def test_health_check_asks_the_process_that_is_there(status: int, code: int) -> 
 
 def test_health_check_fails_where_nothing_listens() -> None:
     assert health_check(worker_port=free_port(), port=free_port()) == 1
+
+
+@pytest.mark.parametrize(
+    ("bound", "setting"),
+    [
+        ("::1", "::"),
+        ("::1", "::1"),
+        ("::1", "[::1]"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("127.0.0.1", "::"),
+        ("127.0.0.1", ""),
+    ],
+)
+def test_health_check_asks_the_address_that_is_configured(bound: str, setting: str) -> None:
+    with ops_port(200, bound) as port:
+        assert health_check(worker_port=free_port(), port=port, host=setting) == 0
+        assert health_check(worker_port=free_port(), port=port, host="127.0.0.3") == 1
+
+
+def test_health_check_names_the_cause_of_a_port_that_kubernetes_set() -> None:
+    environment = {"AVES_PORT": "tcp://10.0.0.1:8000"}
+    done = subprocess.run(
+        [sys.executable, str(DEPLOY / "healthcheck.py")], env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "enableServiceLinks" in done.stderr

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,7 @@ import pytest
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
+from service.jobs.webhook_addresses import Resolver, is_public
 from service.jobs.webhooks import WebhookPolicy, Webhooks
 
 
@@ -97,43 +99,109 @@ async def test_it_gives_up() -> None:
     await hooks(slept).tell(a_job("http://hooks.example:1/"))
 
 
-async def test_private_addresses_are_refused_at_both_ends() -> None:
+async def test_private_addresses_are_refused_at_delivery() -> None:
+    slept: list[float] = []
     async with receiving("200 OK") as receiver:
         url = f"http://other.example:{receiver.port}/"
-        with pytest.raises(ServiceError, match="private"):
-            await hooks([]).check(url)
-        await hooks([]).tell(a_job(url))
+        await hooks(slept).tell(a_job(url))
         assert receiver.requests == []
-    await hooks([], allowed=frozenset({"127.0.0.1"})).check(url)
+        await hooks(slept, allowed=frozenset({"127.0.0.1"})).tell(a_job(url))
+        assert len(receiver.requests) == 1
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "172.16.0.1", "0.0.0.0", "100.64.0.1", "224.0.0.1",
-        "::1", "fe80::1", "fd00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "ff02::1", "::",
-    ],
-)  # fmt: skip
-async def test_every_private_range_is_known(address: str) -> None:
+async def test_a_public_address_is_not_reached_at_an_odd_port() -> None:
     async def resolve(host: str, port: int) -> list[str]:
-        return ["93.184.216.34", address]
+        return ["93.184.216.34"]
 
     webhooks = Webhooks(WebhookPolicy(), wall_clock=lambda: 0.0, resolve=resolve)
-    with pytest.raises(ServiceError, match="private"):
-        await webhooks.check("https://mixed.example/")
+    with pytest.raises(ServiceError, match="port must be one of 80, 443, 8080, 8443"):
+        webhooks.check("http://example.com:6379/")
+    for port in (80, 443, 8080, 8443):
+        webhooks.check(f"http://example.com:{port}/")
 
 
-async def test_public_addresses_pass() -> None:
+PRIVATE = [
+    "10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "172.16.0.1", "0.0.0.0", "100.64.0.1", "224.0.0.1",
+    "168.63.129.16", "100.100.100.200", "192.0.0.192", "192.88.99.1", "255.255.255.255",
+    "::1", "fe80::1", "fd00::1", "fd00:ec2::254", "fec0::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::",
+    "ff02::1", "::", "::127.0.0.1", "::10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::808:808",
+    "::ffff:0:10.0.0.1", "2001:db8::1", "2606:2800::5efe:10.0.0.1", "100::1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_every_private_range_is_known(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1946", "64:ff9b::5db8:d822", "::ffff:8.8.8.8"])
+def test_public_addresses_pass(address: str) -> None:
+    assert is_public(address)
+
+
+async def test_one_private_address_among_public_ones_refuses_the_host() -> None:
+    asked: list[tuple[str, int]] = []
+
     async def resolve(host: str, port: int) -> list[str]:
-        return ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"]
+        asked.append((host, port))
+        return ["93.184.216.34", "10.0.0.1"]
 
-    await Webhooks(WebhookPolicy(), wall_clock=lambda: 0.0, resolve=resolve).check("https://example.com/a")
+    async def sleep(seconds: float) -> None:
+        pass
+
+    webhooks = Webhooks(WebhookPolicy(), wall_clock=lambda: 0.0, resolve=resolve, sleep=sleep)
+    await webhooks.tell(a_job("https://mixed.example/"))
+    assert asked == [("mixed.example", 443)] * 4
 
 
 @pytest.mark.parametrize(
-    "url", ["", "x", "ftp://a.b/", "http://", "http://u:p@a.b/", "file:///etc/passwd", "http://a.b/" + "x" * 3000]
-)
-async def test_malformed_addresses_are_refused(url: str) -> None:
+    "url",
+    [
+        "", "x", "ftp://a.b/", "http://", "http://u:p@a.b/", "file:///etc/passwd", "http://a.b/" + "x" * 3000,
+        "http://" + "a" * 64 + ".example/", "http://" + ".".join(["a" * 60] * 5) + "/", "http://a..b/", "http://\ud800/",
+        "http://xn--/", "http://a.b:0/", "http://a.b:99999/", "http://a%00b/", "http://[::1/",
+        "http://localhost/", "http://db.internal/", "http://printer.local./", "http://metadata.google.internal/",
+        "http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/", "http://[::7f00:1]/",
+        "http://[64:ff9b::7f00:1]/", "http://[fec0::1]/", "http://10.0.0.1:8080/", "http://a.b:22/",
+    ],
+)  # fmt: skip
+def test_addresses_that_need_no_look_up_are_refused_at_once(url: str) -> None:
     with pytest.raises(ServiceError) as caught:
-        await hooks([]).check(url)
+        Webhooks(WebhookPolicy(), wall_clock=lambda: 0.0).check(url)
     assert caught.value.code == "bad_option"
+
+
+async def test_a_silent_resolver_costs_its_caller_the_deadline_and_nobody_else_anything() -> None:
+    silent = threading.Event()
+
+    def look_up(host: str, port: int) -> list[str]:
+        if host == "silent.example":
+            silent.wait(60)
+        return ["93.184.216.34"]
+
+    resolver = Resolver(timeout_s=0.05, max_resolving=3, look_up=look_up)
+    try:
+        for _ in range(5):  # three occupy the slots, two do not get one
+            with pytest.raises(TimeoutError):
+                await resolver("silent.example", 80)
+        assert sum(thread.name == "resolver" for thread in threading.enumerate()) == 3
+        assert await asyncio.to_thread(lambda: "free") == "free"
+    finally:
+        silent.set()
+    patient = Resolver(timeout_s=60, max_resolving=1, look_up=look_up)
+    assert [await patient("a.example", 80) for _ in range(3)] == [["93.184.216.34"]] * 3
+
+
+@pytest.mark.parametrize("error", [OSError("no such host"), UnicodeError("label too long"), ValueError("null byte")])
+async def test_a_failed_look_up_is_an_os_error_and_frees_its_slot(error: Exception) -> None:
+    def look_up(host: str, port: int) -> list[str]:
+        raise error
+
+    resolver = Resolver(timeout_s=60, max_resolving=1, look_up=look_up)
+    for _ in range(3):
+        with pytest.raises(OSError, match=r"no such host|look-up failed"):
+            await resolver("a.example", 80)
+
+
+async def test_the_resolver_of_the_system_knows_this_machine() -> None:
+    assert "127.0.0.1" in await Resolver(timeout_s=60)("127.0.0.1", 80)

@@ -1,0 +1,87 @@
+"""What a container gives a process: IPv6 addresses, folders that cannot be written, disks that are full."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.clips import make_clip
+from support.service_process import ServiceProcess
+
+GUARD_S = 120.0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB, which only root can mount."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("host", ["::", "0.0.0.0"])
+def test_every_address_answers_and_the_ready_line_says_so(host: str) -> None:
+    with ServiceProcess(host=host) as process:
+        port = httpx.URL(process.url).port
+        answers = {"127.0.0.1": 200} | ({"[::1]": 200} if host == "::" else {})
+        for address, status in answers.items():
+            assert httpx.get(f"http://{address}:{port}/readyz", timeout=GUARD_S).status_code == status
+        assert any("on every address" in line for line in process.lines)
+
+
+def test_a_single_ipv6_address_stays_single() -> None:
+    with ServiceProcess(host="::1") as process:
+        assert process.url.startswith("http://[::1]:")
+        assert httpx.get(f"{process.url}/readyz", timeout=GUARD_S).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{httpx.URL(process.url).port}/readyz", timeout=GUARD_S)
+
+
+def test_a_spool_that_cannot_be_written_makes_the_front_unready_and_is_logged(tmp_path: Path) -> None:
+    blocked = tmp_path / "spool"
+    blocked.write_text("a file where a folder is wanted")
+    with ServiceProcess(spool_dir=blocked) as process:
+        refusal = httpx.get(f"{process.url}/readyz", timeout=GUARD_S)
+        assert (refusal.status_code, refusal.json()["code"]) == (503, "backend_down")
+        assert "spool" in refusal.json()["detail"]
+        logged = json.loads(process.wait_for_line("the spool cannot be written"))
+        assert logged["reason"].startswith(("FileExistsError", "NotADirectoryError"))
+        assert httpx.get(f"{process.url}/livez", timeout=GUARD_S).status_code == 200
+        blocked.unlink()
+        assert httpx.get(f"{process.url}/readyz", timeout=GUARD_S).status_code == 200
+        process.wait_for_line("the spool can be written again")
+
+
+def test_a_full_spool_is_507_and_leaves_nothing(small_disk: Path) -> None:
+    with ServiceProcess(spool_dir=small_disk) as process, httpx.Client(base_url=process.url, timeout=GUARD_S) as client:
+        large = {"video": make_clip(num_frames=20) + b"\0" * 5_000_000}
+        for route in ("/v1/segment", "/v1/jobs"):
+            answer = client.post(route, files=large)
+            assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
+            assert "retry-after" in answer.headers
+        assert os.listdir(small_disk) == []
+        assert os.statvfs(small_disk).f_bfree == os.statvfs(small_disk).f_blocks
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/segment", files={"video": make_clip(num_frames=20)}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["AVES_PORT", "AVES_GRPC_PORT", "AVES_WORKER_PORT"])
+def test_a_port_that_kubernetes_set_is_named_with_the_remedy(name: str) -> None:
+    environment = {**os.environ, name: "tcp://10.96.0.17:8000"}
+    command = [str(Path(sys.executable).parent / "avesformer"), "check-config"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert "enableServiceLinks" in done.stderr
