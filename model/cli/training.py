@@ -124,6 +124,8 @@ def _figures_line(values: dict[str, Any]) -> str:
     """An evaluation in one line: the figures that matter for the data."""
     names = {
         "iou_sounding": "IoU",
+        "iou_kinds": "IoU, mean over kinds",
+        "other_sound_iou": "wrong sound",
         "miou_present_kinds": "mIoU of present kinds",
         "label_accuracy": "right labels",
         "field_j_2_clips": "J",

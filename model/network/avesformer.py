@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -10,12 +11,21 @@ from torch import Tensor, nn
 
 from model.network.audio_small import SmallAudioEncoder
 from model.network.backbones import Neck, VisualBackbone, check_frame_size
-from model.network.config import ModelConfig
+from model.network.config import AudioConfig, ModelConfig
 from model.network.decoder import AttentionStatistics, EarlyFocusDecoder
 from model.network.heads import build_head
+from model.network.kinds import KindExperts, enlarge
 from model.network.preprocess import NUM_LOG_MEL_FRAMES, NUM_MEL_BINS
 from model.network.prompt_query import PromptQueryGenerator
 from model.network.vggish import Vggish
+from model.network.yamnet import Yamnet
+
+
+AUDIO_BRANCHES: Mapping[str, Callable[[AudioConfig], nn.Module]] = {
+    "small": SmallAudioEncoder,
+    "vggish": Vggish,
+    "yamnet": Yamnet,
+}
 
 
 @dataclass(frozen=True)
@@ -25,15 +35,19 @@ class VisualFeatures:
     Attributes:
         focused: (B, D, h, w) after the decoder's convolution blocks.
         laterals: finer maps for the mask head.
+        seen: (B, K, h, w) logits of the kinds of each place; None without kind experts.
     """
 
     focused: Tensor
     laterals: list[Tensor]
+    seen: Tensor | None = None
 
     def repeat(self, times: int) -> VisualFeatures:
         """The same pictures `times` over, along the batch: to pair each with several windows."""
         return VisualFeatures(
-            self.focused.repeat(times, 1, 1, 1), [lateral.repeat(times, 1, 1, 1) for lateral in self.laterals]
+            self.focused.repeat(times, 1, 1, 1),
+            [lateral.repeat(times, 1, 1, 1) for lateral in self.laterals],
+            None if self.seen is None else self.seen.repeat(times, 1, 1, 1),
         )
 
 
@@ -58,10 +72,11 @@ class AVESFormer(nn.Module):
             has_smoothing=config.has_neck_smoothing,
             norm=config.norm,
         )
-        self.audio = Vggish(config.audio) if config.audio.kind == "vggish" else SmallAudioEncoder(config.audio)
+        self.audio = AUDIO_BRANCHES[config.audio.kind](config.audio)
         self.prompt_query = PromptQueryGenerator(config)
         self.decoder = EarlyFocusDecoder(config)
         self.head = build_head(config)
+        self.experts = _experts(config, visual_channels=self.backbone.channels[-1])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.audio.is_frozen:
             self.audio.requires_grad_(False)
@@ -88,11 +103,19 @@ class AVESFormer(nn.Module):
         """
         return self.fuse(self.see(frames), self.hear(log_mel))
 
-    def see(self, frames: Tensor) -> VisualFeatures:
-        """Everything that needs no sound: backbone, neck, early focus."""
+    def see(self, frames: Tensor, pyramid: Sequence[Tensor] | None = None) -> VisualFeatures:
+        """Everything that needs no sound: backbone, neck, early focus.
+
+        Args:
+            frames: as in `forward`.
+            pyramid: the backbone's maps of `frames` where they are at hand.
+        """
         check_frame_size(frames)
-        fused, laterals = self.neck(self.backbone(frames))
-        return VisualFeatures(self.decoder.focus(fused), laterals)
+        if pyramid is None:
+            pyramid = self.backbone(frames)
+        fused, laterals = self.neck(pyramid)
+        seen = None if self.experts is None else self.experts.seen(pyramid[-1])
+        return VisualFeatures(self.decoder.focus(fused), laterals, seen)
 
     def hear(self, log_mel: Tensor) -> Tensor:
         """Audio embedding (B, embedding_dim) of log_mel (B, 1, 96, 64)."""
@@ -103,7 +126,10 @@ class AVESFormer(nn.Module):
 
     def fuse(self, visual: VisualFeatures, embedding: Tensor) -> Tensor:
         """Mask logits (B, K, H / stride, W / stride) of pictures and audio embeddings of equal B."""
-        return self.head.predict(self.mask_feature(visual, embedding))
+        logits = self.head.predict(self.mask_feature(visual, embedding))
+        if self.experts is None or visual.seen is None:
+            return logits
+        return logits + enlarge(self.experts.prior(visual.seen, embedding), like=logits)
 
     def mask_feature(self, visual: VisualFeatures, embedding: Tensor) -> Tensor:
         """What the logits are read from: (B, C, H / 4, W / 4). `self.head.predict` reads it.
@@ -123,6 +149,12 @@ class AVESFormer(nn.Module):
         """Entropy and spread of each transformer block's cross-attention; arguments as in `forward`."""
         prompts = self.prompt_query(self.hear(log_mel))
         return self.decoder.attention_statistics(self.see(frames).focused, prompts)
+
+
+def _experts(config: ModelConfig, *, visual_channels: int) -> KindExperts | None:
+    if not (config.head.has_kind_experts and config.is_semantic):
+        return None
+    return KindExperts(visual_channels, embedding_dim=config.audio.embedding_dim, num_classes=len(config.labels))
 
 
 def parameter_report(model: AVESFormer) -> dict[str, int]:

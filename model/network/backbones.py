@@ -8,19 +8,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network.config import BackboneConfig, NormKind
+from model.network.config import MOBILENET_DEEPLAB, BackboneConfig, NormKind
 from model.network.layers import ConvNorm
+from model.network.mobilenet import MobileNetDeepLab
 from model.network.pvt_v2 import PvtV2
 from model.network.resnet import ResNet
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
 
-BACKBONES: Mapping[str, Callable[..., ResNet | PvtV2]] = {"resnet": ResNet, "pvt_v2": PvtV2}
+BACKBONES: Mapping[str, Callable[..., ResNet | PvtV2 | MobileNetDeepLab]] = {
+    "resnet": ResNet,
+    "pvt_v2": PvtV2,
+    MOBILENET_DEEPLAB: MobileNetDeepLab,
+}
 
 
 class VisualBackbone(nn.Module):
-    """Four feature maps at strides 4, 8, 16 and 32.
+    """Feature maps at strides 4, 8, 16 and, but for `mobilenet_v2_deeplab`, 32.
 
     Args:
         config: model type (a key of `BACKBONES`) and keyword arguments of that class.
@@ -46,7 +51,7 @@ class VisualBackbone(nn.Module):
             frames: (B, 3, H, W) normalised, H and W multiples of 16.
 
         Returns:
-            Four maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up.
+            Maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up; `mobilenet_v2_deeplab` ends with 16.
         """
         pyramid: tuple[Tensor, ...] = self.network(frames)
         return pyramid
@@ -56,7 +61,7 @@ class Neck(nn.Module):
     """Top-down pyramid: every level to D channels, summed downwards to the fuse stride.
 
     Args:
-        channels: C of the four levels.
+        channels: C of the levels, finest first.
         width: D.
         fuse_stride: 8 or 16; finer levels become laterals for the head.
         lateral_width: channels of the laterals.
@@ -88,7 +93,7 @@ class Neck(nn.Module):
         """Fuse.
 
         Args:
-            pyramid: four maps, finest first.
+            pyramid: one map per level, finest first.
 
         Returns:
             (B, D, h, w) at the fuse stride, and the laterals (finest first), strides 4 up to half the fuse stride.

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 PromptMode = Literal["none", "add", "concat", "concat_mix"]
 ConvKind = Literal["residual", "depthwise"]
-AudioKind = Literal["small", "vggish"]
+AudioKind = Literal["small", "vggish", "yamnet"]
+ConvActivation = Literal["relu6", "relu", "none"]
 AudioMlp = Literal["linear", "wide"]
 NormKind = Literal["batch", "group"]
 HeadKind = Literal["shuffle", "conv"]
@@ -20,6 +21,9 @@ PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
 SOUNDING = ("sounding",)
 BACKGROUND = "background"
 VGGISH_DIM = 128
+YAMNET_DIM = 1024
+# Model type of the backbone of `lite`; the others are names of transformers' AutoBackbone.
+MOBILENET_DEEPLAB = "mobilenet_v2_deeplab"
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class BackboneConfig:
     """The visual backbone.
 
     Attributes:
-        model_type: `resnet` or `pvt_v2`.
+        model_type: `resnet`, `pvt_v2` or `mobilenet_v2_deeplab`.
         options: keyword arguments of that model type's class (`model.network.backbones.BACKBONES`).
     """
 
@@ -40,12 +44,13 @@ class AudioConfig:
     """The audio branch.
 
     Attributes:
-        kind: `small` (trained here) or `vggish`.
-        embedding_dim: width of the embedding; 128 is VGGish's, and the only one that it has.
+        kind: `small` (trained here), `vggish` or `yamnet`.
+        embedding_dim: width of the embedding; VGGish has 128 and YAMNet 1024, no others.
         stage_widths: channels of the small encoder's stages; unused by VGGish.
         is_frozen: run without gradient and in eval mode, as the field does with VGGish. Sensible only where
             trained weights are put in.
         has_final_relu: the ReLU of the torch port of VGGish that all published results use.
+        log_offset: added to mel magnitudes before the logarithm; 0.01 for VGGish, 0.001 for YAMNet.
     """
 
     kind: AudioKind = "small"
@@ -53,6 +58,7 @@ class AudioConfig:
     stage_widths: tuple[int, ...] = (24, 48, 96, 128)
     is_frozen: bool = False
     has_final_relu: bool = True
+    log_offset: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class HeadConfig:
             convolutions at the final resolution: dearer, smoother).
         hidden_widths: channels of `conv` before and after its lift; unused by `shuffle`.
         has_final_bias: of `conv`'s logits; `shuffle` has one always.
+        has_kind_experts: start from what is seen times what is heard (`model.network.kinds`); only
+            semantic models do.
     """
 
     width: int = 128
@@ -103,6 +111,7 @@ class HeadConfig:
     kind: HeadKind = "shuffle"
     hidden_widths: tuple[int, int] = (128, 32)
     has_final_bias: bool = True
+    has_kind_experts: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,8 +168,10 @@ class ModelConfig:
             raise ValueError(f"labels[0]: got {self.labels[0]!r}, expected {BACKGROUND!r} for more than one label")
         if self.width % (4 * self.decoder.num_heads):
             raise ValueError(f"width: got {self.width}, expected a multiple of 4 x {self.decoder.num_heads} heads")
-        if self.audio.kind == "vggish" and self.audio.embedding_dim != VGGISH_DIM:
-            raise ValueError(f"audio.embedding_dim: got {self.audio.embedding_dim}, expected {VGGISH_DIM} for vggish")
+        fixed = {"vggish": VGGISH_DIM, "yamnet": YAMNET_DIM}.get(self.audio.kind, self.audio.embedding_dim)
+        if self.audio.embedding_dim != fixed:
+            got = self.audio.embedding_dim
+            raise ValueError(f"audio.embedding_dim: got {got}, expected {fixed} for {self.audio.kind}")
 
     def _counts(self) -> dict[str, int]:
         return {
@@ -240,6 +251,25 @@ def _tiny() -> ModelConfig:
     )
 
 
+def _lite() -> ModelConfig:
+    """The variant for real pictures and sound: DeepLab's MobileNetV2, YAMNet, D = 192 (at most 8 M parameters)."""
+    return ModelConfig(
+        variant="lite",
+        input_height=256,
+        input_width=256,
+        width=192,
+        fuse_stride=16,
+        has_neck_smoothing=False,
+        backbone=BackboneConfig(MOBILENET_DEEPLAB),
+        audio=AudioConfig("yamnet", embedding_dim=YAMNET_DIM, log_offset=0.001),
+        prompt=PromptConfig(num_prompts=15),
+        decoder=DecoderConfig(
+            num_conv_blocks=1, conv_kind="depthwise", num_transformer_blocks=2, num_heads=6, ffn_width=384
+        ),
+        head=HeadConfig(width=48, stride=4, has_audio_gate=True, has_kind_experts=True),
+    )
+
+
 def _r50() -> ModelConfig:
     """Our reconstruction at its sensible size: ResNet-50, VGGish, 3 + 3 blocks, 107.8 M parameters."""
     return ModelConfig(
@@ -275,6 +305,7 @@ def _pvt_v2_b5() -> ModelConfig:
 
 VARIANTS: Mapping[str, Callable[[], ModelConfig]] = {
     "tiny": _tiny,
+    "lite": _lite,
     "r50": _r50,
     "r50-paper": _r50_paper,
     "pvt-v2-b5": _pvt_v2_b5,

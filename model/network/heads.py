@@ -81,6 +81,9 @@ class ShuffleMaskHead(MaskHead):
         super().__init__(config)
         self.logits = nn.Conv2d(config.head.width, len(config.labels) * self.lift**2, 1)
         nn.init.constant_(self.logits.bias, EMPTY_BIAS if not config.is_semantic else 0.0)  # type: ignore[arg-type]
+        if config.head.has_kind_experts and config.is_semantic:
+            # The first answer is the experts' alone; the head learns what to add.
+            nn.init.zeros_(self.logits.weight)
 
     def predict(self, feature: Tensor) -> Tensor:
         """One 1x1 convolution at stride 4, then the shuffle."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network.config import NormKind
+from model.network.config import ConvActivation, NormKind
 
 # Temperature of the sine positions (DETR; the value of "Attention is all you need").
 POSITION_TEMPERATURE = 10_000.0
@@ -45,7 +45,10 @@ class Attention(nn.Module):
             (B, L, D).
         """
         q, k, v = self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
-        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, L, D / heads)
+        # The backward pass of the fused kernel is several times slower on CPUs than that of plain products.
+        is_plain = torch.is_grad_enabled() and query.device.type == "cpu"
+        mixed = _plain_attention(q, k, v) if is_plain else F.scaled_dot_product_attention(q, k, v)
+        # (B, heads, L, D / heads)
         return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))  # (B, L, D)
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
@@ -64,6 +67,11 @@ class Attention(nn.Module):
     def _split(self, tokens: Tensor) -> Tensor:
         batch, length, width = tokens.shape
         return tokens.view(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V of three (B, heads, length, d)."""
+    return torch.softmax((query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1), dim=-1) @ value
 
 
 class FeedForward(nn.Sequential):
@@ -108,7 +116,10 @@ class DepthwiseConv(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C, h, w)."""
-        mixed = F.relu(self.expand(self.norm(self.spatial(features))))
+        # In float32, since the backward pass of large depthwise kernels is three times slower in bfloat16 on CPUs.
+        with torch.autocast(features.device.type, enabled=False):
+            spatial = self.spatial(features.to(self.spatial.weight.dtype))
+        mixed = F.relu(self.expand(self.norm(spatial)))
         return cast(Tensor, features + self.project(mixed))
 
 
@@ -140,6 +151,79 @@ class ConvNorm(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, C_in, h, w) to (B, C_out, h / stride, w / stride)."""
         return cast(Tensor, self.norm(self.conv(features)))
+
+
+class SameConv(nn.Module):
+    """Convolution with TensorFlow's `SAME` padding and a bias, then ReLU6, as in the public MobileNets.
+
+    At stride 2 TensorFlow pads an even size by one pixel after its end and none before its start.
+
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        kernel: its side, 1 or 3.
+        stride: 1 or 2; with 2 the kernel is 3.
+        dilation: of the kernel's taps.
+        is_depthwise: one filter per channel.
+        activation: after the convolution.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        is_depthwise: bool = False,
+        activation: ConvActivation = "relu6",
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.is_strided = stride == 2
+        self.is_dilated = dilation == 2
+        padding = kernel - 1 if self.is_strided else dilation * (kernel // 2)
+        groups = channels_in if is_depthwise else 1
+        self.convolution = nn.Conv2d(
+            channels_in, channels_out, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C_in, h, w) to (B, C_out, h / stride, w / stride); h and w are even where the stride is 2."""
+        if self.is_dilated and torch.is_grad_enabled() and features.device.type == "cpu":
+            features = _dilated_by_parts(self.convolution, features)
+        else:
+            features = self.convolution(features)
+        if self.is_strided:
+            # Even sizes only: padding of two makes windows start at -2, 0, 2, …; TensorFlow's start at 0. Slicing the
+            # output is cheaper than padding the input on one side.
+            features = features[..., 1:, 1:]
+        if self.activation == "relu6":
+            return F.relu6(features) if self.is_strided else F.hardtanh_(features, 0.0, 6.0)
+        return F.relu_(features) if self.activation == "relu" else features
+
+
+def _dilated_by_parts(convolution: nn.Conv2d, features: Tensor) -> Tensor:
+    """The same as a 3x3 convolution of dilation 2, by a plain one over the four maps of every second pixel.
+
+    On CPUs the backward pass of a dilated depthwise convolution is fifteen times slower.
+
+    Args:
+        convolution: 3x3, dilation 2, padding 2.
+        features: (B, C, h, w), h and w even.
+
+    Returns:
+        (B, C_out, h, w).
+    """
+    batch, channels, height, width = features.shape
+    places = features.permute(0, 2, 3, 1).view(batch, height // 2, 2, width // 2, 2, channels)
+    parts = places.permute(0, 2, 4, 5, 1, 3).reshape(4 * batch, channels, height // 2, width // 2)
+    parts = parts.contiguous(memory_format=torch.channels_last)
+    done = F.conv2d(parts, convolution.weight, convolution.bias, padding=1, groups=convolution.groups)
+    places = done.permute(0, 2, 3, 1).view(batch, 2, 2, height // 2, width // 2, -1)
+    whole = places.permute(0, 3, 1, 4, 2, 5).reshape(batch, height, width, -1)  # (B, h, w, C_out)
+    return whole.permute(0, 3, 1, 2)
 
 
 class LiftedConv(nn.Conv2d):

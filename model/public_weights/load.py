@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.network.avesformer import AVESFormer
+from model.public_weights.mobilenets import (
+    TFLITE_SUFFIX,
+    LayerError,
+    import_deeplab_tflite,
+    import_yamnet_tflite,
+)
 from model.public_weights.names import LAYOUTS, Layout
+from model.public_weights.tflite_file import TfliteError
 
 State = dict[str, Tensor]
 
 # Where a hub repository keeps its weights unless another file is named.
 HUB_FILE = "model.safetensors"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<file>[\w./-]+))?")
-FILE_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
+FILE_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors", ".tflite", ".h5")
 # Wrappers under which programs keep the state dict inside their file.
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 # torch.hub's habit: a file name ends with the first digits of its SHA-256.
@@ -76,12 +83,24 @@ def load_public_weights(
         WeightsError: absent, unreadable, or of another network; then that part is as it was.
     """
     reports = {}
-    if backbone is not None:
+    if backbone is not None and backbone.endswith(TFLITE_SUFFIX):
+        reports["backbone"] = _tflite(import_deeplab_tflite, model, backbone)
+    elif backbone is not None:
         hint = HINTS.get(model.config.backbone.model_type, "a file of its weights")
         reports["backbone"] = import_backbone(model, read_state(backbone, hint=hint))
-    if audio is not None:
+    if audio is not None and audio.endswith(TFLITE_SUFFIX):
+        reports["audio"] = _tflite(import_yamnet_tflite, model, audio)
+    elif audio is not None:
         reports["audio"] = import_audio(model, read_state(audio, hint=HINTS["vggish"]))
     return reports
+
+
+def _tflite(take: Callable[[AVESFormer, Path], int], model: AVESFormer, source: str) -> ImportReport:
+    path = _locate(source, hint="a TensorFlow Lite file")
+    try:
+        return ImportReport("TensorFlow Lite", take(model, path), ())
+    except (TfliteError, LayerError) as error:
+        raise WeightsError(str(error)) from error
 
 
 def import_backbone(model: AVESFormer, state: Mapping[str, Tensor]) -> ImportReport:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from model.network.config import ModelConfig, variant
 
 AmpMode = Literal["auto", "off", "bf16", "fp16"]
-DataName = Literal["synthetic", "avsbench-s4", "avsbench-ms3", "avsbench-avss"]
+DataName = Literal["synthetic", "pictures", "avsbench-s4", "avsbench-ms3", "avsbench-avss"]
 RateSchedule = Literal["cosine", "constant", "poly"]
 Augmentation = Literal["none", "flip", "full"]
 
 # Of these only the file name is written into checkpoints: where a user keeps files is nobody's business.
-PATH_FIELDS = ("root", "init", "backbone_weights", "audio_weights", "shards")
+PATH_FIELDS = ("root", "init", "backbone_weights", "audio_weights", "shards", "sound_bank", "teacher_weights")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,18 @@ class TrainingConfig:
         save_minutes: between checkpoints.
         evaluate_minutes: between evaluations on unseen clips; 0 for none by time.
         evaluate_clips: clips of such an evaluation; 0 for all of AVSBench's validation split.
-        data: `synthetic` or a part of AVSBench.
-        root: folder of AVSBench.
+        data: `synthetic`, `pictures` or a part of AVSBench.
+        root: folder of AVSBench, or of the pictures and recordings.
+        batch_pictures: pictures: of a step, over all processes.
+        sounds_per_picture: pictures: windows that each is paired with; its visual features are computed once.
+        heard_windows: pictures: further windows of a step, for the audio branch alone.
+        sound_windows: pictures: windows that are mixed before the run starts and drawn from during it.
+        sound_bank: pictures: file that keeps those windows' features for a resumed run, or empty.
+        visual_frozen_layers: pictures: residual layers of the MobileNetV2 that stand still, of 16.
+        teacher_weights: pictures: public weights of the backbone, from whose features training is not to depart where
+            a picture shows nothing that they do not know; empty for no such loss.
+        teacher_weight: pictures: of that loss.
+        audio_frozen_layers: pictures: layers of YAMNet that stand still, of 14; their features are computed once.
         epochs: AVSBench: passes over the training clips; sets `steps` unless 0.
         batch_clips: AVSBench: clips of a step, over all processes.
         evaluate_epochs: AVSBench: epochs between evaluations.
@@ -53,6 +63,7 @@ class TrainingConfig:
         loader_threads: AVSBench: threads that read files ahead.
         rate_schedule: `cosine`, `constant` or `poly` (power 0.9), after the warm-up.
         backbone_rate: learning rate of the visual backbone over that of the rest.
+        audio_rate: learning rate of the audio branch over that of the rest.
         backbone_frozen_epochs: AVSBench: the backbone stands still for so long.
         init: checkpoint to start from; a binary one gives all labels of a semantic run its last layer, other weights of
             other shapes are drawn anew.
@@ -86,6 +97,15 @@ class TrainingConfig:
     evaluate_clips: int = 64
     data: DataName = "synthetic"
     root: str = ""
+    batch_pictures: int = 8
+    sounds_per_picture: int = 3
+    heard_windows: int = 64
+    sound_windows: int = 14_000
+    sound_bank: str = ""
+    visual_frozen_layers: int = 6
+    audio_frozen_layers: int = 13
+    teacher_weights: str = ""
+    teacher_weight: float = 1.0
     epochs: float = 0.0
     batch_clips: int = 4
     evaluate_epochs: float = 1.0
@@ -93,6 +113,7 @@ class TrainingConfig:
     loader_threads: int = 4
     rate_schedule: RateSchedule = "cosine"
     backbone_rate: float = 1.0
+    audio_rate: float = 1.0
     backbone_frozen_epochs: float = 0.0
     init: str = ""
     backbone_weights: str = ""

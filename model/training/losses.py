@@ -59,6 +59,10 @@ def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
     return 1 - (2 * overlap + smooth) / (total + smooth)
 
 
+# Class of pixels without truth; the value of COCO's and Pascal's label maps.
+IGNORED_CLASS = 255
+
+
 def semantic_mask_loss(
     logits: Tensor, classes: Tensor, weights: Tensor, *, entropy_weight: float = BCE_WEIGHT, dice_weight: float = 1.0
 ) -> Tensor:
@@ -66,7 +70,7 @@ def semantic_mask_loss(
 
     Args:
         logits: (B, K, h, w), class 0 the background.
-        classes: (B, h, w) int64.
+        classes: (B, h, w) int64; 255 does not count.
         weights: (B,).
         entropy_weight: of the cross-entropy.
         dice_weight: of Dice.
@@ -74,9 +78,10 @@ def semantic_mask_loss(
     Returns:
         Scalar.
     """
-    entropy = F.cross_entropy(logits, classes, reduction="none").mean(dim=(1, 2))  # (B,)
-    foreground = 1 - logits.softmax(dim=1)[:, 0]
-    dice = dice_loss(foreground, (classes > 0).to(logits))
+    counted = (classes != IGNORED_CLASS).to(logits)  # (B, h, w)
+    entropy = F.cross_entropy(logits, classes, reduction="none", ignore_index=IGNORED_CLASS).mean(dim=(1, 2))  # (B,)
+    foreground = (1 - logits.softmax(dim=1)[:, 0]) * counted
+    dice = dice_loss(foreground, (classes > 0).to(logits) * counted)
     return weighted_mean(entropy_weight * entropy + dice_weight * dice, weights)
 
 

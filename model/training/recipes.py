@@ -39,6 +39,30 @@ def tiny_semantic() -> TrainingConfig:
     )
 
 
+def lite_pictures() -> TrainingConfig:
+    """`lite` on pictures with masks and recordings, from public weights, on one CPU core in about 80 minutes.
+
+    --root DIR holds them; --set backbone_weights=… and audio_weights=… name the public weights (model/README.md).
+    """
+    return TrainingConfig(
+        name="lite-pictures",
+        variant="lite",
+        data="pictures",
+        is_semantic=True,
+        steps=20_000,
+        max_minutes=85.0,
+        sizes=((0.0, 256), (0.5, 320)),
+        learning_rate=8e-4,
+        backbone_rate=0.15,
+        audio_rate=0.15,
+        weight_decay=0.05,
+        amp="bf16",
+        evaluate_minutes=12.0,
+        evaluate_clips=80,
+        warmup_steps=200,
+    )
+
+
 def s4_r50() -> TrainingConfig:
     """`r50` on AVSBench S4: first frames only, which is all that S4 labels for training."""
     return replace(_avsbench("s4-r50"), data="avsbench-s4", epochs=30.0, batch_clips=16, backbone_frozen_epochs=5.0)
@@ -57,6 +81,7 @@ def avss_r50() -> TrainingConfig:
 RECIPES: Mapping[str, Callable[[], TrainingConfig]] = {
     "tiny-synthetic": tiny_synthetic,
     "tiny-semantic": tiny_semantic,
+    "lite-pictures": lite_pictures,
     "s4-r50": s4_r50,
     "ms3-r50": ms3_r50,
     "avss-r50": avss_r50,

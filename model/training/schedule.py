@@ -24,13 +24,19 @@ def rate_share(schedule: RateSchedule, progress: float) -> float:
 
 
 def parameter_groups(module: nn.Module, config: TrainingConfig) -> Iterator[dict[str, Any]]:
-    """Groups with and without weight decay; the backbone's own ones where its rate differs."""
+    """Groups with and without weight decay; the encoders' own ones where their rates differ."""
     named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
     is_matrix = {name: value.ndim >= 2 and not name.endswith("prompts") for name, value in named}
-    is_slow = {name: config.backbone_rate != 1.0 and name.startswith("model.backbone.") for name, _ in named}
-    for slow in (False, True):
+    rates = {name: _rate(name, config) for name, _ in named}
+    for rate in sorted(set(rates.values()), reverse=True):
         for matrix in (True, False):
-            values = [value for name, value in named if is_matrix[name] is matrix and is_slow[name] is slow]
+            values = [value for name, value in named if is_matrix[name] is matrix and rates[name] == rate]
             if values:
                 decay = config.weight_decay if matrix else 0.0
-                yield {"params": values, "weight_decay": decay, "rate": config.backbone_rate if slow else 1.0}
+                yield {"params": values, "weight_decay": decay, "rate": rate}
+
+
+def _rate(name: str, config: TrainingConfig) -> float:
+    if name.startswith("model.backbone."):
+        return config.backbone_rate
+    return config.audio_rate if name.startswith("model.audio.") else 1.0

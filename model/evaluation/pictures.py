@@ -1,0 +1,303 @@
+"""Figures on pictures with masks and recordings: the right pixels under the right sound, none under another.
+
+Each picture is paired with recordings of the same split: of a kind in it, of a kind that is not in it, ambience and
+silence. Every choice follows from the picture's place in the index, so that two checkpoints see the same pairs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.data.pictures.frames import IGNORED, Pixels, read_picture, squash
+from model.data.pictures.index import Picture, PicturesIndex, Recording
+from model.data.pictures.recordings import Waveform, read_recording
+from model.network.avesformer import AVESFormer
+from model.network.kinds import enlarge
+from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
+
+# A kind counts in a picture from this share of its pixels on.
+LEAST_SHARE = 0.005
+# A mask of less than this share of the frame is empty.
+EMPTY_SHARE = 0.005
+# Kinds with fewer samples are left out of the mean over kinds.
+LEAST_SAMPLES = 10
+# A mask matches its truth from this IoU on.
+MATCH_IOU = 0.5
+# Starts of a recording that are tried for its loudest window.
+NUM_STARTS = 16
+
+Progress = Callable[[int, int], None]
+Change = Callable[[Waveform], Waveform]
+Show = Callable[["PairAnswer"], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and what is heard with it.
+
+    Attributes:
+        picture: of the split.
+        recording: None is silence.
+        kind: what sounds in the picture, None where nothing in it does.
+        purpose: `own`, `other`, `ambience` or `silence`.
+        has_two: the picture shows another kind, too.
+    """
+
+    picture: Picture
+    recording: Recording | None
+    kind: int | None
+    purpose: str
+    has_two: bool = False
+
+
+@dataclass(frozen=True)
+class PairAnswer:
+    """A pair, its truth and what the network said.
+
+    Attributes:
+        frame: (H, W, 3) uint8.
+        truth: (H, W) uint8: 1 + kind where it sounds, 255 ignored.
+        answer: (H, W) uint8: 1 + kind.
+        iou: with what sounds, or, where nothing in the picture does, with what is there.
+        area: share of the frame that the answer fills.
+    """
+
+    pair: Pair
+    frame: Pixels
+    truth: Pixels
+    answer: Pixels
+    iou: float
+    area: float
+
+
+@dataclass
+class PicturesFigures:
+    """Sums over the pairs."""
+
+    kinds: tuple[str, ...]
+    iou_by_kind: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    other_iou: list[float] = field(default_factory=list)
+    empty: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    two: list[float] = field(default_factory=list)
+    labels: list[bool] = field(default_factory=list)
+    confusions: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers; `score` is the mean IoU over kinds less what is painted under wrong sounds."""
+        means = {kind: float(np.mean(values)) for kind, values in self.iou_by_kind.items()}
+        counted = [mean for kind, mean in means.items() if len(self.iou_by_kind[kind]) >= LEAST_SAMPLES]
+        empties = {f"{name}_empty": _mean(values) for name, values in self.empty.items()}
+        iou, other = _mean(counted), _mean(self.other_iou)
+        two = _mean(self.two)
+        worst = sorted(self.confusions.items(), key=lambda entry: -entry[1])[:12]
+        return {
+            "score": _score(iou, two, list(empties.values())),
+            "iou_kinds": iou,
+            "iou_samples": _mean([value for values in self.iou_by_kind.values() for value in values]),
+            "other_sound_iou": other,
+            **empties,
+            "two_kinds_iou": two,
+            "label_accuracy": _mean(self.labels),
+            "num_pairs": sum(map(len, self.iou_by_kind.values())),
+            "per_kind": {
+                kind: {"iou": round(means[kind], 4), "samples": len(self.iou_by_kind[kind])} for kind in sorted(means)
+            },
+            "confusions": dict(worst),
+        }
+
+
+def evaluate_pictures(
+    model: AVESFormer,
+    index: PicturesIndex,
+    *,
+    split: str,
+    size_px: int,
+    num_pictures: int | None = None,
+    change: Change | None = None,
+    has_only_experts: bool = False,
+    show: Show | None = None,
+    progress: Progress | None = None,
+) -> PicturesFigures:
+    """Measure a semantic network.
+
+    Args:
+        model: in eval mode; its labels are the background and the index's kinds.
+        index: pictures and recordings.
+        split: `train` or `val`.
+        size_px: frames are squashed to this.
+        num_pictures: at most so many, evenly spread; None for all.
+        change: of every waveform, such as another gain.
+        has_only_experts: the product of what is seen and what is heard, without the fused part: the baseline.
+        show: called with every answer.
+        progress: called with pictures done and in all.
+
+    Returns:
+        The figures.
+
+    Raises:
+        ValueError: other labels, or no pictures in the split.
+    """
+    if model.config.labels[1:] != index.kinds:
+        raise ValueError("the checkpoint's labels are not the kinds of the annotations")
+    pictures = [picture for picture in index.pictures if picture.split == split and picture.kinds]
+    if not pictures:
+        raise ValueError(f"no pictures with masks in the split {split}")
+    if num_pictures is not None and num_pictures < len(pictures):
+        pictures = [pictures[number] for number in np.linspace(0, len(pictures) - 1, num_pictures).astype(int)]
+    figures = PicturesFigures(index.kinds)
+    hearing = _Hearing(model, change)
+    for done, picture in enumerate(pictures, start=1):
+        labelled = squash(read_picture(picture), size_px=size_px)
+        pairs = choose_pairs(picture, labelled.classes, index, split=split)
+        if pairs:
+            embeddings = torch.cat([hearing.embedding(pair.recording) for pair in pairs])
+            answers = _answers(model, labelled.frame, embeddings, has_only_experts=has_only_experts)
+            for pair, answer in zip(pairs, answers, strict=True):
+                entry = _compare(pair, labelled.frame, labelled.classes, answer, index)
+                _count(figures, entry, index)
+                if show is not None:
+                    show(entry)
+        if progress is not None:
+            progress(done, len(pictures))
+    return figures
+
+
+def choose_pairs(picture: Picture, classes: Pixels, index: PicturesIndex, *, split: str) -> list[Pair]:
+    """The recordings that a picture is paired with: two of each kind in it, two others, ambience, silence."""
+    random = np.random.default_rng(np.frombuffer(picture.path.name.encode(), np.uint8).astype(np.uint32))
+    recordings = [entry for entry in index.recordings if entry.split == split]
+    counts = np.bincount(classes.ravel(), minlength=256)[1:255]
+    present = frozenset(int(kind) for kind in np.flatnonzero(counts))
+    visible = [int(kind) for kind in np.flatnonzero(counts >= LEAST_SHARE * classes.size)]
+    pairs = []
+    for kind in visible:
+        alike = index.heard(kind)
+        own = [entry for entry in recordings if entry.kind in alike]
+        has_two = any(other not in alike for other in visible)
+        pairs += [Pair(picture, entry, kind, "own", has_two) for entry in _some(own, 2, random)]
+    others = [entry for entry in recordings if entry.kind is not None and not index.heard(entry.kind) & present]
+    pairs += [Pair(picture, entry, None, "other") for entry in _some(others, 2, random)]
+    ambience = [entry for entry in recordings if entry.kind is None]
+    pairs += [Pair(picture, entry, None, "ambience") for entry in _some(ambience, 1, random)]
+    return [*pairs, Pair(picture, None, None, "silence")]
+
+
+def loudest_window(waveform: Waveform) -> Waveform:
+    """The loudest of some evenly spread windows (15600,); a shorter recording gets silence before it."""
+    if len(waveform) <= WINDOW_SAMPLES:
+        return np.pad(waveform, (WINDOW_SAMPLES - len(waveform), 0))
+    starts = np.linspace(0, len(waveform) - WINDOW_SAMPLES, NUM_STARTS).astype(int)
+    return max((waveform[start : start + WINDOW_SAMPLES] for start in starts), key=lambda cut: float((cut**2).sum()))
+
+
+class _Hearing:
+    """Embeddings of recordings, each computed once."""
+
+    def __init__(self, model: AVESFormer, change: Change | None) -> None:
+        self._model = model
+        self._change = change
+        self._known: dict[Recording | None, Tensor] = {}
+
+    @torch.inference_mode()
+    def embedding(self, recording: Recording | None) -> Tensor:
+        """(1, embedding_dim) of a recording's loudest window."""
+        if recording not in self._known:
+            silence = np.zeros(WINDOW_SAMPLES, np.float32)
+            window = silence if recording is None else loudest_window(read_recording(recording.path))
+            changed = window if self._change is None else self._change(window)
+            device = next(self._model.parameters()).device
+            examples = window_log_mel(
+                torch.from_numpy(np.ascontiguousarray(changed))[None].to(device),
+                log_offset=self._model.config.audio.log_offset,
+            )
+            self._known[recording] = self._model.hear(examples)
+        return self._known[recording]
+
+
+@torch.inference_mode()
+def _answers(model: AVESFormer, frame: Pixels, embeddings: Tensor, *, has_only_experts: bool) -> list[Pixels]:
+    """The class of every pixel (H, W) uint8, for each of the sounds."""
+    frames = normalise_frames(torch.from_numpy(frame)[None].to(embeddings.device))
+    visual = model.see(frames).repeat(len(embeddings))
+    if has_only_experts:
+        if model.experts is None or visual.seen is None:
+            raise ValueError("the network has no kind experts")
+        logits = model.experts.prior(visual.seen, embeddings)
+    else:
+        logits = model.fuse(visual, embeddings)
+    classes = enlarge(logits, like=frames).argmax(dim=1).to(torch.uint8)  # (B, H, W)
+    return list(classes.cpu().numpy())
+
+
+def _compare(pair: Pair, frame: Pixels, classes: Pixels, answer: Pixels, index: PicturesIndex) -> PairAnswer:
+    counted = classes != IGNORED
+    heard = index.heard(pair.kind)
+    sounds = np.isin(classes, [1 + kind for kind in heard]) & counted
+    truth = np.where(counted, np.where(sounds, classes, 0), IGNORED).astype(np.uint8)
+    said = (answer > 0) & counted
+    if pair.kind is not None:
+        right = np.isin(answer, [1 + kind for kind in heard]) & counted
+        iou = _iou(right, sounds)
+    else:
+        iou = _iou(said, (classes > 0) & counted)
+    return PairAnswer(pair, frame, truth, answer, iou, float(said.mean()))
+
+
+def _count(figures: PicturesFigures, entry: PairAnswer, index: PicturesIndex) -> None:
+    pair = entry.pair
+    if pair.kind is None:
+        if pair.purpose == "other":
+            figures.other_iou.append(entry.iou)
+        figures.empty[pair.purpose].append(entry.area < EMPTY_SHARE)
+        return
+    figures.iou_by_kind[index.kinds[pair.kind]].append(entry.iou)
+    if pair.has_two:
+        figures.two.append(entry.iou)
+    counted = entry.truth != IGNORED
+    said, sounds = (entry.answer > 0) & counted, (entry.truth > 0) & counted
+    labels = np.bincount(entry.answer[said], minlength=1)
+    if not said.any():
+        figures.confusions[f"{index.kinds[pair.kind]} > nothing"] += 1
+        return
+    label = int(labels.argmax()) - 1
+    is_right = label in index.heard(pair.kind)
+    if _iou(said, sounds) >= MATCH_IOU:
+        figures.labels.append(is_right)
+    if not is_right:
+        figures.confusions[f"{index.kinds[pair.kind]} > {index.kinds[label]}"] += 1
+
+
+def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    union = int((first | second).sum())
+    return float((first & second).sum() / union) if union else 1.0
+
+
+def _some(entries: Sequence[Recording], count: int, random: np.random.Generator) -> list[Recording]:
+    """Up to `count` entries of different kinds of origin, drawn by kind first."""
+    kinds = sorted({entry.name for entry in entries})
+    chosen = []
+    for name in random.permutation(kinds)[:count] if kinds else []:
+        of_kind = [entry for entry in entries if entry.name == name]
+        chosen.append(of_kind[random.integers(len(of_kind))])
+    while entries and len(chosen) < count:
+        chosen.append(entries[random.integers(len(entries))])
+    return chosen
+
+
+def _mean(values: Sequence[float] | Sequence[bool]) -> float | None:
+    return round(float(np.mean(values)), 4) if len(values) else None
+
+
+def _score(iou: float | None, two: float | None, empties: Sequence[float | None]) -> float:
+    parts = [value for value in (iou, two, *empties) if value is not None]
+    return round(0.6 * (iou or 0.0) + 0.4 * float(np.mean(parts)), 4)
+
+

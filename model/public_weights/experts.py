@@ -1,0 +1,82 @@
+"""Classes of the public weights that are kinds of ours: what the experts start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from model.network.kinds import KindExperts
+
+# Kind to class of DeepLab's Pascal VOC head (0 is the background). The kinds that Pascal lacks start from one that looks
+# alike, or as none of its classes.
+PASCAL_CLASSES: Mapping[str, int] = {
+    "aircraft": 1,
+    "bird": 3,
+    "boat": 4,
+    "bus": 6,
+    "car": 7,
+    "cat": 8,
+    "cow": 10,
+    "dog": 12,
+    "horse": 13,
+    "motorcycle": 14,
+    "person": 15,
+    "sheep": 17,
+    "train": 19,
+}
+# Kind to class of YAMNet's AudioSet head.
+AUDIOSET_CLASSES: Mapping[str, int] = {
+    "person": 0,
+    "dog": 69,
+    "cat": 76,
+    "horse": 82,
+    "cow": 85,
+    "pig": 88,
+    "sheep": 92,
+    "chicken": 94,
+    "lion": 104,
+    "bird": 106,
+    "guitar": 135,
+    "piano": 148,
+    "brass": 180,
+    "violin": 186,
+    "saxophone": 192,
+    "accordion": 204,
+    "boat": 295,
+    "car": 301,
+    "bus": 315,
+    "motorcycle": 320,
+    "train": 323,
+    "aircraft": 329,
+    "clock": 400,
+    "gun": 421,
+}
+# Logit of a kind that the public classifier does not know: rare.
+UNKNOWN_BIAS = -4.0
+
+
+def start_seen(experts: KindExperts, weight: Tensor, bias: Tensor, kinds: tuple[str, ...]) -> int:
+    """Take DeepLab's classifier (21, 256, 1, 1), (21,) for the kinds it knows; return how many those are."""
+    rows = [0] + [PASCAL_CLASSES.get(kind, -1) for kind in kinds]
+    return _start(experts.seen.weight, experts.seen.bias, weight, bias, rows)
+
+
+def start_heard(experts: KindExperts, weight: Tensor, bias: Tensor, kinds: tuple[str, ...]) -> int:
+    """Take YAMNet's classifier (521, 1024), (521,) for the kinds it knows; return how many those are."""
+    rows = [AUDIOSET_CLASSES.get(kind, -1) for kind in kinds]
+    return _start(experts.heard.weight, experts.heard.bias, weight, bias, rows)
+
+
+@torch.no_grad()
+def _start(own: Tensor, own_bias: Tensor | None, weight: Tensor, bias: Tensor, rows: list[int]) -> int:
+    assert own_bias is not None
+    for number, row in enumerate(rows):
+        if row >= 0:
+            own[number] = weight[row].view_as(own[number])
+            own_bias[number] = bias[row]
+        else:
+            own[number].zero_()
+            own_bias[number] = UNKNOWN_BIAS
+    return sum(row >= 0 for row in rows)
