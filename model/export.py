@@ -76,7 +76,7 @@ class SampleFunction(nn.Module):
 
     def forward(self, frames: Tensor, windows: Tensor) -> Tensor:
         """Preprocess and segment."""
-        return cast(Tensor, self.model(normalise_frames(frames), window_log_mel(windows, log_offset=self.model.config.audio.log_offset)))
+        return cast(Tensor, self.model(normalise_frames(frames), window_log_mel(windows)))
 
 
 def export_checkpoint(

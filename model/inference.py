@@ -70,7 +70,6 @@ class Predictor:
         )
         self.device = device
         self.dtype = dtype
-        self._log_offset = config.audio.log_offset
         self._model = fold_norms(checkpoint.build()).to(device=device, dtype=dtype)
 
     @staticmethod
@@ -117,7 +116,7 @@ class Predictor:
         _check(frames, windows)
         try:
             pictures = normalise_frames(_tensor(frames).to(self.device))
-            examples = window_log_mel(_tensor(windows).to(self.device), log_offset=self._log_offset)
+            examples = window_log_mel(_tensor(windows).to(self.device))
             logits = self._model(pictures.to(self.dtype), examples.to(self.dtype))
             answer: NDArray[np.float32] = logits.float().cpu().numpy()
         except RuntimeError as error:

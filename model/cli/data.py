@@ -1,4 +1,4 @@
-"""`avesformer data`: is AVSBench complete, and its sound converted so that no pickle is read again."""
+"""`avesformer data`: check data sets, convert AVSBench's sound so that no pickle is read again, write shards."""
 
 from __future__ import annotations
 
@@ -20,8 +20,17 @@ app = typer.Typer(no_args_is_help=True, help="Verify or convert data sets; write
 
 
 class DataName(StrEnum):
+    """Parts of AVSBench."""
+
+    S4 = "avsbench-s4"
+    MS3 = "avsbench-ms3"
+    AVSS = "avsbench-avss"
+
+
+class CheckedName(StrEnum):
     """Data sets that can be checked."""
 
+    PICTURES = "pictures"
     S4 = "avsbench-s4"
     MS3 = "avsbench-ms3"
     AVSS = "avsbench-avss"
@@ -33,8 +42,15 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the re
 
 
 @app.command()
-def verify(data: Data, root: Root, json_file: JsonFile = None) -> None:
-    """Count clips per split and name what is missing; exit code 1 where something is."""
+def verify(
+    data: Annotated[CheckedName, typer.Option(help="Data set.")],
+    root: Annotated[Path, typer.Option(help="Folder of AVSBench (Single-source, …), or of annotations.json.")],
+    json_file: JsonFile = None,
+) -> None:
+    """Count clips per split, or pictures and recordings per kind; exit code 1 where something is missing."""
+    if data is CheckedName.PICTURES:
+        _verify_pictures(root, json_file)
+        return
     from model.data.avsbench.check import verify as check
     from model.data.avsbench.subsets import Subset
 
@@ -54,6 +70,23 @@ def verify(data: Data, root: Root, json_file: JsonFile = None) -> None:
         raise typer.Exit(1)
     if not any(report.num_listed for report in reports.values()):
         console.print("error: no clips are listed")
+        raise typer.Exit(1)
+
+
+def _verify_pictures(root: Path, json_file: Path | None) -> None:
+    from model.data.pictures.check import verify as check
+
+    with one_line_failures():
+        with progress_bar("verifying", unit="files") as (bar, task):
+            report = check(root, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        if json_file is not None:
+            json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    for name, counts in (("pictures", report.pictures), ("recordings", report.recordings)):
+        typer.echo(f"{name}: " + ", ".join(f"{key} {count}" for key, count in sorted(counts.items())))
+    typer.echo(f"cut-outs: {report.num_cutouts}, backgrounds: {report.num_backgrounds}")
+    _name("unusable", report.faults)
+    _name("gap", report.gaps)
+    if report.faults:
         raise typer.Exit(1)
 
 

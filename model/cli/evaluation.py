@@ -1,4 +1,4 @@
-"""`avesformer evaluate`: measure a checkpoint on the synthetic world or on AVSBench."""
+"""`avesformer evaluate`: measure a checkpoint on the synthetic world, on pictures with recordings, or on AVSBench."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class DataName(StrEnum):
     """Data sets that `evaluate` knows."""
 
     SYNTHETIC = "synthetic"
+    PICTURES = "pictures"
     S4 = "avsbench-s4"
     MS3 = "avsbench-ms3"
     AVSS = "avsbench-avss"
@@ -39,8 +40,8 @@ class Split(StrEnum):
 
 def evaluate(
     data: Annotated[DataName, typer.Option(help="Data set.")] = DataName.SYNTHETIC,
-    root: Annotated[Path | None, typer.Option(help="Folder of AVSBench.")] = None,
-    split: Annotated[Split, typer.Option(help="Split of AVSBench.")] = Split.TEST,
+    root: Annotated[Path | None, typer.Option(help="Folder of AVSBench, or of pictures.")] = None,
+    split: Annotated[Split | None, typer.Option(help="Split (AVSBench: test, pictures: val).")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
     num_clips: Annotated[int, typer.Option(min=2, help="Unseen synthetic clips.")] = 120,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -48,27 +49,48 @@ def evaluate(
     attention: Annotated[bool, typer.Option("--attention", help="Also the entropy and spread of attention.")] = False,
     page: Annotated[Path | None, typer.Option(help="AVSBench: write a page of overlays (HTML) here.")] = None,
     robust: Annotated[
-        bool, typer.Option("--robust", help="AVSBench: only false positives under silence, noise, off-screen sound.")
+        bool,
+        typer.Option(
+            "--robust",
+            help="AVSBench: only false positives under silence, noise, off-screen sound. Pictures: gain, 8 kHz, AAC.",
+        ),
+    ] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Pictures: write contact sheets (PNG) into this folder.")] = None,
+    num_pictures: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, evenly spread.")] = None,
+    experts_only: Annotated[
+        bool, typer.Option("--experts-only", help="Pictures: the product of kinds seen and kinds heard, a baseline.")
     ] = False,
 ) -> None:
     """Measure a checkpoint: JSON on stdout, a table on stderr. Figures of different protocols have different names."""
+    from model.evaluation.picture_sheet import PicturesRun
     from model.inference import choose_device
     from model.network.checkpoint import SHIPPED_CHECKPOINT, load_checkpoint
 
     if data is not DataName.SYNTHETIC and root is None:
         raise typer.BadParameter("name the data folder with --root PATH", param_hint="--root")
+    if attention and data is DataName.PICTURES:
+        raise typer.BadParameter("is for the synthetic world and AVSBench", param_hint="--attention")
+    if sheet is not None and data is not DataName.PICTURES:
+        raise typer.BadParameter("choose --data pictures", param_hint="--sheet")
     if robust and data is DataName.SYNTHETIC:
-        raise typer.BadParameter("choose AVSBench with --data avsbench-…", param_hint="--robust")
+        raise typer.BadParameter("choose --data pictures or avsbench-…", param_hint="--robust")
     with one_line_failures():
         loaded = load_checkpoint(checkpoint or SHIPPED_CHECKPOINT)
         place = choose_device(device)
+        part = split or (Split.VAL if data is DataName.PICTURES else Split.TEST)
         if root is None or data is DataName.SYNTHETIC:
             figures = _synthetic(loaded, num_clips, place)
+        elif data is DataName.PICTURES:
+            pictures = PicturesRun(root, part.value, num_pictures, robust, experts_only, sheet)
+            with progress_bar("evaluating", unit="pictures") as (bar, task):
+                figures = pictures.measure(
+                    loaded, place, progress=lambda done, total: bar.update(task, completed=done, total=total)
+                )
         else:
             measure = _robust if robust else _avsbench
-            figures = measure(loaded, data, root=root, split=split, device=place, page=page)
+            figures = measure(loaded, data, root=root, split=part, device=place, page=page)
         if attention:
-            figures["attention"] = _attention(loaded, data, root=root, split=split, device=place)
+            figures["attention"] = _attention(loaded, data, root=root, split=part, device=place)
         answer = {"data": data.value, "checkpoint": loaded.digest, "world_version": loaded.world_version, **figures}
         text = json.dumps(answer, indent=2)
         if json_file is not None:

@@ -19,43 +19,21 @@ from torch import Tensor
 from model.data.pictures.frames import IGNORED, Pixels, read_picture, squash
 from model.data.pictures.index import Picture, PicturesIndex, Recording
 from model.data.pictures.recordings import Waveform, read_recording
+from model.evaluation.picture_pairs import Pair, choose_pairs, loudest_window
 from model.network.avesformer import AVESFormer
 from model.network.kinds import enlarge
 from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
 
-# A kind counts in a picture from this share of its pixels on.
-LEAST_SHARE = 0.005
 # A mask of less than this share of the frame is empty.
 EMPTY_SHARE = 0.005
 # Kinds with fewer samples are left out of the mean over kinds.
 LEAST_SAMPLES = 10
 # A mask matches its truth from this IoU on.
 MATCH_IOU = 0.5
-# Starts of a recording that are tried for its loudest window.
-NUM_STARTS = 16
 
 Progress = Callable[[int, int], None]
 Change = Callable[[Waveform], Waveform]
 Show = Callable[["PairAnswer"], None]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A picture and what is heard with it.
-
-    Attributes:
-        picture: of the split.
-        recording: None is silence.
-        kind: what sounds in the picture, None where nothing in it does.
-        purpose: `own`, `other`, `ambience` or `silence`.
-        has_two: the picture shows another kind, too.
-    """
-
-    picture: Picture
-    recording: Recording | None
-    kind: int | None
-    purpose: str
-    has_two: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,10 +95,9 @@ class PicturesFigures:
 def evaluate_pictures(
     model: AVESFormer,
     index: PicturesIndex,
+    pictures: Sequence[Picture],
     *,
-    split: str,
     size_px: int,
-    num_pictures: int | None = None,
     change: Change | None = None,
     has_only_experts: bool = False,
     show: Show | None = None,
@@ -131,9 +108,8 @@ def evaluate_pictures(
     Args:
         model: in eval mode; its labels are the background and the index's kinds.
         index: pictures and recordings.
-        split: `train` or `val`.
-        size_px: frames are squashed to this.
-        num_pictures: at most so many, evenly spread; None for all.
+        pictures: pictures of one split, from `choose_pictures`.
+        size_px: height and width that frames are resized to.
         change: of every waveform, such as another gain.
         has_only_experts: the product of what is seen and what is heard, without the fused part: the baseline.
         show: called with every answer.
@@ -143,20 +119,15 @@ def evaluate_pictures(
         The figures.
 
     Raises:
-        ValueError: other labels, or no pictures in the split.
+        ValueError: the checkpoint has other labels.
     """
     if model.config.labels[1:] != index.kinds:
         raise ValueError("the checkpoint's labels are not the kinds of the annotations")
-    pictures = [picture for picture in index.pictures if picture.split == split and picture.kinds]
-    if not pictures:
-        raise ValueError(f"no pictures with masks in the split {split}")
-    if num_pictures is not None and num_pictures < len(pictures):
-        pictures = [pictures[number] for number in np.linspace(0, len(pictures) - 1, num_pictures).astype(int)]
     figures = PicturesFigures(index.kinds)
     hearing = _Hearing(model, change)
     for done, picture in enumerate(pictures, start=1):
         labelled = squash(read_picture(picture), size_px=size_px)
-        pairs = choose_pairs(picture, labelled.classes, index, split=split)
+        pairs = choose_pairs(picture, labelled.classes, index)
         if pairs:
             embeddings = torch.cat([hearing.embedding(pair.recording) for pair in pairs])
             answers = _answers(model, labelled.frame, embeddings, has_only_experts=has_only_experts)
@@ -168,34 +139,6 @@ def evaluate_pictures(
         if progress is not None:
             progress(done, len(pictures))
     return figures
-
-
-def choose_pairs(picture: Picture, classes: Pixels, index: PicturesIndex, *, split: str) -> list[Pair]:
-    """The recordings that a picture is paired with: two of each kind in it, two others, ambience, silence."""
-    random = np.random.default_rng(np.frombuffer(picture.path.name.encode(), np.uint8).astype(np.uint32))
-    recordings = [entry for entry in index.recordings if entry.split == split]
-    counts = np.bincount(classes.ravel(), minlength=256)[1:255]
-    present = frozenset(int(kind) for kind in np.flatnonzero(counts))
-    visible = [int(kind) for kind in np.flatnonzero(counts >= LEAST_SHARE * classes.size)]
-    pairs = []
-    for kind in visible:
-        alike = index.heard(kind)
-        own = [entry for entry in recordings if entry.kind in alike]
-        has_two = any(other not in alike for other in visible)
-        pairs += [Pair(picture, entry, kind, "own", has_two) for entry in _some(own, 2, random)]
-    others = [entry for entry in recordings if entry.kind is not None and not index.heard(entry.kind) & present]
-    pairs += [Pair(picture, entry, None, "other") for entry in _some(others, 2, random)]
-    ambience = [entry for entry in recordings if entry.kind is None]
-    pairs += [Pair(picture, entry, None, "ambience") for entry in _some(ambience, 1, random)]
-    return [*pairs, Pair(picture, None, None, "silence")]
-
-
-def loudest_window(waveform: Waveform) -> Waveform:
-    """The loudest of some evenly spread windows (15600,); a shorter recording gets silence before it."""
-    if len(waveform) <= WINDOW_SAMPLES:
-        return np.pad(waveform, (WINDOW_SAMPLES - len(waveform), 0))
-    starts = np.linspace(0, len(waveform) - WINDOW_SAMPLES, NUM_STARTS).astype(int)
-    return max((waveform[start : start + WINDOW_SAMPLES] for start in starts), key=lambda cut: float((cut**2).sum()))
 
 
 class _Hearing:
@@ -214,11 +157,8 @@ class _Hearing:
             window = silence if recording is None else loudest_window(read_recording(recording.path))
             changed = window if self._change is None else self._change(window)
             device = next(self._model.parameters()).device
-            examples = window_log_mel(
-                torch.from_numpy(np.ascontiguousarray(changed))[None].to(device),
-                log_offset=self._model.config.audio.log_offset,
-            )
-            self._known[recording] = self._model.hear(examples)
+            waveform = torch.from_numpy(np.ascontiguousarray(changed))[None].to(device)
+            self._known[recording] = self._model.hear(window_log_mel(waveform))
         return self._known[recording]
 
 
@@ -280,18 +220,6 @@ def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return float((first & second).sum() / union) if union else 1.0
 
 
-def _some(entries: Sequence[Recording], count: int, random: np.random.Generator) -> list[Recording]:
-    """Up to `count` entries of different kinds of origin, drawn by kind first."""
-    kinds = sorted({entry.name for entry in entries})
-    chosen = []
-    for name in random.permutation(kinds)[:count] if kinds else []:
-        of_kind = [entry for entry in entries if entry.name == name]
-        chosen.append(of_kind[random.integers(len(of_kind))])
-    while entries and len(chosen) < count:
-        chosen.append(entries[random.integers(len(entries))])
-    return chosen
-
-
 def _mean(values: Sequence[float] | Sequence[bool]) -> float | None:
     return round(float(np.mean(values)), 4) if len(values) else None
 
@@ -299,5 +227,3 @@ def _mean(values: Sequence[float] | Sequence[bool]) -> float | None:
 def _score(iou: float | None, two: float | None, empties: Sequence[float | None]) -> float:
     parts = [value for value in (iou, two, *empties) if value is not None]
     return round(0.6 * (iou or 0.0) + 0.4 * float(np.mean(parts)), 4)
-
-

@@ -20,7 +20,6 @@ from model.network.prompt_query import PromptQueryGenerator
 from model.network.vggish import Vggish
 from model.network.yamnet import Yamnet
 
-
 AUDIO_BRANCHES: Mapping[str, Callable[[AudioConfig], nn.Module]] = {
     "small": SmallAudioEncoder,
     "vggish": Vggish,

@@ -51,7 +51,8 @@ class VisualBackbone(nn.Module):
             frames: (B, 3, H, W) normalised, H and W multiples of 16.
 
         Returns:
-            Maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up; `mobilenet_v2_deeplab` ends with 16.
+            Maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up; `mobilenet_v2_deeplab` has no
+            map of stride 32.
         """
         pyramid: tuple[Tensor, ...] = self.network(frames)
         return pyramid

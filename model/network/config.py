@@ -50,7 +50,8 @@ class AudioConfig:
         is_frozen: run without gradient and in eval mode, as the field does with VGGish. Sensible only where
             trained weights are put in.
         has_final_relu: the ReLU of the torch port of VGGish that all published results use.
-        log_offset: added to mel magnitudes before the logarithm; 0.01 for VGGish, 0.001 for YAMNet.
+        log_offset: what the branch's weights expect to be added to mel magnitudes before the logarithm: 0.01 for
+            VGGish, 0.001 for YAMNet. The network's input always has VGGish's; `yamnet` converts it.
     """
 
     kind: AudioKind = "small"

@@ -10,7 +10,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.network.layers import SameConv
 from model.network.preprocess import FRAME_MEAN, FRAME_STD

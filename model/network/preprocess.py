@@ -49,16 +49,15 @@ def normalise_frames(frames: Tensor) -> Tensor:
     return ((frames.float() - mean) / std).permute(0, 3, 1, 2)  # (B, 3, H, W)
 
 
-def log_mel(waveform: Tensor, *, log_offset: float = LOG_OFFSET) -> Tensor:
+def log_mel(waveform: Tensor) -> Tensor:
     """VGGish's log-mel spectrogram.
 
     Args:
         waveform: (B, S) float in [-1, 1] at 16 kHz.
-        log_offset: added before the logarithm; 0.01 for VGGish, 0.001 for YAMNet.
 
     Returns:
-        (B, F, 64) float32, natural logarithm of (magnitude mel + offset), F = (S - 400) // 160 + 1. Frames are not
-        centred and incomplete ones are dropped. Silence is ln 0.01 = -4.605 for VGGish.
+        (B, F, 64) float32, natural logarithm of (magnitude mel + 0.01), F = (S - 400) // 160 + 1. Frames are not
+        centred and incomplete ones are dropped. Silence is ln 0.01 = -4.605.
 
     Raises:
         ValueError: another rank, or fewer than 400 samples.
@@ -69,15 +68,14 @@ def log_mel(waveform: Tensor, *, log_offset: float = LOG_OFFSET) -> Tensor:
     # In double precision, as VGGish does it: beside a loud tone float32 rounding would lift the silent bands.
     pieces = waveform.double().unfold(1, STFT_WINDOW_SAMPLES, STFT_HOP_SAMPLES)  # (B, F, 400)
     magnitude = torch.fft.rfft(pieces * hann, n=FFT_SIZE).abs()  # (B, F, 257)
-    return torch.log(magnitude @ mel + log_offset).float()  # (B, F, 64)
+    return torch.log(magnitude @ mel + LOG_OFFSET).float()  # (B, F, 64)
 
 
-def window_log_mel(windows: Tensor, *, log_offset: float = LOG_OFFSET) -> Tensor:
+def window_log_mel(windows: Tensor) -> Tensor:
     """The log-mel example of each audio window.
 
     Args:
         windows: (B, 15600) float32 at 16 kHz, ending at the sample's time.
-        log_offset: as in `log_mel`.
 
     Returns:
         (B, 1, 96, 64) float32.
@@ -87,7 +85,7 @@ def window_log_mel(windows: Tensor, *, log_offset: float = LOG_OFFSET) -> Tensor
     """
     if windows.ndim != 2 or windows.shape[1] != WINDOW_SAMPLES:
         raise ValueError(f"windows: got {tuple(windows.shape)}, expected (B, {WINDOW_SAMPLES})")
-    return log_mel(windows, log_offset=log_offset)[:, None]  # (B, 1, 96, 64)
+    return log_mel(windows)[:, None]  # (B, 1, 96, 64)
 
 
 def _hertz_to_mel(hertz: Tensor) -> Tensor:

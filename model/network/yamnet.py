@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.network.config import AudioConfig
 from model.network.layers import SameConv
+from model.network.preprocess import LOG_OFFSET
 
 FIRST_CHANNELS = 32
 # (channels, stride) of the separable layers 2 to 14. 96 x 64 becomes 3 x 2.
@@ -50,12 +51,13 @@ class Yamnet(nn.Module):
     """Audio embedding of one log-mel example: 1024 averages, 3.2 M parameters.
 
     Args:
-        config: uses nothing but its presence: widths are those of the public weights.
+        config: uses `embedding_dim` and `log_offset`; widths are those of the public weights.
     """
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         self.embedding_dim = config.embedding_dim
+        self.log_offset = config.log_offset
         self.layer1 = FirstLayer()
         channels = FIRST_CHANNELS
         for number, (width, stride) in enumerate(SEPARABLE_LAYERS, start=2):
@@ -67,8 +69,9 @@ class Yamnet(nn.Module):
         return self.late(self.early(log_mel, num_layers=NUM_LAYERS), num_layers=NUM_LAYERS)
 
     def early(self, log_mel: Tensor, *, num_layers: int) -> Tensor:
-        """Features (B, C, f, m) after the first `num_layers` of the 14 layers."""
-        return self._run(log_mel, range(1, num_layers + 1))
+        """Features (B, C, f, m) of VGGish's log-mel (B, 1, 96, 64) after the first `num_layers` of the 14 layers."""
+        magnitude = (log_mel.exp() - LOG_OFFSET).clamp(min=0)
+        return self._run((magnitude + self.log_offset).log(), range(1, num_layers + 1))
 
     def late(self, features: Tensor, *, num_layers: int) -> Tensor:
         """Embedding (B, 1024) of the features that `early` returns for the same `num_layers`."""

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from model.network.kinds import KindExperts
 
-# Kind to class of DeepLab's Pascal VOC head (0 is the background). The kinds that Pascal lacks start from one that looks
-# alike, or as none of its classes.
+# Kind to class of DeepLab's Pascal VOC head (0 is the background). Other kinds start as rare ones.
 PASCAL_CLASSES: Mapping[str, int] = {
     "aircraft": 1,
     "bird": 3,
@@ -57,20 +56,20 @@ AUDIOSET_CLASSES: Mapping[str, int] = {
 UNKNOWN_BIAS = -4.0
 
 
-def start_seen(experts: KindExperts, weight: Tensor, bias: Tensor, kinds: tuple[str, ...]) -> int:
-    """Take DeepLab's classifier (21, 256, 1, 1), (21,) for the kinds it knows; return how many those are."""
+def start_seen(experts: KindExperts, weight: Tensor, bias: Tensor, kinds: tuple[str, ...]) -> None:
+    """Take DeepLab's classifier (21, 256, 1, 1), (21,) for the kinds that it knows."""
     rows = [0] + [PASCAL_CLASSES.get(kind, -1) for kind in kinds]
-    return _start(experts.seen.weight, experts.seen.bias, weight, bias, rows)
+    _start(experts.seen.weight, experts.seen.bias, weight, bias, rows)
 
 
-def start_heard(experts: KindExperts, weight: Tensor, bias: Tensor, kinds: tuple[str, ...]) -> int:
-    """Take YAMNet's classifier (521, 1024), (521,) for the kinds it knows; return how many those are."""
+def start_heard(experts: KindExperts, weight: Tensor, bias: Tensor, kinds: tuple[str, ...]) -> None:
+    """Take YAMNet's classifier (521, 1024), (521,) for the kinds that it knows."""
     rows = [AUDIOSET_CLASSES.get(kind, -1) for kind in kinds]
-    return _start(experts.heard.weight, experts.heard.bias, weight, bias, rows)
+    _start(experts.heard.weight, experts.heard.bias, weight, bias, rows)
 
 
 @torch.no_grad()
-def _start(own: Tensor, own_bias: Tensor | None, weight: Tensor, bias: Tensor, rows: list[int]) -> int:
+def _start(own: Tensor, own_bias: Tensor | None, weight: Tensor, bias: Tensor, rows: list[int]) -> None:
     assert own_bias is not None
     for number, row in enumerate(rows):
         if row >= 0:
@@ -79,4 +78,3 @@ def _start(own: Tensor, own_bias: Tensor | None, weight: Tensor, bias: Tensor, r
         else:
             own[number].zero_()
             own_bias[number] = UNKNOWN_BIAS
-    return sum(row >= 0 for row in rows)

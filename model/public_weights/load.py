@@ -34,7 +34,7 @@ State = dict[str, Tensor]
 # Where a hub repository keeps its weights unless another file is named.
 HUB_FILE = "model.safetensors"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<file>[\w./-]+))?")
-FILE_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors", ".tflite", ".h5")
+FILE_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors", ".tflite")
 # Wrappers under which programs keep the state dict inside their file.
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 # torch.hub's habit: a file name ends with the first digits of its SHA-256.

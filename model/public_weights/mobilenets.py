@@ -45,7 +45,8 @@ def import_deeplab_tflite(model: AVESFormer, path: Path) -> int:
     count = _fill(network, [*features, pool, aspp, projection], path.name)
     if model.experts is not None:
         kinds = model.config.labels[1:]
-        count += start_seen(model.experts, classifier.weight, classifier.bias, kinds)
+        start_seen(model.experts, classifier.weight, classifier.bias, kinds)
+        count += 2
     return count
 
 
@@ -70,7 +71,8 @@ def import_yamnet_tflite(model: AVESFormer, path: Path) -> int:
     count = _fill(model.audio, features, path.name)
     if model.experts is not None:
         kinds = model.config.labels[1:]
-        count += start_heard(model.experts, classifier.weight, classifier.bias, kinds)
+        start_heard(model.experts, classifier.weight, classifier.bias, kinds)
+        count += 2
     return count
 
 

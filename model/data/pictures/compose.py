@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,7 +134,7 @@ def _scene(source: PictureSource, random: Random, size_px: int) -> LabelledFrame
         kind = int(random.choice(len(source.by_kind), p=source.kind_shares))
         groups = source.by_kind[kind]
         group = groups[int(random.choice(len(groups), p=source.origin_shares[kind]))]
-        picture = group[random.integers(len(group))]
+        picture = group[int(random.integers(len(group)))]
         labelled = _crop(read_picture(picture), 1 + kind, random, size_px)
         num_pasted = int(random.random() < PASTED_SHARE)
     for _ in range(num_pasted):
@@ -145,7 +146,8 @@ def _origin_shares(groups: Sequence[Sequence[Picture]]) -> NDArray[np.float64]:
     sources = [group[0].source for group in groups]
     counts = Counter(sources)
     shares = np.array([counts[source] ** (SOURCE_POWER - 1) for source in sources], np.float64)
-    return shares / max(shares.sum(), 1e-9)
+    normed: NDArray[np.float64] = shares / max(shares.sum(), 1e-9)
+    return normed
 
 
 def _shares(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -177,7 +179,7 @@ def _paste(labelled: LabelledFrame, source: PictureSource, random: Random) -> La
         return labelled
     kind = -1 if is_silent else int(random.choice(len(source.pasted_shares), p=source.pasted_shares))
     entries = source.cutouts[kind]
-    cutout = read_cutout(entries[random.integers(len(entries))])
+    cutout = read_cutout(entries[int(random.integers(len(entries)))])
     size_px = labelled.frame.shape[0]
     side = random.uniform(*PASTED_SIDES) * size_px
     scale = side / max(cutout.shape[:2])
@@ -204,7 +206,7 @@ def _paste(labelled: LabelledFrame, source: PictureSource, random: Random) -> La
 
 def _change_light(frame: Pixels, random: Random) -> Pixels:
     """Brightness, contrast, colour, blur, coarse sources, grain."""
-    values = frame.astype(np.float32)
+    values: NDArray[Any] = frame.astype(np.float32)
     size_px = frame.shape[0]
     if random.random() < COARSE_SHARE:
         small = round(size_px * random.uniform(0.4, 0.9))
@@ -220,4 +222,5 @@ def _change_light(frame: Pixels, random: Random) -> Pixels:
     values *= random.uniform(0.88, 1.12, size=3).astype(np.float32)
     if random.random() < GRAIN_SHARE:
         values += random.normal(0, random.uniform(1, 8), size=values.shape).astype(np.float32)
-    return np.clip(values, 0, 255).astype(np.uint8)
+    changed: Pixels = np.clip(values, 0, 255).astype(np.uint8)
+    return changed

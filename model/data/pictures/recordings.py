@@ -22,7 +22,7 @@ def read_recording(path: Path) -> Waveform:
         PicturesError: absent, damaged or without sound.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), "r") as container:
             return _decode(container)
     except (av.FFmpegError, OSError, IndexError) as error:
         raise PicturesError(f"{path.name} is absent or no recording: {type(error).__name__}") from error
@@ -38,7 +38,7 @@ def through_aac(waveform: Waveform, *, bits_per_s: int) -> Waveform:
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
     file.seek(0)
-    with av.open(file) as container:
+    with av.open(file, "r") as container:
         decoded = _decode(container)[: len(waveform)]
     return np.pad(decoded, (0, len(waveform) - len(decoded)))
 

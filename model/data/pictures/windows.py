@@ -16,7 +16,8 @@ Random = np.random.Generator
 
 # Kinds are drawn with the power of their number of origins, as pictures are.
 KIND_POWER = 0.3
-# Shares of the windows: two kinds at once; sounds without pictures (ambience); silence or faint noise. The rest: one kind.
+# Shares of the windows: two kinds at once; sounds without pictures (ambience); silence or faint noise. The rest has one
+# kind.
 TWO_SHARE, AMBIENCE_SHARE, QUIET_SHARE = 0.15, 0.14, 0.05
 # A cut of a recording is loud enough to be heard: at most so much below its loudest part.
 LEAST_LEVEL_DB = -18.0
@@ -111,7 +112,8 @@ def quiet_window(random: Random) -> Waveform:
     slope = random.uniform(0.0, 1.2)  # 0 white, 0.5 pink, 1 brown
     noise = np.fft.irfft(spectrum / np.arange(1, len(spectrum) + 1) ** slope, n=WINDOW_SAMPLES)
     level = 10 ** (random.uniform(-75.0, -35.0) / 20)
-    return (noise / noise.std() * level).astype(np.float32)
+    quiet: Waveform = (noise / noise.std() * level).astype(np.float32)
+    return quiet
 
 
 def _groups(index: PicturesIndex, split: str, kind: int | None) -> list[list[Recording]]:
@@ -125,8 +127,8 @@ def _groups(index: PicturesIndex, split: str, kind: int | None) -> list[list[Rec
 def _cut_of(
     groups: Sequence[Sequence[Recording]], waveforms: Mapping[Recording, Waveform], random: Random
 ) -> NDArray[np.float64]:
-    group = groups[random.integers(len(groups))]
-    return cut_window(waveforms[group[random.integers(len(group))]], random)
+    group = groups[int(random.integers(len(groups)))]
+    return cut_window(waveforms[group[int(random.integers(len(group)))]], random)
 
 
 def cut_window(waveform: Waveform, random: Random) -> NDArray[np.float64]:
@@ -168,7 +170,7 @@ def _loudest(waveform: Waveform) -> float:
     """Largest root mean square of a recording's windows, half a window apart."""
     starts = range(0, max(1, len(waveform) - WINDOW_SAMPLES + 1), WINDOW_SAMPLES // 2)
     levels = [float(np.mean(waveform[start : start + WINDOW_SAMPLES].astype(np.float64) ** 2)) for start in starts]
-    return max(levels) ** 0.5
+    return float(max(levels) ** 0.5)
 
 
 def _add(first: NDArray[np.float64], second: NDArray[np.float64], below_db: float) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from torch import nn
 from model.data.pictures.compose import PictureSource, draw_picture
 from model.data.pictures.frames import LabelledFrame
 from model.data.pictures.index import PicturesIndex, read_index
+from model.evaluation.picture_pairs import choose_pictures
 from model.evaluation.pictures import evaluate_pictures
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND
@@ -62,7 +63,8 @@ class PicturesTask:
         if not config.root:
             raise ValueError("pictures: name the data folder with --root PATH")
         if config.batch_pictures % group.size:
-            raise ValueError(f"batch_pictures: got {config.batch_pictures}, expected a multiple of {group.size} processes")
+            got = config.batch_pictures
+            raise ValueError(f"batch_pictures: got {got}, expected a multiple of {group.size} processes")
         self.config, self.device, self.group = config, device, group
         self.index: PicturesIndex = read_index(Path(config.root))
         self.source = PictureSource.of(self.index, split="train")
@@ -103,9 +105,8 @@ class PicturesTask:
 
     def evaluate(self, model: AVESFormer, *, size_px: int) -> dict[str, Any]:
         """Figures on the validation pictures and recordings; `score` sums up what matters."""
-        figures = evaluate_pictures(
-            model, self.index, split="val", size_px=size_px, num_pictures=self.config.evaluate_clips or None
-        )
+        chosen = choose_pictures(self.index, split="val", num_pictures=self.config.evaluate_clips or None)
+        figures = evaluate_pictures(model, self.index, chosen, size_px=size_px)
         return figures.summary()
 
     def describe(self) -> dict[str, Any]:
@@ -133,7 +134,6 @@ class PicturesTask:
                 cast(Yamnet, model.audio),
                 num_windows=self.config.sound_windows,
                 num_layers=self.config.audio_frozen_layers,
-                log_offset=model.config.audio.log_offset,
                 seed=self.config.seed,
                 file=Path(self.config.sound_bank) if self.config.sound_bank else None,
             )

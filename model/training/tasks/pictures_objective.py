@@ -123,4 +123,6 @@ class PicturesObjective(nn.Module):
         classes = F.interpolate(batch.classes[:, None].float(), size=wanted.shape[-2:], mode="nearest").long()
         is_known = F.pad(self.known_classes, (0, 256 - len(self.known_classes)))[classes].float()  # (P, 1, h, w)
         distance = ((features.float() - wanted).square() * is_known).sum()
-        return distance / ((wanted.square() * is_known).sum() + 1.0)
+        size: Tensor = (wanted.square() * is_known).sum() + 1.0
+        share: Tensor = distance / size
+        return share

@@ -77,7 +77,6 @@ def build_sound_bank(
     *,
     num_windows: int,
     num_layers: int,
-    log_offset: float,
     seed: int,
     file: Path | None = None,
     progress: Progress | None = None,
@@ -89,7 +88,6 @@ def build_sound_bank(
         audio: the audio branch.
         num_windows: N.
         num_layers: layers that stand still, 1 to 14.
-        log_offset: of the log-mel.
         seed: decides every mix.
         file: read instead if it exists, written otherwise.
         progress: called with windows done and in all.
@@ -112,8 +110,7 @@ def build_sound_bank(
                 sources[number, place] = NO_KIND if kind is None else kind
         batch = torch.from_numpy(np.stack([window.waveform for window in windows])).to(device)
         with torch.inference_mode():
-            examples = window_log_mel(batch, log_offset=log_offset)
-            features.append(audio.early(examples, num_layers=num_layers).half().cpu().contiguous())
+            features.append(audio.early(window_log_mel(batch), num_layers=num_layers).half().cpu().contiguous())
         if progress is not None:
             progress(numbers.stop, num_windows)
     together = torch.cat(features).clone()

@@ -35,7 +35,7 @@ def test_list_names_the_recipes() -> None:
     code, out, _ = run("train", "--list")
     assert code == 0
     names = [line.split()[0] for line in out.splitlines()]
-    assert names == ["tiny-synthetic", "tiny-semantic", "s4-r50", "ms3-r50", "avss-r50"]
+    assert names == ["tiny-synthetic", "tiny-semantic", "lite-pictures", "s4-r50", "ms3-r50", "avss-r50"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""TensorFlow Lite files: integers become the numbers that they stand for, and layers land in the right places.
+
+`AVESFORMER_TFLITE_DIR` names a folder with the public yamnet.tflite and deeplabv3_mnv2_pascal.tflite; without it the
+last test is skipped.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.tflite_writer import StoredLayer, StoredTensor, write_tflite
+from torch import nn
+
+from model.network.avesformer import AVESFormer
+from model.network.config import BACKGROUND, variant
+from model.network.layers import SameConv
+from model.public_weights.load import WeightsError, load_public_weights
+from model.public_weights.tflite_file import TfliteError, read_tflite
+
+KINDS = ("dog", "clock", "train")
+NUM_PASCAL, NUM_AUDIOSET = 21, 521
+
+
+@pytest.fixture
+def lite() -> AVESFormer:
+    torch.manual_seed(0)
+    return AVESFormer(variant("lite", labels=(BACKGROUND, *KINDS))).eval()
+
+
+def floats(values: np.ndarray) -> StoredTensor:
+    return StoredTensor(values.astype(np.float32))
+
+
+def stored(convolution: nn.Conv2d, random: np.random.Generator) -> StoredLayer:
+    """Random numbers of a convolution's shape, in TensorFlow's order of axes."""
+    shape = tuple(convolution.weight.shape)
+    is_depthwise = convolution.groups > 1
+    weight = random.standard_normal(shape) * 0.05
+    axes = (1, 2, 3, 0) if is_depthwise else (0, 2, 3, 1)
+    bias = random.standard_normal(shape[0]) * 0.05
+    return StoredLayer("depthwise" if is_depthwise else "conv", floats(weight.transpose(axes)), floats(bias))
+
+
+def convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    return [module.convolution for module in network.modules() if isinstance(module, SameConv)]
+
+
+def yamnet_file(model: AVESFormer, path: Path, *, seed: int = 0) -> list[StoredLayer]:
+    random = np.random.default_rng(seed)
+    mel = StoredLayer("dense", floats(random.standard_normal((64, 257))), floats(np.zeros(64)))
+    layers = [stored(entry, random) for entry in convolutions(model.audio)]
+    classifier = StoredLayer(
+        "dense", floats(random.standard_normal((NUM_AUDIOSET, 1024))), floats(random.standard_normal(NUM_AUDIOSET))
+    )
+    path.write_bytes(write_tflite([mel, *layers, classifier]))
+    return [*layers, classifier]
+
+
+def deeplab_file(model: AVESFormer, path: Path, *, seed: int = 0) -> list[StoredLayer]:
+    random = np.random.default_rng(seed)
+    *features, pool, aspp, projection = [stored(entry, random) for entry in convolutions(model.backbone.network)]
+    classifier = StoredLayer(
+        "conv",
+        floats(random.standard_normal((NUM_PASCAL, 1, 1, 256))),
+        floats(random.standard_normal(NUM_PASCAL)),
+    )
+    # In the public file the branch of the picture's mean comes after the one of each place.
+    path.write_bytes(write_tflite([*features, aspp, pool, projection, classifier]))
+    return [*features, pool, aspp, projection, classifier]
+
+
+def test_integers_per_channel_and_per_tensor(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    depthwise = random.integers(-127, 128, (1, 3, 3, 4)).astype(np.int8)
+    scales = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    dense = random.integers(0, 256, (2, 5)).astype(np.uint8)
+    layers = [
+        StoredLayer(
+            "depthwise",
+            StoredTensor(depthwise, scales, np.zeros(4, np.int64), axis=3),
+            StoredTensor(np.array([1, -2, 3, 4], np.int32), scales, np.zeros(4, np.int64)),
+        ),
+        StoredLayer(
+            "dense", StoredTensor(dense, np.array([0.5], np.float32), np.array([128])), floats(np.array([0.25, -1]))
+        ),
+    ]
+    path = tmp_path / "model.tflite"
+    path.write_bytes(write_tflite(layers))
+    first, second = read_tflite(path)
+    expected = (depthwise * scales).transpose(3, 0, 1, 2)
+    assert np.allclose(first.weight.numpy(), expected)
+    assert np.allclose(first.bias.numpy(), [0.1, -0.4, 0.9, 1.6])
+    assert np.allclose(second.weight.numpy(), (dense.astype(float) - 128) * 0.5)
+    assert np.allclose(second.bias.numpy(), [0.25, -1])
+
+
+def test_yamnet_lands_in_the_audio_branch_and_its_expert(lite: AVESFormer, tmp_path: Path) -> None:
+    path = tmp_path / "yamnet.tflite"
+    *features, classifier = yamnet_file(lite, path)
+    report = load_public_weights(lite, audio=str(path))["audio"]
+    assert report.num_tensors == 2 * len(features) + 2
+    for convolution, layer in zip(convolutions(lite.audio), features, strict=True):
+        axes = (3, 0, 1, 2) if layer.kind == "depthwise" else (0, 3, 1, 2)
+        assert np.array_equal(convolution.weight.detach().numpy(), layer.weight.values.transpose(axes))
+        assert np.array_equal(convolution.bias.detach().numpy(), layer.bias.values)
+    assert lite.experts is not None
+    heard = lite.experts.heard.weight.detach().numpy()
+    # AudioSet's rows of dog, clock and train.
+    assert np.array_equal(heard, classifier.weight.values[[69, 400, 323]])
+
+
+def test_deeplab_lands_in_the_backbone_and_its_expert(lite: AVESFormer, tmp_path: Path) -> None:
+    path = tmp_path / "deeplab.tflite"
+    *features, classifier = deeplab_file(lite, path)
+    load_public_weights(lite, backbone=str(path))
+    for convolution, layer in zip(convolutions(lite.backbone.network), features, strict=True):
+        assert np.array_equal(convolution.bias.detach().numpy(), layer.bias.values)
+    assert lite.experts is not None
+    seen = lite.experts.seen.weight.detach().numpy()[:, :, 0, 0]
+    # Pascal's background, dog, nothing for the clock, train.
+    assert np.array_equal(seen[[0, 1, 3]], classifier.weight.values[[0, 12, 19], 0, 0])
+    assert not seen[2].any()
+    assert float(lite.experts.seen.bias.detach()[2]) < -3
+
+
+def test_files_of_other_networks_change_nothing(lite: AVESFormer, tiny: AVESFormer, tmp_path: Path) -> None:
+    path = tmp_path / "yamnet.tflite"
+    yamnet_file(lite, path)
+    before = {name: value.clone() for name, value in lite.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"yamnet\.tflite"):
+        load_public_weights(lite, backbone=str(path))
+    assert all(torch.equal(value, before[name]) for name, value in lite.state_dict().items())
+    with pytest.raises(WeightsError, match="no place for YAMNet"):
+        load_public_weights(tiny, audio=str(path))
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "noise.tflite"
+    path.write_bytes(b"something else entirely")
+    with pytest.raises(TfliteError, match="TFL3"):
+        read_tflite(path)
+
+
+@pytest.mark.skipif("AVESFORMER_TFLITE_DIR" not in os.environ, reason="names a folder with the public files")
+def test_the_public_files_fit(lite: AVESFormer) -> None:
+    folder = Path(os.environ["AVESFORMER_TFLITE_DIR"])
+    reports = load_public_weights(
+        lite, backbone=str(folder / "deeplabv3_mnv2_pascal.tflite"), audio=str(folder / "yamnet.tflite")
+    )
+    assert {name: report.layout for name, report in reports.items()} == {
+        "backbone": "TensorFlow Lite",
+        "audio": "TensorFlow Lite",
+    }
+    # Digital silence is AudioSet's class 494; the embedding of YAMNet is zero-mean nowhere and finite everywhere.
+    embedding = lite.hear(torch.full((1, 1, 96, 64), -4.60517))
+    assert torch.isfinite(embedding).all()
+    assert float(embedding.min()) >= 0
