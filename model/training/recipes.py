@@ -40,9 +40,9 @@ def tiny_semantic() -> TrainingConfig:
 
 
 def lite_pictures() -> TrainingConfig:
-    """`lite` on pictures with masks and recordings, from public weights, on one CPU core in about 80 minutes.
+    """`lite` on pictures with masks and recordings, from public weights; about 90 minutes on two CPU cores.
 
-    --root DIR holds them; --set backbone_weights=… and audio_weights=… name the public weights (model/README.md).
+    --root DIR names the folder, --set backbone_weights=… and audio_weights=… the public weights (docs/researchers.md).
     """
     return TrainingConfig(
         name="lite-pictures",
