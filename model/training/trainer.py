@@ -24,7 +24,6 @@ from model.training.run_log import RunLog
 from model.training.run_state import RESUME_NAME, load_run, save_run
 from model.training.schedule import parameter_groups, rate_share
 from model.training.tasks.avsbench import AvsbenchTask
-from model.training.tasks.pictures import PicturesTask
 from model.training.tasks.synthetic import SyntheticTask
 from model.training.tasks.synthetic_objective import PreparedBatch
 from model.training.tasks.task import TrainingTask, seeded
@@ -317,6 +316,9 @@ def _make_task(config: TrainingConfig, *, device: torch.device, group: ProcessGr
     if config.data == "synthetic":
         return SyntheticTask(config, device=device, group=group)
     if config.data == "pictures":
+        # Imported here because only this task needs PyAV and OpenCV.
+        from model.training.tasks.pictures import PicturesTask
+
         return PicturesTask(config, device=device, group=group)
     return AvsbenchTask(config, device=device, group=group)
 
