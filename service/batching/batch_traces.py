@@ -38,11 +38,11 @@ class BatchTraces:
             self._traces.record("queue", (pending.arrived_s, times_s[0]), parent=parent)
             self._traces.record("predict", times_s, parent=parent, links=[batch], code=code)
 
-    def encoded(self, pieces: Sequence[SampleSlice], seconds: Sequence[float], *, ended_s: float) -> None:
+    def encoded(self, slices: Sequence[SampleSlice], seconds: Sequence[float], *, ended_s: float) -> None:
         """One encoder thread has done these slices, one after the other."""
         if not self._traces.is_on:
             return
-        for piece, encode_s in reversed(list(zip(pieces, seconds, strict=True))):
+        for piece, encode_s in reversed(list(zip(slices, seconds, strict=True))):
             parent = piece.pending.chunk.traceparent
             if is_sampled(parent):
                 times_s = (ended_s - encode_s, ended_s)

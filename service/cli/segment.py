@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from service.client.grpc_async import AsyncGrpcClient
     from service.client.rest import AsyncRestClient
     from service.media.upload import Spool
-    from service.wiring.front import Core
+    from service.wiring.core import Core
 
 _READ_BYTES = 1024**2
 _NO_BOUND = 1 << 62
@@ -141,7 +141,7 @@ class _LocalAnswerer:
             accept_request_id(None), "cli", Deadline(), started_at_s=self._core.clock(), traceparent=traceparent
         )
         try:
-            for data in _pieces(clip):
+            for data in _read_blocks(clip):
                 await upload.write(data)
             upload.finish()
             async with aclosing(self._core.pipeline.answer(upload, options, context)) as events:
@@ -164,7 +164,7 @@ class _RemoteAnswerer:
 
 async def _local(checkpoint: Path | None, device: str | None) -> AsyncIterator[Answerer]:
     from service.media.upload import Spool
-    from service.wiring.front import build_core
+    from service.wiring.core import build_core
 
     settings = load_settings(checkpoint=checkpoint, device=device)
     async with build_core(settings) as core:
@@ -180,7 +180,7 @@ async def _remote(url: str, api_key: str | None) -> AsyncIterator[Answerer]:
         yield _RemoteAnswerer(client)
 
 
-def _pieces(clip: Path) -> Iterator[bytes]:
+def _read_blocks(clip: Path) -> Iterator[bytes]:
     with clip.open("rb") as file:
         while data := file.read(_READ_BYTES):
             yield data

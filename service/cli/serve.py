@@ -7,11 +7,13 @@ import logging
 import signal
 import sys
 
+from service.aio.tasks import end_tasks
+from service.cli.front import ListenError, drain, listen, warm_up
 from service.cli.garbage import freeze_started_objects, pause_collection
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from service.wiring.descriptors import ensure_descriptors
-from service.wiring.front import Front, ListenError, build_front
+from service.wiring.front import Front, build_front
 from service.wiring.policies import MakePredictor
 
 _logger = logging.getLogger("avesformer.serve")
@@ -47,26 +49,31 @@ async def _serve(settings: Settings, make_predictor: MakePredictor | None) -> in
         loop.add_signal_handler(number, on_signal)
     try:
         async with build_front(settings, make_predictor=make_predictor) as front:
-            await _listen(front)
-            is_up = await _until_stopped(front, stopping)
-            if is_up:
+            warming = await _listen(front)
+            try:
+                await _until_stopped(warming, stopping)
                 print("avesformer: draining, no new work is taken", file=sys.stderr)
-                await front.drain(hurrying)
+                await drain(front, hurrying)
                 _logger.info("drained")
-            return 0 if is_up else 1
+            finally:
+                await end_tasks([warming])
+            return 0
     except OSError as error:
         raise StartError(f"cannot start: {error.strerror or error}") from error
 
 
-async def _listen(front: Front) -> None:
+async def _listen(front: Front) -> asyncio.Task[None]:
+    """Listen, and return the task that loads the model."""
     settings = front.settings
-    port, grpc_port = await front.listen()
+    port, grpc_port = await listen(front)
+    warming = asyncio.create_task(warm_up(front), name="warm-up")
     scheme = "http" if settings.tls_cert is None else "https"
     host = _ANY_ADDRESS.get(settings.host, f"[{settings.host}]" if ":" in settings.host else settings.host)
     note = "on every address; " if settings.host in _ANY_ADDRESS else ""
-    front.warming.add_done_callback(
+    warming.add_done_callback(
         lambda done: _on_warm(done, f"{scheme}://{host}:{port}", f"{host}:{grpc_port}", note=note)
     )
+    return warming
 
 
 def _on_warm(warming: asyncio.Task[None], url: str, grpc_address: str, *, note: str) -> None:
@@ -76,17 +83,16 @@ def _on_warm(warming: asyncio.Task[None], url: str, grpc_address: str, *, note: 
         print(f"avesformer is ready: {url}  {more}", file=sys.stderr)
 
 
-async def _until_stopped(front: Front, stopping: asyncio.Event) -> bool:
-    """Wait for a signal; False if the model could not be loaded (one clear line, then the process ends)."""
+async def _until_stopped(warming: asyncio.Task[None], stopping: asyncio.Event) -> None:
+    """Wait for a signal; raises StartError if the model cannot be loaded (one clear line, then the process ends)."""
     waiting = asyncio.create_task(stopping.wait())
     try:
-        await asyncio.wait({waiting, front.warming}, return_when=asyncio.FIRST_COMPLETED)
-        if front.warming.done() and not waiting.done():
-            error = front.warming.exception()
+        await asyncio.wait({waiting, warming}, return_when=asyncio.FIRST_COMPLETED)
+        if warming.done() and not waiting.done():
+            error = warming.exception()
             if error is not None:
                 _logger.error("model could not be loaded", exc_info=error)
                 raise StartError(f"the model could not be loaded: {error}")
             await waiting
-        return True
     finally:
         waiting.cancel()

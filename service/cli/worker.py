@@ -11,7 +11,8 @@ from service.cli.garbage import freeze_started_objects, pause_collection
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from service.wiring.policies import MakePredictor
-from service.wiring.worker import Worker, build_worker, worker_name
+from service.wiring.worker import build_worker, worker_name
+from service.worker.worker import Worker
 
 _logger = logging.getLogger("avesformer.worker")
 
@@ -32,10 +33,10 @@ async def _work(settings: Settings, make_predictor: MakePredictor | None) -> int
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with build_worker(settings, make_predictor=make_predictor) as worker:
-        port = await worker.http.start()
+    async with build_worker(settings, make_predictor=make_predictor) as built:
+        port = await built.http.start()
         _complain(f"worker listens on http://{settings.host}:{port} (livez, readyz, metrics); Ctrl-C ends it")
-        return await _run(worker, stopping, port)
+        return await _run(built.worker, stopping, port)
 
 
 async def _run(worker: Worker, stopping: asyncio.Event, port: int) -> int:
@@ -44,7 +45,7 @@ async def _run(worker: Worker, stopping: asyncio.Event, port: int) -> int:
     waiting = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if worker.consumer is None and not running.done():
+        if not worker.has_started and not running.done():
             running.cancel()
             return 0
         is_healthy = await running

@@ -109,8 +109,8 @@ class GrpcClient:
         if isinstance(source, Path):
             source.open("rb").close()
         requests = _Requests(segment_requests(source, asked, resume_from_index=resume_from_index))
-        told = metadata(self._policy, request_id=request_id)
-        call = self._stub.Segment(requests.sent(), timeout=self._policy.timeout_s, metadata=told)
+        call_metadata = metadata(self._policy, request_id=request_id)
+        call = self._stub.Segment(requests.sent(), timeout=self._policy.timeout_s, metadata=call_metadata)
         requests.call.set_result(call)
         convert = functools.partial(decode_event, options=asked)
         return RunningCall(requests, self._target, convert, is_end=_is_summary)

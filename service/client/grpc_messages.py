@@ -37,21 +37,21 @@ def metadata(policy: ClientPolicy, *, request_id: str | None) -> tuple[tuple[str
 def segment_requests(
     source: Path | bytes, options: SegmentOptions, *, resume_from_index: int = 0
 ) -> Iterator[pb.SegmentRequest]:
-    """The messages of an upload: options, then the file in pieces."""
+    """The messages of an upload: options, then the file in chunks."""
     message = encode_options(options)
     message.resume_from_index = resume_from_index
     yield pb.SegmentRequest(options=message)
-    for piece in pieces(source):
-        yield pb.SegmentRequest(chunk=piece)
+    for block in read_blocks(source):
+        yield pb.SegmentRequest(chunk=block)
 
 
-def pieces(source: Path | bytes) -> Iterator[bytes]:
-    """The bytes of a file or of a bytes object, `CHUNK_BYTES` at a time; an empty source gives one empty piece."""
+def read_blocks(source: Path | bytes) -> Iterator[bytes]:
+    """The bytes of a file or of a bytes object, `CHUNK_BYTES` at a time; an empty source gives one empty block."""
     if isinstance(source, bytes):
         for at in range(0, max(1, len(source)), CHUNK_BYTES):
             yield source[at : at + CHUNK_BYTES]
         return
     with source.open("rb") as file:
         yield file.read(CHUNK_BYTES)
-        while piece := file.read(CHUNK_BYTES):
-            yield piece
+        while block := file.read(CHUNK_BYTES):
+            yield block

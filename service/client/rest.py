@@ -12,7 +12,7 @@ import httpx
 
 from service.client.answer import Answer, OnEvent, cut_off
 from service.client.failures import unreachable
-from service.client.grpc_messages import pieces
+from service.client.grpc_messages import read_blocks
 from service.client.policy import ClientPolicy
 from service.client.rest_messages import line_event, response_error
 from service.client.retry import gather, gather_async, retried, retried_async
@@ -59,7 +59,7 @@ class RestClient:
         with (
             _translated(self._url),
             self._http.stream(
-                "POST", self._url + _ROUTE, content=pieces(source), params=body.params, headers=body.headers
+                "POST", self._url + _ROUTE, content=read_blocks(source), params=body.params, headers=body.headers
             ) as response,
         ):
             if response.status_code != httpx.codes.OK:
@@ -98,7 +98,7 @@ class AsyncRestClient:
         body = _Body(source, options or SegmentOptions(), self._policy)
         with _translated(self._url):
             async with self._http.stream(
-                "POST", self._url + _ROUTE, content=_async_pieces(source), params=body.params, headers=body.headers
+                "POST", self._url + _ROUTE, content=_async_blocks(source), params=body.params, headers=body.headers
             ) as response:
                 if response.status_code != httpx.codes.OK:
                     raise _error(response, await response.aread())
@@ -140,9 +140,9 @@ def _until_end(lines: Iterator[str]) -> Iterator[AnswerEvent]:
         raise cut_off()
 
 
-async def _async_pieces(source: Path | bytes) -> AsyncIterator[bytes]:
-    for piece in pieces(source):  # a page-cache read of 256 KiB is shorter than a hop to a thread
-        yield piece
+async def _async_blocks(source: Path | bytes) -> AsyncIterator[bytes]:
+    for block in read_blocks(source):  # a page-cache read of 256 KiB is shorter than a hop to a thread
+        yield block
 
 
 def _error(response: httpx.Response, body: bytes) -> ServiceError:

@@ -1,4 +1,4 @@
-"""What is told about every request, whatever transport brought it: its metrics and one INFO line."""
+"""Metrics and one INFO line for every request, whatever transport brought it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class RequestRecord:
     caller: Caller = ANONYMOUS
 
 
-class Journal:
-    """Counts, logs and traces requests."""
+class RequestLog:
+    """Counts, logs and traces every request."""
 
     def __init__(
         self, *, metrics: Metrics, clock: Clock, traces: Traces = NO_TRACES, usage: KeyUsage | None = None
@@ -61,9 +61,9 @@ class Journal:
             ServiceError: what the body raised; anything that is not ours becomes `internal`, logged with its trace.
         """
         kind: SpanKind = "consumer" if transport == "job" else "server"
-        told = {"request_id": request_id, "transport": transport}
+        attributes = {"request_id": request_id, "transport": transport}
         with (
-            self._traces.span(operation, parent=traceparent, kind=kind, **told) as span,
+            self._traces.span(operation, parent=traceparent, kind=kind, **attributes) as span,
             self._recorded(RequestRecord(span=span), request_id, transport) as record,
         ):
             yield record

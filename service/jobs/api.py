@@ -134,7 +134,7 @@ class Jobs:
         A job that is begun anew by another process writes the same lines again; those already told are not repeated.
         """
         job = await self.get(job_id, owner=owner)
-        told: tuple[str, float] | None = None
+        reported: tuple[str, float] | None = None
         while True:
             async with aclosing(self._frames(job, after)) as frames:
                 async for number, frame in frames:
@@ -143,8 +143,8 @@ class Jobs:
             if job.has_ended:
                 yield JobEvent("done" if job.state == "done" else "failed", max(after, job.num_lines), job)
                 return
-            if told != (job.state, job.progress):
-                told = (job.state, job.progress)
+            if reported != (job.state, job.progress):
+                reported = (job.state, job.progress)
                 yield JobEvent("progress", after, job)
             await asyncio.sleep(_FOLLOW_S)
             found = await self._store.get(job_id)

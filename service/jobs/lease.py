@@ -1,4 +1,4 @@
-"""A job in this process's hands: its lease, its record, and the parts of its answer."""
+"""A job that this process works on: its lease, its stored state, and the parts of its answer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PARTS_HELD = 32
 """So many parts may wait in memory for a store that is away (8 MiB of run lengths)."""
 
 
-class LostError(Exception):
-    """The job was erased, or is another process's by now."""
+class LeaseLostError(Exception):
+    """The job was erased, or another process has its lease."""
 
 
-class Held:
-    """A job in this process's hands; saves go one after the other."""
+class JobLease:
+    """The lease of a job that this process works on. Saves go one after the other."""
 
     def __init__(self, job: Job, store: JobStore, holder: str) -> None:
         self.job = job
@@ -34,23 +34,23 @@ class Held:
         self._saving = asyncio.Lock()
 
     async def save(self, **changes: Any) -> None:
-        """Write the job with changes; raises LostError."""
+        """Write the job with changes; raises LeaseLostError."""
         async with self._saving:
             changed = replace(self.job, **changes)
             if self.is_lost or not await self._store.save(changed, holder=self._holder):
                 self.is_lost = True
-                raise LostError
+                raise LeaseLostError
             self.job = changed
 
     async def settle(self) -> None:
-        """Nothing is left to do for it."""
+        """Mark the job as finished in every respect, its webhook included."""
         async with self._saving:
             if not self.is_lost:
                 await self._store.settle(self.job, holder=self._holder)
                 self.is_lost = True
 
     async def give_back(self) -> None:
-        """Back to the queue, to be begun anew; an ended one with its end."""
+        """Requeue the job. A finished job keeps its final state."""
         async with self._saving:
             if not self.is_lost:
                 job = self.job if self.job.has_ended else replace(self.job, state="queued")
@@ -58,7 +58,7 @@ class Held:
                 self.is_lost = True
 
     def lose(self) -> None:
-        """It is no longer ours."""
+        """Give the job up: its lease is gone, or it was erased. Its work is cancelled."""
         self.is_lost = True
         if self.work is not None:
             self.work.cancel()
@@ -67,8 +67,8 @@ class Held:
 class AnswerLog:
     """Collects an answer's lines into parts and notes them in the job."""
 
-    def __init__(self, held: Held, blobs: Blobs, *, flush_bytes: int, flush_s: float, clock: Clock) -> None:
-        self._held = held
+    def __init__(self, lease: JobLease, blobs: Blobs, *, flush_bytes: int, flush_s: float, clock: Clock) -> None:
+        self._lease = lease
         self._blobs = blobs
         self._flush_bytes = flush_bytes
         self._flush_s = flush_s
@@ -100,10 +100,10 @@ class AnswerLog:
         """Store what is collected: the bytes first, then the job that tells of them."""
         if not self._lines:
             return
-        job = self._held.job
+        job = self._lease.job
         await self._blobs.put(job.part_name(len(job.part_starts)), b"".join(self._lines))
         num_lines = job.num_lines + len(self._lines)
-        await self._held.save(
+        await self._lease.save(
             part_starts=(*job.part_starts, job.num_lines), num_lines=num_lines, progress=self._progress(num_lines)
         )
         self._lines, self._num_bytes, self._since_s = [], 0, self._clock()

@@ -13,14 +13,14 @@ from typing import Any
 from service.aio.tasks import end_tasks
 from service.aio.waits import ends_within
 from service.answers.idempotency import ANSWERS
-from service.core.request_log import Journal, RequestRecord
+from service.core.request_log import RequestLog, RequestRecord
 from service.domain.caller import Caller
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.request import AnswerEvent, RequestContext, accept_traceparent
 from service.domain.result import FrameMasks, Summary
-from service.jobs.lease import AnswerLog, Held, LostError
+from service.jobs.lease import AnswerLog, JobLease, LeaseLostError
 from service.media.upload import Spool, Upload
 from service.ports import Answering, JobStore
 from service.storage.blobs import Blobs
@@ -75,7 +75,7 @@ class RunnerParts:
     blobs: Blobs
     answering: Answering
     spool: Spool
-    journal: Journal
+    request_log: RequestLog
     tell: Callable[[Job], Awaitable[None]]
     caller_of: Callable[[str], Caller] = lambda key_id: Caller(key_id=key_id)
 
@@ -102,7 +102,7 @@ class JobRunner:
         self._holder = uuid.uuid4().hex
         self._wake = asyncio.Event()
         self._places = asyncio.Semaphore(policy.num_parallel)
-        self._held: dict[str, Held] = {}
+        self._leases: dict[str, JobLease] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -112,7 +112,7 @@ class JobRunner:
         self._tasks.append(asyncio.create_task(self._sweep(), name="sweep jobs"))
 
     async def aclose(self) -> None:
-        """Give running jobs back: another process, or the next life of this one, begins them anew."""
+        """Requeue running jobs for another process, or for this one after its restart."""
         await end_tasks(self._tasks)
 
     def wake(self) -> None:
@@ -121,8 +121,8 @@ class JobRunner:
 
     def drop(self, job_id: str) -> None:
         """The job was erased: stop its work, if it is here."""
-        if job_id in self._held:
-            self._held[job_id].lose()
+        if job_id in self._leases:
+            self._leases[job_id].lose()
 
     async def _work_on_jobs(self) -> None:
         while True:
@@ -135,106 +135,106 @@ class JobRunner:
                 await asyncio.sleep(_RETRY_S)
 
     async def _work_on_one(self) -> None:
-        """The next job: claimed and answered in one of the places; told outside of them, since that may take long."""
+        """Claim and process the next job in a worker slot; send its webhook after releasing the slot."""
         async with AsyncExitStack() as holding:
             async with self._places:
                 job = await self._parts.store.claim(self._holder)
                 if job is None:
                     await self._wait()
                     return
-                held = await holding.enter_async_context(self._holding(job))
-                if not await self._has_ended(held):
+                lease = await holding.enter_async_context(self._leased(job))
+                if not await self._has_ended(lease):
                     return
-            if held.job.webhook is not None:
-                await self._parts.tell(held.job)
-            await self._persist(held.settle)
+            if lease.job.webhook is not None:
+                await self._parts.tell(lease.job)
+            await self._persist(lease.settle)
 
     async def _wait(self) -> None:
         self._wake.clear()
         await ends_within(self._policy.poll_s, self._wake.wait())
 
     @asynccontextmanager
-    async def _holding(self, job: Job) -> AsyncIterator[Held]:
-        """A claimed job while it is this process's, its lease renewed; given back when this process ends."""
-        held = Held(job, self._parts.store, self._holder)
-        self._held[job.job_id] = held
-        keeping = asyncio.create_task(self._keep(held))
+    async def _leased(self, job: Job) -> AsyncIterator[JobLease]:
+        """Around the work on a claimed job: renew its lease; requeue it when this process ends."""
+        lease = JobLease(job, self._parts.store, self._holder)
+        self._leases[job.job_id] = lease
+        keeping = asyncio.create_task(self._keep(lease))
         try:
-            yield held
-        except LostError:
+            yield lease
+        except LeaseLostError:
             logger.info("a job was erased or is another's by now", extra={"job_id": job.job_id})
         except asyncio.CancelledError:
-            await end_tasks([] if held.work is None else [held.work])
-            await self._give_back(held)
+            await end_tasks([] if lease.work is None else [lease.work])
+            await self._give_back(lease)
             raise
         finally:
-            del self._held[job.job_id]
+            del self._leases[job.job_id]
             await end_tasks([keeping])
 
-    async def _has_ended(self, held: Held) -> bool:
+    async def _has_ended(self, lease: JobLease) -> bool:
         """Answer it; False if it was lost or goes back to the queue."""
-        work = held.work = asyncio.create_task(self._run(held), name=f"job {held.job.job_id}")
+        work = lease.work = asyncio.create_task(self._run(lease), name=f"job {lease.job.job_id}")
         await asyncio.wait([work])
-        if held.is_lost or work.cancelled():
+        if lease.is_lost or work.cancelled():
             return False
         error = work.exception()
-        if isinstance(error, ServiceError) and self._may_try_again(held.job, error):
+        if isinstance(error, ServiceError) and self._may_try_again(lease.job, error):
             logger.info("job is tried again", extra={"code": error.code})
             await asyncio.sleep(min(error.retry_after_s or _RETRY_S, self._policy.lease_s))
-            await self._give_back(held)
+            await self._give_back(lease)
             return False
         if isinstance(error, ServiceError):
-            await self._end(held, state="failed", code=error.code, detail=error.detail)
+            await self._end(lease, state="failed", code=error.code, detail=error.detail)
         elif error is not None:
             logger.error("a job failed inside", exc_info=error)
-            await self._end(held, state="failed", code="internal", detail="Something failed inside the service.")
+            await self._end(lease, state="failed", code="internal", detail="Something failed inside the service.")
         return True
 
     def _may_try_again(self, job: Job, error: ServiceError) -> bool:
         return error.spec.is_retryable and self._wall_clock() - job.created_at_s < self._policy.retry_for_s
 
-    async def _give_back(self, held: Held) -> None:
+    async def _give_back(self, lease: JobLease) -> None:
         try:
-            await held.give_back()
+            await lease.give_back()
         except ServiceError:
             logger.warning("a job could not be given back; its lease will run out")
 
-    async def _keep(self, held: Held) -> None:
+    async def _keep(self, lease: JobLease) -> None:
         """Renew the lease; one that is gone ends the work."""
-        while not held.is_lost:
+        while not lease.is_lost:
             await asyncio.sleep(self._policy.lease_s / _RENEWALS_PER_LEASE)
             try:
-                await held.save()
+                await lease.save()
             except ServiceError:
                 continue
-            except LostError:
-                held.lose()
+            except LeaseLostError:
+                lease.lose()
 
-    async def _run(self, held: Held) -> None:
+    async def _run(self, lease: JobLease) -> None:
         """Answer the job; failures that are final become its end."""
-        job = held.job
+        job = lease.job
         if not job.has_ended:
             num_deaths = job.num_deaths + (job.state == "running")
             started = {"started_at_s": job.started_at_s or self._wall_clock(), "num_deaths": num_deaths}
-            await held.save(
+            await lease.save(
                 state="running", attempt=job.attempt + 1, part_starts=(), num_lines=0, progress=0.0, **started
             )
             try:
                 if num_deaths >= MAX_DEATHS:
                     raise ServiceError("poison_clip", "The processes that worked on this job died; it is given up.")
-                await self._answer(held)
+                await self._answer(lease)
             except ServiceError as error:
-                if self._may_try_again(held.job, error):
+                if self._may_try_again(lease.job, error):
                     raise
-                await self._end(held, state="failed", code=error.code, detail=error.detail)
+                await self._end(lease, state="failed", code=error.code, detail=error.detail)
             else:
-                await self._end(held, state="done", progress=1.0)
+                await self._end(lease, state="done", progress=1.0)
 
-    async def _end(self, held: Held, **changes: Any) -> None:
-        await self._persist(lambda: held.save(ended_at_s=self._wall_clock(), **changes))
+    async def _end(self, lease: JobLease, **changes: Any) -> None:
+        await self._persist(lambda: lease.save(ended_at_s=self._wall_clock(), **changes))
 
     async def _persist(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Until the store takes it; raises LostError."""
+        """Until the store takes it; raises LeaseLostError."""
         while True:
             try:
                 await action()
@@ -242,10 +242,10 @@ class JobRunner:
             except ServiceError:
                 await asyncio.sleep(_RETRY_S)
 
-    async def _answer(self, held: Held) -> None:
-        job = held.job
+    async def _answer(self, lease: JobLease) -> None:
+        job = lease.job
         trace = {"traceparent": accept_traceparent(job.traceparent), "operation": "job"}
-        with self._parts.journal.record(request_id=job.request_id, transport="job", **trace) as record:
+        with self._parts.request_log.record(request_id=job.request_id, transport="job", **trace) as record:
             record.caller = self._parts.caller_of(job.owner)
             context = RequestContext(
                 request_id=job.request_id,
@@ -260,7 +260,7 @@ class JobRunner:
             async with self._upload(job) as upload:
                 record.upload_bytes, record.is_body_read = upload.size, True
                 events = self._parts.answering.answer(upload, job.options, context)
-                log = self._log(held)
+                log = self._log(lease)
                 async with aclosing(events):
                     async for event in events:
                         await log.write(event)
@@ -279,10 +279,10 @@ class JobRunner:
                     raise
                 await asyncio.sleep(_RETRY_S)
 
-    def _log(self, held: Held) -> AnswerLog:
+    def _log(self, lease: JobLease) -> AnswerLog:
         policy = self._policy
         return AnswerLog(
-            held, self._parts.blobs, flush_bytes=policy.flush_bytes, flush_s=policy.flush_s, clock=self._clock
+            lease, self._parts.blobs, flush_bytes=policy.flush_bytes, flush_s=policy.flush_s, clock=self._clock
         )
 
     @asynccontextmanager

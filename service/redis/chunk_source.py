@@ -169,23 +169,23 @@ class RedisChunkSource:
         await self._join()
         try:
             while (ticket := await self._claim()) is not None:
-                delivery = await self._reopen(ticket)
-                if delivery is not None:
-                    return delivery
+                leased = await self._reopen(ticket)
+                if leased is not None:
+                    return leased
         except GroupMissingError:
             self._is_joined = False
         return None
 
-    async def start_alone(self, delivery: LeasedChunk) -> None:
+    async def start_alone(self, leased: LeasedChunk) -> None:
         """Note the run before it begins: a death cannot note itself. Noted twice, by a repeated command, it is one."""
-        name = self._tickets[delivery.token].alone_name
-        await self._jobs.pipeline([("SADD", name, delivery.attempt), ("EXPIRE", name, _ALONE_TTL_S)])
+        name = self._tickets[leased.token].alone_name
+        await self._jobs.pipeline([("SADD", name, leased.attempt), ("EXPIRE", name, _ALONE_TTL_S)])
 
-    async def renew(self, deliveries: Sequence[LeasedChunk]) -> frozenset[str]:
+    async def renew(self, leased_chunks: Sequence[LeasedChunk]) -> frozenset[str]:
         """Extend what is still this worker's."""
-        lost = {delivery.token for delivery in deliveries if delivery.token not in self._tickets}
+        lost = {leased.token for leased in leased_chunks if leased.token not in self._tickets}
         for stream in self._streams:
-            mine = [(d.token, self._tickets[d.token]) for d in deliveries if d.token in self._tickets]
+            mine = [(d.token, self._tickets[d.token]) for d in leased_chunks if d.token in self._tickets]
             mine = [(token, ticket) for token, ticket in mine if ticket.stream == stream]
             if not mine:
                 continue
@@ -199,20 +199,20 @@ class RedisChunkSource:
             self._tickets.pop(token, None)
         return frozenset(lost)
 
-    async def complete(self, delivery: LeasedChunk, answer: SegmentedChunk | ServiceError) -> bool:
+    async def complete(self, leased: LeasedChunk, answer: SegmentedChunk | ServiceError) -> bool:
         """Check the lease, reply, then end the entry; a death in between repeats the reply, which the front drops."""
-        ticket = self._tickets.get(delivery.token)
-        if ticket is None or await self.renew([delivery]):
+        ticket = self._tickets.get(leased.token)
+        if ticket is None or await self.renew([leased]):
             self.num_late_replies += 1
             return False
-        await self._reply(ticket, encode_answer(answer), attempt=delivery.attempt)
+        await self._reply(ticket, encode_answer(answer), attempt=leased.attempt)
         await self._finish(ticket)
-        self._tickets.pop(delivery.token, None)
+        self._tickets.pop(leased.token, None)
         return True
 
-    async def release(self, delivery: LeasedChunk) -> None:
+    async def release(self, leased: LeasedChunk) -> None:
         """Let any worker claim it at once; the run that did not end does not count."""
-        ticket = self._tickets.pop(delivery.token, None)
+        ticket = self._tickets.pop(leased.token, None)
         if ticket is not None:
             keys = [ticket.stream, ticket.alone_name]
             idle_ms = int(self._policy.lease_s * 1000)
@@ -267,12 +267,12 @@ class RedisChunkSource:
         if not tickets:
             return []
         bodies = await self._data.pipeline([("GET", payload_name(ticket.ref)) for ticket in tickets])
-        deliveries = []
+        leased_chunks = []
         for ticket, body in zip(tickets, bodies, strict=True):
             chunk = await self._read_chunk(ticket, body, attempt=1)
             if chunk is not None:
-                deliveries.append(self._hold(ticket, LeasedChunk(token=ticket.token, chunk=chunk)))
-        return deliveries
+                leased_chunks.append(self._hold(ticket, LeasedChunk(token=ticket.token, chunk=chunk)))
+        return leased_chunks
 
     async def _reopen(self, ticket: _Ticket) -> LeasedChunk | None:
         """A dead worker's chunk, unless it has killed enough of them."""
@@ -292,9 +292,9 @@ class RedisChunkSource:
             return None
         return self._hold(ticket, LeasedChunk(token=ticket.token, chunk=chunk, attempt=attempt, is_suspect=True))
 
-    def _hold(self, ticket: _Ticket, delivery: LeasedChunk) -> LeasedChunk:
-        self._tickets[delivery.token] = ticket
-        return delivery
+    def _hold(self, ticket: _Ticket, leased: LeasedChunk) -> LeasedChunk:
+        self._tickets[leased.token] = ticket
+        return leased
 
     async def _read_chunk(self, ticket: _Ticket, body: bytes | None, *, attempt: int) -> Chunk | None:
         if body is None:  # its front dropped it, or the data role lost it: a front that still waits sends it again

@@ -235,8 +235,8 @@ class RedisSegmenter:
         ttl_ms = int(self._policy.payload_ttl_s * 1000)
         entry.refreshed_at_s = self._clock()
         await self._data.call("SET", payload_name(entry.ref), body, "PX", ttl_ms)
-        told = ("ref", entry.ref, "front", self._front, "request_id", chunk.request_id)
-        fields = (*told, "no", chunk.chunk_no, "samples", len(chunk.samples))
+        header = ("ref", entry.ref, "front", self._front, "request_id", chunk.request_id)
+        fields = (*header, "no", chunk.chunk_no, "samples", len(chunk.samples))
         entry.entry_id = await self._jobs.call("XADD", entry.stream, "*", *fields)
 
     async def _retire(self, entry: _Outstanding) -> None:

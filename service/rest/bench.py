@@ -51,8 +51,8 @@ class BenchAnswer(Response):
         with parts.admission.admit(context), self._accelerator.expect(request_id):
             rate = UploadRate(parts.policy.upload_min_bytes_per_s, clock=parts.clock)
             reader = BodyReader(receive, rate=rate, deadline=deadline, clock=parts.clock, max_bytes=_MAX_BODY_BYTES)
-            async with aclosing(reader.pieces()) as pieces:
-                body = b"".join([piece async for piece in pieces])
+            async with aclosing(reader.read()) as blocks:
+                body = b"".join([block async for block in blocks])
             with ended_by_disconnect(receive):
                 async with parts.admission.places.place(context.caller):
                     return await self._accelerator.answer(body, context)

@@ -26,7 +26,7 @@ class BodyReader:
         self._clock = clock
         self.is_complete = False
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    async def read(self) -> AsyncGenerator[bytes, None]:
         """The body's bytes as they come.
 
         Raises:
@@ -57,9 +57,9 @@ class BodyReader:
 
 async def read_raw(body: BodyReader, upload: Upload) -> tuple[tuple[str, str], ...]:
     """Read a raw body into its upload; there are no options in it."""
-    async with aclosing(body.pieces()) as pieces:
-        async for piece in pieces:
-            await upload.write(piece)
+    async with aclosing(body.read()) as blocks:
+        async for block in blocks:
+            await upload.write(block)
     if not upload.size:
         raise ServiceError("empty_file", "The body is empty; send the bytes of an MP4 or MOV file.")
     return ()
@@ -71,9 +71,9 @@ async def read_form(body: BodyReader, upload: Upload, *, boundary: bytes) -> tup
     Blank fields are left out, since a browser sends a field for every empty input.
     """
     form = FormParser(boundary)
-    async with aclosing(body.pieces()) as pieces:
-        async for piece in pieces:
-            for data in form.feed(piece):
+    async with aclosing(body.read()) as blocks:
+        async for block in blocks:
+            for data in form.feed(block):
                 await upload.write(data)
     form.finish()
     if not form.has_file:

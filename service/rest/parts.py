@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from service.core.admission import Admission
 from service.core.api_keys import Authenticate
-from service.core.request_log import Journal, RequestRecord
+from service.core.request_log import RequestLog, RequestRecord
 from service.domain.caller import Caller
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
@@ -57,7 +57,7 @@ class RestParts:
     answering: Answering
     idempotent_answering: Answering
     admission: Admission
-    journal: Journal
+    request_log: RequestLog
     spool: Spool
     clock: Clock
     authenticate: Authenticate
@@ -71,9 +71,9 @@ class RestParts:
         return record.caller
 
     def recorded(self, scope: Scope) -> AbstractContextManager[RequestRecord]:
-        """Around a whole request of a route: `Journal.record` with its id, the caller's trace and the route's name."""
+        """Around a whole request of a route: record it under its id, its caller's trace and the route's name."""
         state = scope["state"]
-        return self.journal.record(
+        return self.request_log.record(
             request_id=state["request_id"],
             transport="rest",
             traceparent=state["traceparent"],

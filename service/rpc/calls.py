@@ -18,7 +18,7 @@ from service.aio.waits import bounded_wait
 from service.codec.protobuf import MAX_MESSAGE_BYTES
 from service.core.api_keys import Authenticate
 from service.core.reader_rate import ReaderRate
-from service.core.request_log import Journal, RequestRecord
+from service.core.request_log import RequestLog, RequestRecord
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext, Transport, accept_request_id, accept_traceparent
@@ -53,8 +53,8 @@ class Call:
 class Calls:
     """Runs the work of RPCs; one for all methods."""
 
-    def __init__(self, *, journal: Journal, authenticate: Authenticate, clock: Clock) -> None:
-        self._journal = journal
+    def __init__(self, *, request_log: RequestLog, authenticate: Authenticate, clock: Clock) -> None:
+        self._request_log = request_log
         self._authenticate = authenticate
         self._clock = clock
 
@@ -64,7 +64,7 @@ class Calls:
         request_id = accept_request_id(_text(metadata.get("x-request-id")))
         trace = accept_traceparent(_text(metadata.get("traceparent")))
         try:
-            with self._journal.record(
+            with self._request_log.record(
                 request_id=request_id, transport=transport, traceparent=trace, operation=f"Segmentation/{method}"
             ) as record:
                 caller = self._authenticate(_text(metadata.get("authorization")))

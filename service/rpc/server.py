@@ -15,7 +15,7 @@ from service.codec.protobuf import MAX_MESSAGE_BYTES
 from service.core.admission import Admission
 from service.core.api_keys import Authenticate
 from service.core.live import LiveStreams
-from service.core.request_log import Journal
+from service.core.request_log import RequestLog
 from service.domain.deadline import Clock
 from service.media.upload import Spool
 from service.ports import Answering, Segmenter
@@ -89,7 +89,7 @@ class GrpcParts:
     """What the front is built of; owned and closed by whoever builds it."""
 
     admission: Admission
-    journal: Journal
+    request_log: RequestLog
     pipeline: Answering
     spool: Spool
     segmenter: Segmenter
@@ -153,13 +153,13 @@ class GrpcServer:
             raise OSError(f"gRPC cannot listen on {address}: the port is taken, or the TLS files do not fit.") from None
 
     async def _follow_readiness(self) -> None:
-        told = self._is_ready()
-        await self._tell_health(told)
+        is_serving = self._is_ready()
+        await self._tell_health(is_serving)
         while True:
             await asyncio.sleep(_READY_POLL_S)
-            if self._is_ready() != told:
-                told = not told
-                await self._tell_health(told)
+            if self._is_ready() != is_serving:
+                is_serving = not is_serving
+                await self._tell_health(is_serving)
 
     async def _tell_health(self, is_ready: bool) -> None:
         serving = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -170,7 +170,7 @@ class GrpcServer:
 def build_server(parts: GrpcParts, policy: GrpcPolicy) -> GrpcServer:
     """Wire the front; nothing runs until `start`."""
     servicer_parts = ServicerParts(
-        calls=Calls(journal=parts.journal, authenticate=parts.authenticate, clock=parts.clock),
+        calls=Calls(request_log=parts.request_log, authenticate=parts.authenticate, clock=parts.clock),
         admission=parts.admission,
         pipeline=parts.pipeline,
         spool=parts.spool,

@@ -74,7 +74,7 @@ class OtlpTraces:
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                Sender(endpoint),
+                HttpSpanExporter(endpoint),
                 max_queue_size=_MAX_QUEUED_SPANS,
                 schedule_delay_millis=_EVERY_MS,
                 max_export_batch_size=_MAX_BATCH_SPANS,
@@ -144,7 +144,7 @@ class _Span:
         return self._traces.span(name, parent=self.traceparent)
 
 
-class Sender(SpanExporter):
+class HttpSpanExporter(SpanExporter):
     """Posts batches of spans; used by the SDK's thread alone."""
 
     def __init__(self, endpoint: str) -> None:

@@ -47,10 +47,10 @@ class ConsumerPolicy:
 
 
 @dataclass(eq=False, slots=True)
-class _Held:
-    """A delivery that runs."""
+class _RunningChunk:
+    """A leased chunk and the task that segments it."""
 
-    delivery: LeasedChunk
+    leased: LeasedChunk
     task: asyncio.Task[None]
 
 
@@ -79,7 +79,7 @@ class ChunkConsumer:
         self._policy = policy
         self._clock = clock
         self._traces = traces
-        self._held: dict[str, _Held] = {}
+        self._running: dict[str, _RunningChunk] = {}
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
         self._has_failed = False
@@ -89,7 +89,7 @@ class ChunkConsumer:
     @property
     def num_held_samples(self) -> int:
         """Samples taken and not answered."""
-        return sum(len(held.delivery.chunk.samples) for held in self._held.values())
+        return sum(len(running.leased.chunk.samples) for running in self._running.values())
 
     @property
     def is_announced(self) -> bool:
@@ -110,12 +110,12 @@ class ChunkConsumer:
             await self._once(self._withdraw)
             until_s = self._clock() + drain_s
             await asyncio.wait([taking], timeout=drain_s)
-            running = [held.task for held in self._held.values()]
+            running = [running.task for running in self._running.values()]
             if running:
                 await asyncio.wait(running, timeout=max(0.0, until_s - self._clock()))
             await self._give_back()
         finally:
-            await end_tasks((taking, keeping, *(held.task for held in self._held.values())))
+            await end_tasks((taking, keeping, *(running.task for running in self._running.values())))
 
     def stop(self, *, has_failed: bool = False) -> None:
         """Take no more chunks; `has_failed` if the worker ends because its device failed."""
@@ -142,13 +142,13 @@ class ChunkConsumer:
         if suspect is None:
             self._next_reclaim_s = self._clock() + min(_TAKE_WAIT_S, self._policy.lease_s / 20)
             return False
-        others = [held.task for held in self._held.values()]
+        others = [running.task for running in self._running.values()]
         started = asyncio.Event()
         task = self._start(suspect, after=started)
         if others:
             await asyncio.wait(others)
         try:
-            if suspect.token in self._held:  # its lease may have gone, or its front
+            if suspect.token in self._running:  # its lease may have gone, or its front
                 await self._source.start_alone(suspect)
         except ServiceError:
             task.cancel()
@@ -168,8 +168,8 @@ class ChunkConsumer:
                 if wait_s:
                     expecting.enter_context(self._segmenter.expect("worker intake"))
                     wait_s = 0.0
-                for delivery in taken:
-                    self._start(delivery)
+                for leased in taken:
+                    self._start(leased)
                 await asyncio.sleep(0)  # each has now reached the batcher, and counts there
         until_room_s = self._segmenter.busy_for_s - self._policy.ahead_s
         await self._wait_for_change(min(_TAKE_WAIT_S, max(_MIN_WAIT_S, until_room_s)))
@@ -181,29 +181,29 @@ class ChunkConsumer:
         left = self._policy.max_held_samples - self.num_held_samples
         return min(left, self._segmenter.max_batch - self._segmenter.queue_depth)
 
-    def _start(self, delivery: LeasedChunk, *, after: asyncio.Event | None = None) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._handle(delivery, after))
-        self._held[delivery.token] = _Held(delivery, task)
-        task.add_done_callback(lambda _: self._forget(delivery))
+    def _start(self, leased: LeasedChunk, *, after: asyncio.Event | None = None) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._handle(leased, after))
+        self._running[leased.token] = _RunningChunk(leased, task)
+        task.add_done_callback(lambda _: self._forget(leased))
         return task
 
-    def _forget(self, delivery: LeasedChunk) -> None:
-        self._held.pop(delivery.token, None)
+    def _forget(self, leased: LeasedChunk) -> None:
+        self._running.pop(leased.token, None)
         self._changed.set()
 
-    async def _handle(self, delivery: LeasedChunk, after: asyncio.Event | None) -> None:
+    async def _handle(self, leased: LeasedChunk, after: asyncio.Event | None) -> None:
         """Segment and reply. A cancelled chunk (lease lost, nobody waits) leaves the batcher's queue."""
         if after is not None:
             await after.wait()
         answer: SegmentedChunk | ServiceError
-        chunk = delivery.chunk
-        told: dict[str, Value] = {
+        chunk = leased.chunk
+        attributes: dict[str, Value] = {
             "request_id": chunk.request_id,
-            "attempt": delivery.attempt,
-            "is_suspect": delivery.is_suspect,
+            "attempt": leased.attempt,
+            "is_suspect": leased.is_suspect,
         }
         try:
-            with self._traces.span("delivery", parent=chunk.traceparent, kind="consumer", **told) as span:
+            with self._traces.span("delivery", parent=chunk.traceparent, kind="consumer", **attributes) as span:
                 answer = await self._segmenter.segment(chunk.under(span.traceparent))
         except ServiceError as error:
             answer = error
@@ -211,10 +211,10 @@ class ChunkConsumer:
             logger.exception("a chunk failed")
             answer = ServiceError("internal", "A worker failed on this clip.")
         if isinstance(answer, ServiceError) and answer.code in _OWN_TROUBLE:
-            await self._persist(lambda: self._source.release(delivery))
+            await self._persist(lambda: self._source.release(leased))
             return
-        if not await self._persist(lambda: self._source.complete(delivery, answer)):
-            logger.info("a late answer is dropped", extra={"attempt": delivery.attempt})
+        if not await self._persist(lambda: self._source.complete(leased, answer)):
+            logger.info("a late answer is dropped", extra={"attempt": leased.attempt})
 
     async def _persist(self, action: Callable[[], Awaitable[bool | None]]) -> bool | None:
         """Try until Redis answers: the chunk is done, only its reply is not. Losing the lease ends the task."""
@@ -229,18 +229,18 @@ class ChunkConsumer:
         info = await self._segmenter.describe()
         if not self.is_stopping:
             await self._source.announce(info)
-        held = [entry.delivery for entry in self._held.values()]
+        held = [entry.leased for entry in self._running.values()]
         lost = await self._source.renew(held) if held else frozenset()
         self._contact_s = self._clock()
         for token in lost:
-            if token in self._held:
-                self._held[token].task.cancel()
+            if token in self._running:
+                self._running[token].task.cancel()
         await asyncio.sleep(self._policy.lease_s / _RENEWALS_PER_LEASE)
 
     async def _give_back(self) -> None:
-        for held in list(self._held.values()):
-            held.task.cancel()
-            await self._once(partial(self._source.release, held.delivery))
+        for running in list(self._running.values()):
+            running.task.cancel()
+            await self._once(partial(self._source.release, running.leased))
         await self._once(self._withdraw)
 
     async def _withdraw(self) -> None:

@@ -222,7 +222,7 @@ async def test_a_drain_ends_streams_after_their_current_frame() -> None:
         stream = client.live(camera())
         events = [await anext(stream), await anext(stream)]
         assert isinstance(events[1], LiveMasks)
-        await asyncio.wait_for(front.front.drain(asyncio.Event()), HANG_S)
+        await asyncio.wait_for(front.drain(), HANG_S)
         with pytest.raises(ServiceError) as ended:
             await anext(stream)
     assert ended.value.code == "draining"

@@ -294,7 +294,7 @@ async def test_get_model_tells_the_model_and_refuses_while_it_warms_up() -> None
         assert early.value.code == "warming_up"
         assert early.value.retry_after_s
         release.set()
-        await front.front.warming
+        await front.warming
 
 
 async def test_running_calls_end_well_in_a_drain_and_new_ones_are_told_to_go_elsewhere(clip: bytes) -> None:
@@ -305,7 +305,7 @@ async def test_running_calls_end_well_in_a_drain_and_new_ones_are_told_to_go_els
     ):
         running = asyncio.create_task(client.segment(clip, SegmentOptions(fps="native")))
         await until_admitted(front)
-        draining = asyncio.create_task(front.front.drain(asyncio.Event()))
+        draining = asyncio.create_task(front.drain())
         await until(lambda: front.front.core.admission.is_draining)
         with pytest.raises(ServiceError) as refused:
             await client.segment(clip)
@@ -323,7 +323,7 @@ async def test_what_still_runs_at_the_end_of_a_drain_ends_as_draining(clip: byte
     ):
         running = asyncio.create_task(client.segment(clip, SegmentOptions(fps="native")))
         await until_admitted(front)
-        await asyncio.wait_for(front.front.drain(asyncio.Event()), HANG_S)
+        await asyncio.wait_for(front.drain(), HANG_S)
         with pytest.raises(ServiceError) as ended:
             await asyncio.wait_for(running, HANG_S)
     assert ended.value.code == "draining"

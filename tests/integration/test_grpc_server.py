@@ -58,7 +58,7 @@ async def test_health_follows_warm_up_and_drain() -> None:
                 assert answer.status == Health.SERVING
             with pytest.raises(aio.AioRpcError) as unknown:
                 await stub.Check(health_pb2.HealthCheckRequest(service="other"))
-            await front.front.drain(asyncio.Event())
+            await front.drain()
             watched.append((await watch.read()).status)
         watch.cancel()
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND

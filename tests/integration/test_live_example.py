@@ -54,7 +54,7 @@ async def test_a_server_that_restarts_is_a_new_stream_on_the_same_capture(tmp_pa
         async with asyncio.timeout(HANG_S):
             while overlay.report.num_frames < 10:
                 await asyncio.sleep(0.05)
-        await front.front.drain(asyncio.Event())
+        await front.drain()
     before = overlay.report.num_frames
     async with running_front(grpc_port=port):
         report = await asyncio.wait_for(running, HANG_S)
@@ -71,7 +71,7 @@ async def test_a_server_that_does_not_come_back_is_given_up_and_the_overlay_is_w
         async with asyncio.timeout(HANG_S):
             while overlay.report.num_frames < 5:
                 await asyncio.sleep(0.05)
-        await front.front.drain(asyncio.Event())
+        await front.drain()
     with pytest.raises(ServiceError) as given_up:
         await asyncio.wait_for(running, HANG_S)
     assert given_up.value.spec.is_retryable

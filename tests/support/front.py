@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from service.aio.tasks import end_tasks
+from service.cli.front import drain, listen, warm_up
 from service.core.live import LivePolicy, LiveStreams
 from service.domain.caller import ANONYMOUS
 from service.ports import Answering, Predictor
@@ -27,6 +30,11 @@ class RunningFront:
     front: Front
     http_port: int
     grpc_port: int
+    warming: asyncio.Task[None]
+
+    async def drain(self) -> None:
+        """Refuse new work and wait for what runs."""
+        await drain(self.front, asyncio.Event())
 
     @property
     def http_url(self) -> str:
@@ -47,10 +55,14 @@ async def running_front(
     """
     chosen = {"port": 0, "grpc_port": 0, "decode_processes": 2, "max_batch": 8, "cache_bytes": 0, **settings}
     async with build_front(Settings(**chosen), make_predictor=make_predictor) as front:  # type: ignore[arg-type]
-        http_port, grpc_port = await front.listen()
-        if is_warm:
-            await front.warming
-        yield RunningFront(front, http_port, grpc_port)
+        http_port, grpc_port = await listen(front)
+        warming = asyncio.create_task(warm_up(front))
+        try:
+            if is_warm:
+                await warming
+            yield RunningFront(front, http_port, grpc_port, warming)
+        finally:
+            await end_tasks([warming])
 
 
 @asynccontextmanager
@@ -79,7 +91,7 @@ async def beside(
     )
     shared: dict[str, Any] = {
         "admission": core.admission,
-        "journal": core.journal,
+        "request_log": core.request_log,
         "spool": core.spool,
         "clock": core.clock,
         "authenticate": lambda authorization: ANONYMOUS,
@@ -94,7 +106,7 @@ async def beside(
     servicer = ServicerPolicy(max_upload_bytes=10**8, upload_min_bytes_per_s=0, stall_s=stall_s)
     grpc = build_server(grpc_parts, GrpcPolicy("127.0.0.1", 0, servicer, **connection))
     try:
-        yield RunningFront(running.front, await http.start(), await grpc.start())
+        yield RunningFront(running.front, await http.start(), await grpc.start(), running.warming)
     finally:
         await grpc.aclose()
         await http.stop()

@@ -12,7 +12,7 @@ from support.leased_jobs import FrontView, LeasedJobs
 from support.virtual_time import run_virtual, virtual_clock
 from support.waiting import until
 
-from service.core.request_log import Journal
+from service.core.request_log import RequestLog
 from service.domain.clip import ClipInfo
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
@@ -104,7 +104,7 @@ class Site:
             self.shelf,
             self.paced,
             self.spool,
-            Journal(metrics=Metrics(), clock=virtual_clock),
+            RequestLog(metrics=Metrics(), clock=virtual_clock),
             tell or note,
         )
         made = JobPolicy(lease_s=LEASE_S, **policy)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from service.batching.segmenter import LocalSegmenter
 from service.core.admission import Admission, AdmissionPolicy
 from service.core.api_keys import ApiKeys
 from service.core.pipeline import Pipeline, PipelinePolicy
-from service.core.request_log import Journal
+from service.core.request_log import RequestLog
 from service.domain.errors import ServiceError
 from service.media.upload import Spool
 from service.predictors.fake import FakePredictor, FakeTiming
@@ -117,7 +117,7 @@ async def rest_front(
             answering=pipeline,
             idempotent_answering=pipeline,
             admission=admission,
-            journal=Journal(metrics=metrics, clock=clock, usage=admission.usage),
+            request_log=RequestLog(metrics=metrics, clock=clock, usage=admission.usage),
             spool=spool,
             clock=clock,
             authenticate=ApiKeys(spec.keys_file).check,

@@ -1,4 +1,4 @@
-"""Byte budget, upload rate, API keys, journal, the error of a task group."""
+"""Byte budget, upload rate, API keys, request_log, the error of a task group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.chunks import FakeClock
 from service.aio.byte_budget import ByteBudget
 from service.aio.tasks import first_error
 from service.core.api_keys import ApiKeys
-from service.core.request_log import Journal
+from service.core.request_log import RequestLog
 from service.core.upload_rate import UploadRate
 from service.domain.caller import ANONYMOUS, Caller, KeyLimits
 from service.domain.errors import ServiceError
@@ -131,16 +131,16 @@ def test_without_a_file_no_keys_are_asked_and_with_an_unreadable_one_nobody_gets
 
 def test_journal_counts_logs_once_and_hides_what_is_not_ours(caplog):
     clock, metrics = FakeClock(), Metrics()
-    journal = Journal(metrics=metrics, clock=clock)
+    request_log = RequestLog(metrics=metrics, clock=clock)
     caplog.set_level(logging.INFO, logger="avesformer.request")
-    with journal.record(request_id="r1", transport="rest") as record:
+    with request_log.record(request_id="r1", transport="rest") as record:
         record.num_samples = 3
         clock.advance(1.5)
-    with pytest.raises(ServiceError) as caught, journal.record(request_id="r2", transport="grpc"):
+    with pytest.raises(ServiceError) as caught, request_log.record(request_id="r2", transport="grpc"):
         raise RuntimeError("a library said /secret/path")
     assert caught.value.code == "internal"
     assert "secret" not in caught.value.detail
-    with pytest.raises(asyncio.CancelledError), journal.record(request_id="r3", transport="grpc"):
+    with pytest.raises(asyncio.CancelledError), request_log.record(request_id="r3", transport="grpc"):
         raise asyncio.CancelledError
     value = metrics.registry.get_sample_value
     assert value("avesformer_requests_total", {"transport": "rest", "code": "ok"}) == 1

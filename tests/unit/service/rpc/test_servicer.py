@@ -13,7 +13,7 @@ from support.virtual_time import run_virtual, virtual_clock
 
 from service.client.failures import grpc_error
 from service.core.admission import Admission, AdmissionPolicy
-from service.core.request_log import Journal
+from service.core.request_log import RequestLog
 from service.domain.caller import ANONYMOUS, Caller
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
@@ -108,8 +108,8 @@ class Bench:
     async def run(self, requests: AsyncIterator[pb.SegmentRequest], rpc: Rpc) -> Rpc:
         """Segment to its end, however it ends."""
         admission = Admission(AdmissionPolicy(self.max_requests), metrics=self.metrics, clock=virtual_clock)
-        journal = Journal(metrics=self.metrics, clock=virtual_clock)
-        calls = Calls(journal=journal, authenticate=self.authenticate, clock=virtual_clock)
+        request_log = RequestLog(metrics=self.metrics, clock=virtual_clock)
+        calls = Calls(request_log=request_log, authenticate=self.authenticate, clock=virtual_clock)
         parts = ServicerParts(calls, admission, self.echo, self.spool, None, None, virtual_clock)
         with contextlib.suppress(AbortedError):
             await Servicer(parts, self.policy).Segment(requests, rpc)

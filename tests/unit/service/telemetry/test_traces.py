@@ -14,7 +14,7 @@ from support.chunks import FakeClock, make_chunk
 from service.batching.batch_traces import BatchTraces
 from service.batching.device import BatchOutcome
 from service.batching.sample_queue import PendingChunk, SampleSlice
-from service.core.request_log import Journal
+from service.core.request_log import RequestLog
 from service.domain.errors import CODES, ServiceError
 from service.domain.request import accept_traceparent
 from service.telemetry.metrics import Metrics
@@ -80,12 +80,12 @@ def test_what_leaves_a_block_fails_its_span(error: BaseException, code: str) -> 
 
 def test_without_a_collector_the_callers_trace_still_travels_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="avesformer.request")
-    journal = Journal(metrics=Metrics(), clock=FakeClock())
+    request_log = RequestLog(metrics=Metrics(), clock=FakeClock())
     assert not NO_TRACES.is_on
-    told = journal.record(request_id="r1", transport="rest", traceparent=GIVEN)
+    told = request_log.record(request_id="r1", transport="rest", traceparent=GIVEN)
     with told as record, record.span.child("upload") as upload:
         assert upload.traceparent == record.span.traceparent == GIVEN
-    with journal.record(request_id="r2", transport="rest"):
+    with request_log.record(request_id="r2", transport="rest"):
         pass
     first, second = caplog.records
     assert first.trace_id == TRACE_ID

@@ -13,14 +13,11 @@ from pathlib import Path
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
 from service.answers.result_cache import CachedAnswers, CachePolicy
-from service.core.pipeline import Pipeline
-from service.core.request_log import Journal
 from service.domain.caller import Caller
 from service.jobs.api import Jobs
 from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
 from service.jobs.webhooks import WebhookPolicy, Webhooks
-from service.media.upload import Spool
-from service.ports import Answering, JobStore, KeyStore, ResultCache, Segmenter
+from service.ports import Answering, JobStore, KeyStore, ResultCache
 from service.redis.cache import RedisCache
 from service.redis.jobs import RedisJobStore
 from service.redis.keys import RedisKeyStore
@@ -30,7 +27,7 @@ from service.storage.blobs import Blobs
 from service.storage.cache import MemoryCache
 from service.storage.jobs import FolderJobStore
 from service.storage.keys import FolderKeyStore
-from service.telemetry.metrics import Metrics
+from service.wiring.core import Core
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +39,7 @@ _ORPHANS_KEPT_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """What is there already."""
-
-    pipeline: Pipeline
-    segmenter: Segmenter
-    spool: Spool
-    journal: Journal
-    metrics: Metrics
-    caller_of: Callable[[str], Caller]
-
-
-@dataclass(frozen=True, slots=True)
-class JobSide:
+class KeptWork:
     """What stands before and beside the pipeline; requests with an idempotency key go to `idempotent_answering`."""
 
     answering: Answering
@@ -64,23 +49,29 @@ class JobSide:
     runner: JobRunner
 
 
-def build_job_side(
-    settings: Settings, base: Base, links: tuple[RedisLink, RedisLink] | None, stack: AsyncExitStack
-) -> JobSide:
-    """The job side; its runner is not started, and closed with the stack.
+def build_kept_work(
+    settings: Settings,
+    core: Core,
+    links: tuple[RedisLink, RedisLink] | None,
+    stack: AsyncExitStack,
+    *,
+    caller_of: Callable[[str], Caller],
+) -> KeptWork:
+    """Return result cache, idempotency keys and jobs; the job runner is not started, and is closed with the stack.
 
     Args:
         settings: effective settings.
-        base: the core.
+        core: what is there already.
         links: the two roles of Redis where it is used.
         stack: closes what is built.
+        caller_of: returns the caller with a key id.
     """
     # With Redis and a store of blobs nothing is kept in the state folder, which may then be read-only.
     folder = None if links is not None and settings.blob_url else _state_folder(settings, stack)
     blobs = Blobs(settings.blob_url or _known(folder) / "blobs")
     store, keys, cache = _stores(settings, links, folder)
     idempotency = Idempotency(keys, ttl_s=settings.idempotency_ttl_s)
-    cached = _cached(settings, base, cache)
+    cached = _cached(settings, core, cache)
     webhooks = Webhooks(
         WebhookPolicy(
             private_hosts=frozenset(host.strip() for host in settings.webhook_hosts.split(",") if host.strip())
@@ -89,7 +80,7 @@ def build_job_side(
     )
     jobs = Jobs(store, blobs, max_waiting=_MAX_WAITING_JOBS, check_webhook=webhooks.check, wall_clock=time.time)
     runner = JobRunner(
-        RunnerParts(store, blobs, cached, base.spool, base.journal, webhooks.tell, base.caller_of),
+        RunnerParts(store, blobs, cached, core.spool, core.request_log, webhooks.tell, caller_of),
         JobPolicy(
             lease_s=settings.lease_s,
             keep_answers_s=settings.idempotency_ttl_s,
@@ -103,7 +94,7 @@ def build_job_side(
     stack.push_async_callback(runner.aclose)
     remember = RememberPolicy(max_bytes=settings.spool_bytes, directory=settings.spool_dir)
     idempotent = IdempotentAnswering(cached, idempotency, blobs, remember, clock=time.monotonic)
-    return JobSide(cached, idempotent, jobs, idempotency, runner)
+    return KeptWork(cached, idempotent, jobs, idempotency, runner)
 
 
 def _stores(
@@ -123,9 +114,9 @@ def _stores(
     )
 
 
-def _cached(settings: Settings, base: Base, cache: ResultCache) -> Answering:
+def _cached(settings: Settings, core: Core, cache: ResultCache) -> Answering:
     if not settings.cache_bytes:
-        return base.pipeline
+        return core.pipeline
     policy = CachePolicy(
         dtype=settings.dtype,
         is_shared=settings.cache_shared,
@@ -133,7 +124,7 @@ def _cached(settings: Settings, base: Base, cache: ResultCache) -> Answering:
         max_shared_bytes=settings.spool_bytes,
         directory=settings.spool_dir,
     )
-    return CachedAnswers(base.pipeline, base.segmenter, cache, policy, metrics=base.metrics, clock=time.monotonic)
+    return CachedAnswers(core.pipeline, core.segmenter, cache, policy, metrics=core.metrics, clock=time.monotonic)
 
 
 def _known(folder: Path | None) -> Path:

@@ -1,0 +1,60 @@
+"""Runs a front that has been built: listen, load the model, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from service.wiring.front import Front
+from service.wiring.policies import service_version
+
+# Time in seconds for requests that the drain has ended to send `draining` and to release what they use.
+_STOPPING_S = 5.0
+
+
+class ListenError(Exception):
+    """A port cannot be used; the message is for the person who starts the service."""
+
+
+async def listen(front: Front) -> tuple[int, int]:
+    """Listen on the HTTP and the gRPC port, which are returned; raises ListenError."""
+    settings = front.settings
+    http_port = await _listening(front.http.start(), settings.host, settings.port, option="--port")
+    grpc_port = await _listening(front.grpc.start(), settings.host, settings.grpc_port, option="--grpc-port")
+    return http_port, grpc_port
+
+
+async def warm_up(front: Front) -> None:
+    """Load the model, then start to work on jobs; raises what loading raises."""
+    core = front.core
+    await core.segmenter.start()
+    model = await core.segmenter.describe()
+    core.metrics.build_info.labels(version=service_version(), variant=model.variant, checkpoint=model.checkpoint).set(1)
+    front.jobs.start()
+
+
+async def drain(front: Front, hurrying: asyncio.Event) -> None:
+    """Refuse new work and let running work end until the drain's limit or `hurrying`; the rest ends as `draining`.
+
+    Jobs are requeued at once, for another front or for this one after its restart.
+    """
+    admission = front.core.admission
+    await front.jobs.aclose()
+    await front.grpc.start_draining()
+    admission.start_draining()
+    idle = asyncio.create_task(admission.wait_until_idle(front.settings.drain_s))
+    hurry = asyncio.create_task(hurrying.wait())
+    await asyncio.wait({idle, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    idle.cancel()
+    if admission.in_flight:
+        admission.stop_running()
+        await admission.wait_until_idle(_STOPPING_S)
+
+
+async def _listening(starting: Awaitable[int], host: str, port: int, *, option: str) -> int:
+    try:
+        return await starting
+    except OSError as error:
+        reason = f" ({error.strerror})" if error.strerror else ""
+        raise ListenError(f"cannot listen on {host}:{port}{reason}; choose another port with {option}") from error

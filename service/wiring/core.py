@@ -1,0 +1,147 @@
+"""Builds what every transport uses: decoders, the segmenter, admission, the pipeline; and connections to Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from service.batching.segmenter import LocalSegmenter
+from service.core.admission import Admission
+from service.core.pipeline import Pipeline
+from service.core.request_log import RequestLog
+from service.domain.deadline import Clock
+from service.media.decoders.pool import DecoderPool
+from service.media.upload import Spool
+from service.ports import Segmenter
+from service.redis.link import RedisLink
+from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.telemetry.traces import NO_TRACES, Traces
+from service.wiring.policies import (
+    MakePredictor,
+    admission_policy,
+    batch_policy,
+    media_policy,
+    pipeline_policy,
+    predictor_maker,
+    service_version,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What every transport stands on."""
+
+    metrics: Metrics
+    traces: Traces
+    clock: Clock
+    spool: Spool
+    decoders: DecoderPool
+    segmenter: Segmenter
+    admission: Admission
+    request_log: RequestLog
+    pipeline: Pipeline
+
+
+@asynccontextmanager
+async def build_core(settings: Settings, *, make_predictor: MakePredictor | None = None) -> AsyncIterator[Core]:
+    """The core with its decoders running and the segmenter not yet started.
+
+    Args:
+        settings: effective settings.
+        make_predictor: loads the model on the device thread; None takes the checkpoint that the settings name.
+    """
+    clock = time.monotonic
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        decoders = DecoderPool(
+            media_policy(settings),
+            num_decoders=settings.num_decoders,
+            max_live_streams=settings.max_live_streams,
+            clock=clock,
+            metrics=metrics,
+        )
+        stack.push_async_callback(decoders.aclose)
+        await decoders.start()
+        traces = build_traces(settings, stack, service="avesformer-front", clock=clock)
+        segmenter = _build_segmenter(settings, stack, make_predictor, metrics=metrics, clock=clock, traces=traces)
+        stack.push_async_callback(segmenter.aclose)
+        admission = Admission(
+            admission_policy(settings),
+            metrics=metrics,
+            clock=clock,
+            predicted_wait_s=lambda: segmenter.predicted_wait_s(1),
+        )
+        spool = Spool(settings.spool_dir, max_bytes=settings.spool_bytes, on_received=admission.usage.add_bytes)
+        spool.probe()
+        pipeline = Pipeline(
+            segmenter=segmenter,
+            decoders=decoders,
+            spool=spool,
+            admission=admission,
+            policy=pipeline_policy(settings),
+            metrics=metrics,
+            clock=clock,
+            traces=traces,
+        )
+        yield Core(
+            metrics=metrics,
+            traces=traces,
+            clock=clock,
+            spool=spool,
+            decoders=decoders,
+            segmenter=segmenter,
+            admission=admission,
+            request_log=RequestLog(metrics=metrics, clock=clock, traces=traces, usage=admission.usage),
+            pipeline=pipeline,
+        )
+
+
+def _build_segmenter(
+    settings: Settings,
+    stack: AsyncExitStack,
+    make_predictor: MakePredictor | None,
+    *,
+    metrics: Metrics,
+    clock: Clock,
+    traces: Traces,
+) -> Segmenter:
+    """This process's device, or workers across Redis where one is named."""
+    if settings.redis_url is None:
+        return LocalSegmenter(
+            make_predictor or predictor_maker(settings),
+            batch_policy(settings),
+            metrics=metrics,
+            clock=clock,
+            traces=traces,
+        )
+    jobs, data = redis_links(settings, stack)
+    policy = RedisSegmenterPolicy(max_outstanding_bytes=settings.redis_max_bytes)
+    return RedisSegmenter(jobs, data, policy, metrics=metrics, clock=clock)
+
+
+def build_traces(settings: Settings, stack: AsyncExitStack, *, service: str, clock: Clock) -> Traces:
+    """Where spans go, closed with the stack; the OpenTelemetry SDK is imported only where a collector is named.
+
+    It has a thread of its own, so a front asks for it when its decoders have been started.
+    """
+    if settings.otlp_endpoint is None:
+        return NO_TRACES
+    from service.telemetry.otlp import OtlpTraces
+
+    traces = OtlpTraces(settings.otlp_endpoint, service=service, version=service_version(), clock=clock)
+    stack.push_async_callback(traces.aclose)
+    return traces
+
+
+def redis_links(settings: Settings, stack: AsyncExitStack) -> tuple[RedisLink, RedisLink]:
+    """The Redis of jobs and keys and that of chunks, closed with the stack; nothing is connected yet."""
+    assert settings.redis_url is not None, "asked only where Redis is used"
+    urls = (settings.redis_url, settings.redis_data_url or settings.redis_url)
+    jobs, data = (RedisLink(url.get_secret_value(), clock=time.monotonic) for url in urls)
+    stack.push_async_callback(jobs.aclose)
+    stack.push_async_callback(data.aclose)
+    return jobs, data

@@ -1,0 +1,18 @@
+"""What /version tells of this installation and its model."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+from service.ports import Segmenter
+from service.wiring.policies import service_version
+
+
+async def describe_version(segmenter: Segmenter) -> Mapping[str, object]:
+    """Return the versions, and the model once there is one."""
+    model = None
+    if segmenter.is_ready():
+        info = await segmenter.describe()
+        model = {"variant": info.variant, "checkpoint": info.checkpoint, "labels": list(info.labels)}
+    return {"service": service_version(), "python": platform.python_version(), "model": model}
