@@ -1,4 +1,4 @@
-"""Settings from the environment (AVES_*): read by cli and bootstrap only; components get policies made of them."""
+"""Settings from the environment (AVES_*). Only service.cli and service.wiring read them; components get policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the REST front is given by bootstrap: the parts of the core it calls and its own small policy."""
+"""What the REST front receives from service.wiring: the parts of the core it calls and its own small policy."""
 
 from __future__ import annotations
 

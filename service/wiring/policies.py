@@ -1,4 +1,4 @@
-"""Settings become the small frozen policies that components take; bootstrap alone calls this."""
+"""Settings become the small frozen policies that components take; only service.wiring calls this."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from service.cli.main import app
 from service.predictors.fake import FakePredictor
-from service.wiring import front as bootstrap
+from service.wiring import core as wiring_core
 
 OWN_KEYS = {"request_id", "timings_s"}
 """What differs between two answers to one clip."""
@@ -28,7 +28,7 @@ def _clip(tmp_path):
 
 @pytest.fixture(name="run")
 def _run(monkeypatch):
-    monkeypatch.setattr(bootstrap, "predictor_maker", lambda settings: FakePredictor)
+    monkeypatch.setattr(wiring_core, "predictor_maker", lambda settings: FakePredictor)
     monkeypatch.setenv("AVES_DECODE_PROCESSES", "1")
 
     def run(*args: object):
@@ -111,7 +111,7 @@ def test_bad_arguments_end_with_their_code_and_one_clear_line(run, clip, monkeyp
 
             return make
 
-        monkeypatch.setattr(bootstrap, "predictor_maker", refuse)
+        monkeypatch.setattr(wiring_core, "predictor_maker", refuse)
     result = run(clip, *args)
     assert result.exit_code == code
     assert words in result.stderr

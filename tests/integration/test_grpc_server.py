@@ -22,6 +22,7 @@ from support.clips import make_clip
 from support.front import beside, running_front
 from support.waiting import until
 
+from service.cli.front import ListenError
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
@@ -31,7 +32,6 @@ from service.domain.options import SegmentOptions
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
-from service.wiring.front import ListenError
 
 HANG_S = 60.0
 ONCE = ClientPolicy(attempts=1)
