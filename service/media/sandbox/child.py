@@ -121,6 +121,9 @@ def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
         sound=index.sound.track_id,
         sound_index=index.sound_index,
         language=index.sound.language,
+        media_s=index.picture.duration_s,
+        edit_s=index.picture.edit_ticks / index.timescale if index.timescale else 0.0,
+        sound_s=scanner.sound_s,
     )
     return scanner, tracks
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
+from av.audio.stream import AudioStream
 from av.container.input import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -23,9 +25,9 @@ from service.media.sandbox.sampling import (
     StreamChooser,
     TableChooser,
     assign,
-    clamp_last_s,
 )
 from service.media.sandbox.source import UploadSource
+from service.media.sandbox.timeline import EndClaims, end_of_picture, origin_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,27 @@ class Tracks:
         picture, sound: track ids; None decodes the first track of the kind.
         sound_index: place of the sound track among all sound tracks.
         language: of the sound track, ISO 639-2.
+        media_s, edit_s: length of the picture by its media header and by its edit list, seconds; 0 where untold.
+        sound_s: returns the length of the sound by its sample tables, as far as the upload has been read.
     """
 
     picture: int | None = None
     sound: int | None = None
     sound_index: int = 0
     language: str | None = None
+    media_s: float = 0.0
+    edit_s: float = 0.0
+    sound_s: Callable[[], float] = lambda: 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """The picture track: its container and stream, the tick that becomes time 0, other claims about its end."""
+
+    container: InputContainer
+    stream: VideoStream
+    origin_ticks: int
+    claims: Callable[[], EndClaims]
 
 
 def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks: Tracks | None = None) -> ClipInfo:
@@ -67,11 +84,13 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
             heard = stack.enter_context(source.open_container(job.policy))
             sound_stream = sound.open_sound(heard, track_id=tracks.sound)
             audio = sound.describe(sound_stream, track=tracks.sound_index, language=tracks.language)
-            delivery = Delivery(job, stream, sound.SoundTrack(heard, sound_stream), outbox, audio=audio)
+            shown, origin_s = _on_time_line(container, stream, sound_stream, tracks)
+            sound_track = sound.SoundTrack(heard, sound_stream, origin_s=origin_s)
+            delivery = Delivery(job, stream, sound_track, outbox, audio=audio)
             if source.is_complete:
-                _decode_complete(job, container, stream, delivery)
+                _decode_complete(job, shown, delivery)
             else:
-                _decode_growing(job, container, stream, delivery)
+                _decode_growing(job, shown, delivery)
             source.check()
             return delivery.end()
     except av.FFmpegError as error:
@@ -81,22 +100,57 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
         raise ServiceError("too_costly", "The clip needs more memory to decode than a decoder has.") from None
 
 
-def _decode_complete(job: DecodeJob, container: InputContainer, stream: VideoStream, delivery: Delivery) -> None:
+def _on_time_line(
+    container: InputContainer, stream: VideoStream, sound_stream: AudioStream, tracks: Tracks
+) -> tuple[_Picture, float]:
+    """Place both tracks on one time line; returns the picture and the timestamp that becomes time 0, seconds."""
+    assert stream.time_base is not None
+    tick = Fraction(stream.time_base)
+    starts = [_start(stream), _start(sound_stream)]
+    origin = origin_of(*starts, tick=tick)
+    picture_s, sound_s = (float((start or origin) - origin) for start in starts)
+
+    def claims() -> EndClaims:
+        heard_s = tracks.sound_s()
+        return EndClaims(
+            media_s=picture_s + tracks.media_s if tracks.media_s else None,
+            sound_s=sound_s + heard_s if heard_s else None,
+            edit_s=tracks.edit_s or None,
+        )
+
+    return _Picture(container, stream, int(origin / tick), claims), float(origin)
+
+
+def _start(stream: VideoStream | AudioStream) -> Fraction | None:
+    if stream.start_time is None or not stream.time_base:
+        return None
+    return stream.start_time * Fraction(stream.time_base)
+
+
+def _decode_complete(job: DecodeJob, shown: _Picture, delivery: Delivery) -> None:
     """Plan (one pass without decoding), then decode what the plan needs; the plain loop where it does not hold."""
-    packets = list_packets(container, stream, on_progress=delivery.tick)
-    table = packets.table()
+    container, stream = shown.container, shown.stream
+    packets = list_packets(container, stream, origin_ticks=shown.origin_ticks, on_progress=delivery.tick)
+    table = packets.table(shown.claims())
     if table is None:
         _rewind(container, stream, packets)
-        _decode_growing(job, container, stream, delivery)
+        _decode_growing(job, shown, delivery)
         return
     wanted = assign(table, job)
     delivery.know(duration_s=table.end_s, num_samples=len(wanted.times_s))
     index_of = {int(pts): row for row, pts in enumerate(table.pts)}
     num_done = 0
-    for plan in (make_plan(packets, table, wanted.rows), None):
+    plans = (None,) if packets.is_in_decoding_order else (make_plan(packets, table, wanted.rows), None)
+    for plan in plans:
         _rewind(container, stream, packets)
         decoder = picture.PictureDecoder(
-            container, stream, job.policy, plan=plan, index_of=index_of, on_progress=delivery.tick
+            container,
+            stream,
+            job.policy,
+            plan=plan,
+            index_of=index_of,
+            origin_ticks=shown.origin_ticks,
+            on_progress=delivery.tick,
         )
         chooser: TableChooser[VideoFrame] = TableChooser(table, wanted, is_strict=plan is not None, num_done=num_done)
         try:
@@ -117,9 +171,18 @@ def _run_table(decoder: picture.PictureDecoder, chooser: TableChooser[VideoFrame
     decoder.check_any()
 
 
-def _decode_growing(job: DecodeJob, container: InputContainer, stream: VideoStream, delivery: Delivery) -> None:
+def _decode_growing(job: DecodeJob, track: _Picture, delivery: Delivery) -> None:
     """The plain loop: every frame, each chosen when its successor is known."""
-    decoder = picture.PictureDecoder(container, stream, job.policy, plan=None, index_of=None, on_progress=delivery.tick)
+    stream = track.stream
+    decoder = picture.PictureDecoder(
+        track.container,
+        stream,
+        job.policy,
+        plan=None,
+        index_of=None,
+        origin_ticks=track.origin_ticks,
+        on_progress=delivery.tick,
+    )
     assert stream.time_base is not None
     chooser: StreamChooser[VideoFrame] = StreamChooser(job, stream.time_base)
     last_s = 0.0
@@ -130,7 +193,7 @@ def _decode_growing(job: DecodeJob, container: InputContainer, stream: VideoStre
         if chooser.is_done:
             break
     decoder.check_any()
-    end_s = last_s + clamp_last_s(decoder.last_duration_s, spacing_s=decoder.mean_spacing_s)
+    end_s = end_of_picture(last_s, decoder.last_duration_s, spacing_s=decoder.mean_spacing_s, claims=track.claims())
     if not chooser.is_done:
         delivery.know(duration_s=end_s)
     for time_s, chosen in chooser.finish(end_s):

@@ -14,6 +14,8 @@ _HAS_BASE, _HAS_DESCRIPTION, _HAS_DURATION, _HAS_SIZE = 0x1, 0x2, 0x8, 0x10
 _RUN_OFFSET, _RUN_FIRST_FLAGS, _RUN_DURATION, _RUN_SIZE, _RUN_FLAGS, _RUN_TIME = 0x1, 0x4, 0x100, 0x200, 0x400, 0x800
 """Flags of tfhd and trun (ISO/IEC 14496-12, 8.8.7 and 8.8.8)."""
 _MAX_SOUND_SAMPLES = 1_000_000
+# Live streams count from 1904 or 1970; three centuries of seconds are more than any of them reaches.
+_LATEST_S = 1e10
 
 
 @dataclass(slots=True)
@@ -21,6 +23,11 @@ class _Count:
     track: Track
     num_frames: int = 0
     ticks: int = 0
+    begin_ticks: int = 0  # of the first fragment: not 0 where it was cut from a longer stream
+
+    @property
+    def length_s(self) -> float:
+        return (self.ticks - self.begin_ticks) / self.track.timescale if self.track.timescale else 0.0
 
 
 @dataclass(slots=True)
@@ -49,6 +56,10 @@ class FragmentCounter:
         """Frames of a track so far."""
         return self._counts[track_id].num_frames if track_id in self._counts else 0
 
+    def length_s(self, track_id: int) -> float:
+        """Seconds from the first to the last frame of a track so far, index and fragments together."""
+        return self._counts[track_id].length_s if track_id in self._counts else 0.0
+
     def take(self, body: memoryview) -> None:
         """The body of one moof.
 
@@ -66,10 +77,18 @@ class FragmentCounter:
                 header = self._read_header(box)
             elif box.kind == "tfdt" and header.count is not None:
                 at = integer(box.body, 4, 8) if integer(box.body, 0, 1) == 1 else integer(box.body, 4)
-                header.count.ticks = max(header.count.ticks, at)
-                self._check(header.count)
+                self._begin(header.count, at)
             elif box.kind == "trun" and header.count is not None:
                 self._read_run(box, header)
+
+    def _begin(self, count: _Count, ticks: int) -> None:
+        """Take the decoding time of a fragment's first frame."""
+        if count.track.timescale and ticks / count.track.timescale > _LATEST_S:
+            raise too_long(ticks / count.track.timescale, self._policy)
+        if not count.ticks and not count.num_frames:
+            count.begin_ticks = ticks
+        count.ticks = max(count.ticks, ticks)
+        self._check(count)
 
     def _read_header(self, box: Box) -> _Header:
         flags = integer(box.body, 1, 3)
@@ -105,5 +124,5 @@ class FragmentCounter:
         most = self._policy.max_frames if count.track.is_picture else _MAX_SOUND_SAMPLES
         if count.num_frames > most:
             raise reject("too_many_frames", f"A track has over {count.num_frames} coded frames; the limit is {most}.")
-        if count.track.timescale and count.ticks / count.track.timescale > self._policy.longest_s:
-            raise too_long(count.ticks / count.track.timescale, self._policy)
+        if count.length_s > self._policy.longest_s:
+            raise too_long(count.length_s, self._policy)

@@ -12,7 +12,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from service.media.sandbox.sampling import FrameTable, clamp_last_s
+from service.media.sandbox.sampling import FrameTable
+from service.media.sandbox.timeline import EndClaims, end_of_picture
 
 _H264_IDR = 5
 _H264_PICTURES = range(1, 6)
@@ -24,16 +25,25 @@ _HEVC_PICTURES = range(32)
 @dataclass(slots=True)
 class PacketList:
     """The picture packets in decoding order, one entry each: ticks (None: untold), duration in ticks, whether FFmpeg
-    will drop its frame (edit list), whether decoding may start there without any earlier packet."""
+    will drop its frame (edit list), whether decoding may start there without any earlier packet.
+
+    `is_in_decoding_order`: the file does not tell the presentation times of its reordered frames (B-frames without
+    `ctts`); the ticks belong to the frames in the order in which they leave the decoder.
+    """
 
     time_base: Fraction
+    is_in_decoding_order: bool = False
     pts: list[int | None] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     is_dropped: list[bool] = field(default_factory=list)
     is_start: list[bool] = field(default_factory=list)
 
-    def table(self) -> FrameTable | None:
-        """The frames that will be shown; None where there is none or their times are untold or repeat."""
+    def table(self, claims: EndClaims) -> FrameTable | None:
+        """The frames that will be shown; None where there is none or their times are untold or repeat.
+
+        Args:
+            claims: where other parts of the file say that the picture ends.
+        """
         shown = [(pts, row) for row, pts in enumerate(self.pts) if not self.is_dropped[row]]
         if not shown or any(pts is None for pts, _ in shown):
             return None
@@ -44,8 +54,9 @@ class PacketList:
         last_row = ordered[-1][1]
         base = float(self.time_base)
         spacing_s = float(np.median(np.diff(pts))) * base if len(pts) > 1 else 0.0
-        last_s = clamp_last_s(self.durations[last_row] * base, spacing_s=spacing_s)
-        return FrameTable(pts=pts, time_base=self.time_base, end_s=float(pts[-1]) * base + last_s)
+        last_s = self.durations[last_row] * base
+        end_s = end_of_picture(float(pts[-1]) * base, last_s, spacing_s=spacing_s, claims=claims)
+        return FrameTable(pts=pts, time_base=self.time_base, end_s=end_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +72,24 @@ class Plan:
         return int(np.flatnonzero(self.needed)[-1])
 
 
-def list_packets(container: InputContainer, stream: VideoStream, *, on_progress: Callable[[], None]) -> PacketList:
-    """Read the picture track through once without decoding."""
+def list_packets(
+    container: InputContainer, stream: VideoStream, *, origin_ticks: int, on_progress: Callable[[], None]
+) -> PacketList:
+    """Read the picture track through once without decoding; `origin_ticks` is the tick that becomes time 0."""
     assert stream.time_base is not None
     packets = PacketList(time_base=Fraction(stream.time_base))
     starts = _start_test(stream)
+    has_offsets = False
     for packet in container.demux(stream):
         if packet.size == 0 and packet.dts is None:
             continue  # the flush packet that ends the generator
-        packets.pts.append(packet.pts)
+        packets.pts.append(None if packet.pts is None else packet.pts - origin_ticks)
+        has_offsets |= packet.pts != packet.dts
         packets.durations.append(packet.duration or 0)
         packets.is_dropped.append(packet.is_discard)
         packets.is_start.append(packet.is_keyframe and starts(packet))
         on_progress()
+    packets.is_in_decoding_order = stream.codec_context.has_b_frames and not has_offsets
     return packets
 
 

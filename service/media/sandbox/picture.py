@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
@@ -67,6 +68,7 @@ class PictureDecoder:
         policy: limits.
         plan: which packets to decode; None decodes all.
         index_of: the place of a frame by its ticks where all frames are known; else frames are counted.
+        origin_ticks: the tick that becomes time 0.
         on_progress: called at every packet.
     """
 
@@ -78,6 +80,7 @@ class PictureDecoder:
         *,
         plan: Plan | None,
         index_of: dict[int, int] | None,
+        origin_ticks: int,
         on_progress: Callable[[], None],
     ) -> None:
         self._container = container
@@ -85,6 +88,9 @@ class PictureDecoder:
         self._policy = policy
         self._plan = plan
         self._index_of = index_of
+        self._origin_ticks = origin_ticks
+        self._has_offsets = False  # a packet's presentation tick differs from its decoding tick
+        self._undecoded: list[int] = []  # heap of the ticks of packets whose frames have not come out
         self._on_progress = on_progress
         assert stream.time_base is not None
         self._base = Fraction(stream.time_base)
@@ -135,11 +141,15 @@ class PictureDecoder:
         raise ServiceError("no_frames", "No frame of the picture track could be decoded; the file may be damaged.")
 
     def _decode(self, packet: av.Packet[VideoStream] | None) -> Iterator[Shown[VideoFrame]]:
+        tick = self._note(packet)
         try:
             frames = self._stream.decode(packet)
         except MemoryError:
             raise
         except (av.FFmpegError, ValueError) as error:  # one bad packet; the others may be fine
+            if tick is not None:
+                self._undecoded.remove(tick)
+                heapq.heapify(self._undecoded)
             self._is_oversized |= "exceeds specified max pixel count" in str(getattr(error, "log", ""))
             return
         for frame in frames:
@@ -147,9 +157,33 @@ class PictureDecoder:
             if shown is not None:
                 yield shown
 
+    def _note(self, packet: av.Packet[VideoStream] | None) -> int | None:
+        """Remember the tick of a packet, for `_tick`; None if it has none or its frame will be dropped."""
+        if packet is None or packet.pts is None or packet.is_discard:
+            return None
+        self._has_offsets |= packet.pts != packet.dts
+        if self._has_offsets:
+            self._undecoded.clear()
+            return None
+        heapq.heappush(self._undecoded, packet.pts)
+        return packet.pts
+
+    def _tick(self, frame: VideoFrame) -> int | None:
+        """The frame's presentation tick, None where untold.
+
+        Reordered frames without offsets (B-frames without `ctts`) carry the decoding tick of their packet. As in
+        players, the earliest tick then belongs to the first frame that comes out.
+        """
+        pts = frame.pts
+        if self._stream.codec_context.has_b_frames and self._undecoded:
+            pts = heapq.heappop(self._undecoded)
+        while pts is not None and self._undecoded and self._undecoded[0] <= pts:
+            heapq.heappop(self._undecoded)
+        return None if pts is None else pts - self._origin_ticks
+
     def _place(self, frame: VideoFrame) -> Shown[VideoFrame] | None:
         check_pixels(frame.width, frame.height, self._policy)
-        pts = frame.pts
+        pts = self._tick(frame)
         if pts is None:
             pts = 0 if self._last_pts is None else self._last_pts + max(1, self._last_duration)
         if self._last_pts is not None and pts <= self._last_pts:

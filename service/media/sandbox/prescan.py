@@ -45,6 +45,7 @@ class ClipIndex:
     sound: Track
     sound_index: int
     is_fragmented: bool
+    timescale: int  # ticks a second of the movie header
     tracks: list[Track] = field(default_factory=list)
 
 
@@ -102,6 +103,10 @@ class Scanner:
         if not self._source.require(position + 1):
             raise _cut_off()
         return min(self._end, self._source.size_bytes)
+
+    def sound_s(self) -> float:
+        """Seconds of sound as far as walked, by the sample tables."""
+        return 0.0 if self._index is None else self._fragments.length_s(self._index.sound.track_id)
 
     def cpu_budget_s(self) -> float:
         """CPU seconds that decoding may take, from the picture's size and the number of frames."""
@@ -223,7 +228,7 @@ class Scanner:
 
 def _read_index(body: memoryview, policy: MediaPolicy, budget: BoxBudget, *, audio_track: int | None) -> ClipIndex:
     readers: list[TrackReader] = []
-    is_fragmented = False
+    is_fragmented, timescale = False, 0
     for box in walk(body, ("moov",), budget):
         if box.kind in ("cmov", "moov"):
             raise broken("compressed or nested indexes are not read")
@@ -234,7 +239,7 @@ def _read_index(body: memoryview, policy: MediaPolicy, budget: BoxBudget, *, aud
         elif box.kind == "mvex":
             is_fragmented = True
         elif box.kind == "mvhd":
-            _check_header(box, policy)
+            timescale = _check_header(box, policy)
         elif readers and box.path[:2] == ("moov", "trak"):
             readers[-1].take(box)
     tracks = [reader.finish(is_fragmented=is_fragmented) for reader in readers]
@@ -244,10 +249,18 @@ def _read_index(body: memoryview, policy: MediaPolicy, budget: BoxBudget, *, aud
     _check_usable(picture, "picture", policy)
     _check_usable(sound, "sound", policy)
     index = next(number for number, track in enumerate(sounds) if track is sound)
-    return ClipIndex(picture=picture, sound=sound, sound_index=index, is_fragmented=is_fragmented, tracks=tracks)
+    return ClipIndex(
+        picture=picture,
+        sound=sound,
+        sound_index=index,
+        is_fragmented=is_fragmented,
+        timescale=timescale,
+        tracks=tracks,
+    )
 
 
-def _check_header(box: Box, policy: MediaPolicy) -> None:
+def _check_header(box: Box, policy: MediaPolicy) -> int:
+    """Check the movie header and return its timescale."""
     is_long = integer(box.body, 0, 1) == 1
     timescale = integer(box.body, 20 if is_long else 12)
     duration = integer(box.body, 24, 8) if is_long else integer(box.body, 16)
@@ -255,6 +268,7 @@ def _check_header(box: Box, policy: MediaPolicy) -> None:
         raise broken("its timescale is 0")
     if duration not in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF) and duration / timescale > policy.longest_s:
         raise too_long(duration / timescale, policy)
+    return timescale
 
 
 def _choose(tracks: list[Track], code: str, kind: str) -> Track:

@@ -20,17 +20,6 @@ PHASE = 15 / 16
 """The sample of second k is the picture at k + 15/16 s, as in AVSBench's own frame extraction."""
 # Half a tick of tolerance, in ticks, and a millionth more: an exact half tick must not hang on how a float rounds.
 _HALF_TICK = 0.5 + 1e-6
-MAX_LAST_FRAME_S = 10.0
-"""A last frame may claim any duration (19 307 s was seen from a 28 kB file); a still of 10 s is the most we believe."""
-
-
-def clamp_last_s(last_s: float, *, spacing_s: float) -> float:
-    """The last frame's duration, made sane: the usual spacing where it claims none, at most 10 s."""
-    if not math.isfinite(last_s) or last_s <= 0:
-        last_s = spacing_s
-    if not math.isfinite(last_s) or last_s <= 0:
-        last_s = 0.04  # a lone picture without any duration: one frame at 25 per second
-    return min(last_s, MAX_LAST_FRAME_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +227,11 @@ class StreamChooser(Generic[_F]):
         """The samples left once the clip's end is known.
 
         Raises:
-            ServiceError: `bad_option`, the range lies behind the end.
+            ServiceError: `bad_option`, the range lies behind the end; `too_long`.
         """
         if self._before is None:
             return
+        check_length(end_s, self._job)
         check_range(self._job, clip_end_s=end_s)
         if self._job.fps is not None:
             yield from self._emit_while(lambda time_s: time_s < end_s, self._before)

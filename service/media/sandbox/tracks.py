@@ -48,6 +48,7 @@ class Track:
     num_chunk_rows: NDArray[np.int64] | None = None
     total_ticks: int = 0
     max_offset_ticks: int = 0
+    edit_ticks: int = 0  # presentation by the edit list, in ticks of the movie header
 
     @property
     def is_picture(self) -> bool:
@@ -247,6 +248,8 @@ class TrackReader:
             raise broken(f"its edit list has {count} entries, over the limit of {self._policy.max_edits}")
         if count * (20 if is_long else 12) > len(box.body) - 8:
             raise broken("table elst claims more rows than it holds")
+        width, size = (20, 8) if is_long else (12, 4)
+        self.track.edit_ticks = sum(integer(box.body, 8 + row * width, size) for row in range(count))
 
     @property
     def _max_samples(self) -> int:

@@ -20,9 +20,9 @@ from service.media.sandbox.sampling import (
     StreamChooser,
     TableChooser,
     assign,
-    clamp_last_s,
     first_index,
 )
+from service.media.sandbox.timeline import clamp_last_s
 
 BASE = Fraction(1, 1000)
 
