@@ -23,8 +23,12 @@ from numpy.typing import NDArray
 from service.client.video.paint import OverlayPainter, PaintPolicy, Picture
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
+from service.media.policy import MediaPolicy
+from service.media.sandbox.aperture import Aperture
 from service.media.sandbox.orientation import orientation_of
 from service.media.sandbox.picture import presumed_colorspace
+from service.media.sandbox.prescan import Scanner
+from service.media.sandbox.source import UploadSource
 
 _COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")
 """Codecs that an mp4 file takes as they are; other sound is encoded as AAC."""
@@ -79,12 +83,24 @@ def write_overlay(
             envelope = _sound_envelope(source)
             clip = stack.enter_context(av.open(str(source)))
             target = stack.enter_context(av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}))
-            _Overlay(clip, target, frames, envelope, policy or OverlayPolicy()).write(on_progress or (lambda _: None))
+            overlay = _Overlay(clip, target, frames, envelope, policy or OverlayPolicy(), aperture=_aperture(source))
+            overlay.write(on_progress or (lambda _: None))
         partial.replace(destination)
     except av.FFmpegError as error:
         raise ServiceError("broken", f"The overlay could not be written: {error.strerror}.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _aperture(path: Path) -> Aperture | None:
+    """Return the part of the picture that the answer is about; None for all of it."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        source = UploadSource(file.fileno(), size_bytes=size, is_complete=True, need=lambda _: (size, True))
+        try:
+            return Scanner(source, MediaPolicy()).head().picture.aperture
+        except ServiceError:
+            return None  # not a file that the service would answer for
 
 
 class _Overlay:
@@ -97,7 +113,10 @@ class _Overlay:
         frames: Sequence[FrameMasks],
         envelope: NDArray[np.float32],
         policy: OverlayPolicy,
+        *,
+        aperture: Aperture | None,
     ) -> None:
+        self._aperture = aperture
         if not clip.streams.video:
             raise ServiceError("no_video", "The clip has no picture track.")
         self._clip, self._target, self._policy = clip, target, policy
@@ -139,7 +158,8 @@ class _Overlay:
         if frame.pts is None or (self._last_pts is not None and frame.pts <= self._last_pts):
             return
         self._last_pts = frame.pts
-        upright = orientation_of(frame).apply(self._rgb(frame))
+        rgb = self._rgb(frame)
+        upright = orientation_of(frame).apply(rgb if self._aperture is None else self._aperture.crop(rgb))
         painted = self._even(self._paint(upright, time_s=float(frame.pts * self._base)))
         if self._video is None:
             self._video = self._add_video(painted, frame)

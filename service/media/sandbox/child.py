@@ -124,6 +124,7 @@ def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
         media_s=index.picture.duration_s,
         edit_s=index.picture.edit_ticks / index.timescale if index.timescale else 0.0,
         sound_s=scanner.sound_s,
+        aperture=index.picture.aperture,
     )
     return scanner, tracks
 

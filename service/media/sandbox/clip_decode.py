@@ -18,6 +18,7 @@ from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
 from service.media.policy import DecodeJob
 from service.media.sandbox import picture, sound
+from service.media.sandbox.aperture import Aperture
 from service.media.sandbox.delivery import Delivery, Outbox
 from service.media.sandbox.packets import PacketList, list_packets, make_plan
 from service.media.sandbox.sampling import (
@@ -40,6 +41,7 @@ class Tracks:
         language: of the sound track, ISO 639-2.
         media_s, edit_s: length of the picture by its media header and by its edit list, seconds; 0 where untold.
         sound_s: returns the length of the sound by its sample tables, as far as the upload has been read.
+        aperture: the part of the picture that is shown; None for all of it.
     """
 
     picture: int | None = None
@@ -49,6 +51,7 @@ class Tracks:
     media_s: float = 0.0
     edit_s: float = 0.0
     sound_s: Callable[[], float] = lambda: 0.0
+    aperture: Aperture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
             audio = sound.describe(sound_stream, track=tracks.sound_index, language=tracks.language)
             shown, origin_s = _on_time_line(container, stream, sound_stream, tracks)
             sound_track = sound.SoundTrack(heard, sound_stream, origin_s=origin_s)
-            delivery = Delivery(job, stream, sound_track, outbox, audio=audio)
+            delivery = Delivery(job, stream, sound_track, outbox, audio=audio, aperture=tracks.aperture)
             if source.is_complete:
                 _decode_complete(job, shown, delivery)
             else:

@@ -18,6 +18,7 @@ from service.domain.result import ANSWER_DECIMALS
 from service.media.framing import MAX_BLOCK_SAMPLES
 from service.media.policy import DecodeJob
 from service.media.sandbox import picture, sound
+from service.media.sandbox.aperture import Aperture
 from service.media.sandbox.sampling import Shown
 
 _BLOCK_AGE_S = 0.02
@@ -42,13 +43,21 @@ class Delivery:
     """Collects samples into blocks and sends them on."""
 
     def __init__(
-        self, job: DecodeJob, stream: VideoStream, sound_track: sound.SoundTrack, outbox: Outbox, *, audio: AudioInfo
+        self,
+        job: DecodeJob,
+        stream: VideoStream,
+        sound_track: sound.SoundTrack,
+        outbox: Outbox,
+        *,
+        audio: AudioInfo,
+        aperture: Aperture | None,
     ) -> None:
+        self._aperture = aperture
         self._stream = stream
         self._audio = audio
         self._sound = sound_track
         self._outbox = outbox
-        self._maker = picture.FrameMaker(height=job.frame_height, width=job.frame_width)
+        self._maker = picture.FrameMaker(height=job.frame_height, width=job.frame_width, aperture=aperture)
         self._clip: ClipInfo | None = None
         self._duration_s: float | None = None
         self._num_expected: int | None = None
@@ -114,7 +123,7 @@ class Delivery:
         return replace(self._clip, duration_s=self._duration_s, num_samples=self._num_sent, audio=audio)
 
     def _describe(self, frame: VideoFrame) -> ClipInfo:
-        width, height = picture.display_size(frame)
+        width, height = picture.display_size(frame, self._aperture)
         rate = self._stream.average_rate
         return ClipInfo(
             width=width,

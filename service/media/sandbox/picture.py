@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from service.domain.errors import ServiceError
 from service.media.policy import PICTURE_DECODERS, MediaPolicy
+from service.media.sandbox.aperture import Aperture
 from service.media.sandbox.orientation import orientation_of
 from service.media.sandbox.packets import Plan
 from service.media.sandbox.sampling import Shown
@@ -199,9 +200,11 @@ class FrameMaker:
 
     Args:
         height, width: of the model's frame, pixels.
+        aperture: the part of the coded picture that is shown; None for all of it.
     """
 
-    def __init__(self, *, height: int, width: int) -> None:
+    def __init__(self, *, height: int, width: int, aperture: Aperture | None = None) -> None:
+        self._aperture = aperture
         self._height = height
         self._width = width
         self._reformatter = VideoReformatter()
@@ -209,6 +212,7 @@ class FrameMaker:
     def make(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The frame upright and squashed, uint8 RGB (height, width, 3), by swscale's bilinear filter."""
         orientation = orientation_of(frame)
+        frame = self._cropped(frame)
         width, height = self._width, self._height
         if orientation.is_transposed:
             width, height = height, width
@@ -223,16 +227,28 @@ class FrameMaker:
         )
         return orientation.apply(small.to_ndarray().astype(np.uint8, copy=False))
 
+    def _cropped(self, frame: VideoFrame) -> VideoFrame:
+        if self._aperture is None or not self._aperture.fits(frame.width, frame.height):
+            return frame
+        whole = self._reformatter.reformat(
+            frame, frame.width, frame.height, "rgb24", threads=1, src_colorspace=presumed_colorspace(frame)
+        )
+        part = self._aperture.crop(whole.to_ndarray().astype(np.uint8, copy=False))
+        return VideoFrame.from_ndarray(part, format="rgb24")
+
 
 def presumed_colorspace(frame: VideoFrame) -> Colorspace | None:
     """BT.709 for untagged HD, which FFmpeg would read as BT.601; None leaves the choice to the frame's own tag."""
-    is_untagged = int(frame.colorspace) == _UNSPECIFIED_COLORSPACE
+    is_untagged = int(frame.colorspace) == _UNSPECIFIED_COLORSPACE and not frame.format.is_rgb
     return Colorspace.ITU709 if is_untagged and frame.height >= _UNTAGGED_HD_HEIGHT else None
 
 
-def display_size(frame: VideoFrame) -> tuple[int, int]:
-    """Width and height of the frame when upright, pixels."""
-    return (frame.height, frame.width) if orientation_of(frame).is_transposed else (frame.width, frame.height)
+def display_size(frame: VideoFrame, aperture: Aperture | None) -> tuple[int, int]:
+    """Width and height of the shown part of a frame when upright, pixels."""
+    width, height = frame.width, frame.height
+    if aperture is not None and aperture.fits(width, height):
+        width, height = aperture.width, aperture.height
+    return (height, width) if orientation_of(frame).is_transposed else (width, height)
 
 
 def sample_aspect_ratio(stream: VideoStream, frame: VideoFrame) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from service.domain.errors import ServiceError
 from service.media.policy import PICTURE_TAGS, SOUND_TAGS, MediaPolicy
+from service.media.sandbox.aperture import Aperture, read_aperture
 from service.media.sandbox.boxes import Box, broken, integer, reject, table
 from service.media.sandbox.parameter_sets import MAX_ENTRY_BYTES
 
@@ -48,6 +49,7 @@ class Track:
     num_chunk_rows: NDArray[np.int64] | None = None
     total_ticks: int = 0
     max_offset_ticks: int = 0
+    aperture: Aperture | None = None
     edit_ticks: int = 0  # presentation by the edit list, in ticks of the movie header
 
     @property
@@ -199,6 +201,8 @@ class TrackReader:
         if len(entry) >= 36:
             self.track.width = max(self.track.width, integer(entry, 32, 2))
             self.track.height = max(self.track.height, integer(entry, 34, 2))
+        if tag in PICTURE_TAGS:  # of the first of several entries
+            self.track.aperture = self.track.aperture or read_aperture(entry)
 
     def _read_stts(self, box: Box) -> None:
         rows = table(box, width=2, max_rows=self._max_samples)
