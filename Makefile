@@ -72,6 +72,7 @@ hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the wh
 soak: $(VENV)/.installed-dev ## is memory flat? a ten-minute 720p clip, then mixed requests (SOAK_ARGS="--requests 2000")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow --timeout 3600 tests/load/test_memory.py
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/soak.py $(SOAK_ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/abuse.py $(ABUSE_ARGS)
 
 chaos: $(VENV)/.installed-dev ## is anything lost when processes die? workers, fronts and Redis killed under load (CHAOS_ARGS="--kills 5 --json FILE")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/chaos.py $(CHAOS_ARGS)
