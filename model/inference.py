@@ -81,7 +81,8 @@ class Predictor:
         Args:
             path: the file, or None for the shipped one.
             device: `auto` (CUDA where present), `cpu`, `cuda` or `cuda:N`.
-            dtype: `auto` (bfloat16 on CUDA, float32 on CPU), `float32`, `bfloat16` or `float16`.
+            dtype: `auto` (bfloat16 on CUDA, float32 on CPU), `float32`, `bfloat16` or `float16`. On a CPU with matrix
+                units bfloat16 is faster, but single masks differ by more than the tolerance of equal answers.
             threads: CPU threads of torch in this process; None leaves torch's choice.
 
         Raises:
@@ -96,6 +97,11 @@ class Predictor:
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(SHIPPED_CHECKPOINT if path is None else Path(path))
         return Predictor(checkpoint, device=place, dtype=DTYPES[chosen])
+
+    @property
+    def compute_type(self) -> str:
+        """Name of the dtype of weights and activations, such as `float32`."""
+        return str(self.dtype).removeprefix("torch.")
 
     @torch.inference_mode()
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:

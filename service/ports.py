@@ -43,6 +43,11 @@ class Predictor(Protocol):
         """What the checkpoint is and takes."""
         ...
 
+    @property
+    def compute_type(self) -> str:
+        """Number format that the model computes in, such as `bfloat16`; `emulated` where nothing is computed."""
+        ...
+
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mask logits for B samples.
 
@@ -77,6 +82,11 @@ class Segmenter(Protocol):
 
     async def aclose(self) -> None:
         """Stop at once. Chunks that still wait or run end as `draining`."""
+        ...
+
+    @property
+    def compute_type(self) -> str | None:
+        """Number format that the model computes in; None while it is loaded or where workers choose their own."""
         ...
 
     def is_ready(self) -> bool:

@@ -34,7 +34,10 @@ class Settings(BaseSettings):
         None, description="Checkpoint file or shipped name (tiny, tiny-semantic); empty: tiny"
     )
     device: Literal["auto", "cpu", "cuda"] | str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Compute type")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Compute type; auto: bfloat16 on CUDA, float32 on a CPU",
+    )
     torch_threads: int | None = Field(
         None, ge=1, le=256, description="Threads of the device thread; empty: measured rule"
     )

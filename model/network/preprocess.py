@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_SAMPLES = 15_600  # 0.975 s: the shortest waveform that holds one whole VGGish example
@@ -46,7 +47,7 @@ def normalise_frames(frames: Tensor) -> Tensor:
     mean = torch.tensor(FRAME_MEAN, device=frames.device) * 255
     std = torch.tensor(FRAME_STD, device=frames.device) * 255
     # A permuted (B, H, W, 3) tensor already lies in channels-last order: no copy.
-    return ((frames.float() - mean) / std).permute(0, 3, 1, 2)  # (B, 3, H, W)
+    return frames.float().sub_(mean).div_(std).permute(0, 3, 1, 2)  # (B, 3, H, W)
 
 
 def log_mel(waveform: Tensor) -> Tensor:
@@ -67,7 +68,9 @@ def log_mel(waveform: Tensor) -> Tensor:
     hann, mel = _constants(str(waveform.device))
     # In double precision, as VGGish does it: beside a loud tone float32 rounding would lift the silent bands.
     pieces = waveform.double().unfold(1, STFT_WINDOW_SAMPLES, STFT_HOP_SAMPLES)  # (B, F, 400)
-    magnitude = torch.fft.rfft(pieces * hann, n=FFT_SIZE).abs()  # (B, F, 257)
+    # The root of the squares takes half the time of `abs`, which guards against overflow.
+    parts = torch.view_as_real(torch.fft.rfft(F.pad(pieces * hann, (0, FFT_SIZE - STFT_WINDOW_SAMPLES)))).square()
+    magnitude = (parts[..., 0] + parts[..., 1]).sqrt()  # (B, F, 257)
     return torch.log(magnitude @ mel + LOG_OFFSET).float()  # (B, F, 64)
 
 

@@ -137,6 +137,7 @@ class BatchRunner:
     """
 
     info: ModelInfo
+    compute_type: str
     plan: BatchPlan
     _predictor: Predictor
 
@@ -165,6 +166,7 @@ class BatchRunner:
         """Make the predictor and warm up every batch shape, so that no request meets a cold one."""
         self._predictor = self._make_predictor()
         self.info = _model_info(self._predictor.info)
+        self.compute_type = self._predictor.compute_type
         self.plan = self._warm_up()
         self.is_loaded = True
 
@@ -251,7 +253,11 @@ class BatchRunner:
         plan = BatchPlan(costs_s)
         self.memory_bytes = self._predictor.memory_bytes()
         logger.info(
-            "warmed up", extra={"seconds_by_batch": {size: round(cost_s, 5) for size, cost_s in costs_s.items()}}
+            "warmed up",
+            extra={
+                "compute_type": self.compute_type,
+                "seconds_by_batch": {size: round(cost_s, 5) for size, cost_s in costs_s.items()},
+            },
         )
         return plan
 

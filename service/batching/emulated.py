@@ -28,6 +28,7 @@ class SleepingPredictor:
     """Costs time and no work, as an accelerator does to its host; nothing ever sounds. Implements `ports.Predictor`."""
 
     info = ModelInfo("emulated", "sha256:" + "0" * 64, (SOUNDING,), None, ITEM_SIDE_PX, ITEM_SIDE_PX)
+    compute_type = "emulated"
 
     def __init__(self, spend: Callable[[int], None]) -> None:
         self._spend = spend

@@ -97,6 +97,11 @@ class LocalSegmenter(MicroBatcher):
             raise _warming_up()
         return self._runner.info
 
+    @property
+    def compute_type(self) -> str | None:
+        """Number format that the model computes in, such as `bfloat16`; None before `start` has ended."""
+        return self._runner.compute_type if self._runner.is_loaded else None
+
     def is_idle(self) -> bool:
         """Whether a chunk sent now would start at once."""
         return self._runner.is_loaded and super().is_idle()

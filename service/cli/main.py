@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli.garbage import pause_collection
 from service.cli.settings import complain, load_settings
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ def serve(
     settings = load_settings(
         host=host, port=port, grpc_port=grpc_port, checkpoint=checkpoint, device=device, redis_url=redis
     )
+    pause_collection()  # before the imports: they make hundreds of thousands of objects that stay
     from service.cli.serve import run_front
 
     raise typer.Exit(run_front(settings))
@@ -75,6 +77,7 @@ def worker(
     if settings.redis_url is None:
         complain("a worker needs --redis URL (or AVES_REDIS_URL)")
         raise typer.Exit(2)
+    pause_collection()
     from service.cli.worker import run_worker
 
     raise typer.Exit(run_worker(settings))

@@ -71,6 +71,11 @@ class FakePredictor:
         """What stands in for a checkpoint."""
         return self._info
 
+    @property
+    def compute_type(self) -> str:
+        """Nothing is computed."""
+        return "emulated"
+
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits float32 (B, K, H / 4, W / 4) for frames uint8 (B, H, W, 3) and windows float32 (B, 15600)."""
         cost_s = self._timing.batch_s + self._timing.item_s * len(frames)

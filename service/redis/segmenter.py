@@ -162,6 +162,11 @@ class RedisSegmenter:
         rate = self.samples_per_s
         return (self.queue_depth + num_samples) / rate if rate else 0.0
 
+    @property
+    def compute_type(self) -> str | None:
+        """None: each worker chooses its own; its `/version` and log tell."""
+        return None
+
     async def describe(self) -> ModelInfo:
         """The model of the live workers; the present one stays while any of its workers lives."""
         if self._model is None or not self._is_served(self._model):

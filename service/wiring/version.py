@@ -14,5 +14,10 @@ async def describe_version(segmenter: Segmenter) -> Mapping[str, object]:
     model = None
     if segmenter.is_ready():
         info = await segmenter.describe()
-        model = {"variant": info.variant, "checkpoint": info.checkpoint, "labels": list(info.labels)}
+        model = {
+            "variant": info.variant,
+            "checkpoint": info.checkpoint,
+            "labels": list(info.labels),
+            "compute_type": segmenter.compute_type,
+        }
     return {"service": service_version(), "python": platform.python_version(), "model": model}

@@ -60,7 +60,9 @@ def test_it_says_when_it_is_ready_and_answers_and_ends_with_0(clip):
             answer = client.post("/v1/segment", files={"video": ("a.mp4", clip)}, data={"fps": "2"})
             assert answer.status_code == 200
             assert answer.json()["clip"]["num_samples"] == 10
-            assert client.get("/version").json()["media"]["ffmpeg"]
+            version = client.get("/version").json()
+            assert version["media"]["ffmpeg"]
+            assert version["model"]["compute_type"] == "emulated"
         children = service.family()[1:]
         assert children, "the zygote runs beside it"
         service.terminate()

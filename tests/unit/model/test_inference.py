@@ -112,3 +112,4 @@ def test_bfloat16_stays_close(checkpoint: Path, predictor: Predictor, batch: tup
     half = Predictor.load(checkpoint, device="cpu", dtype="bfloat16")
     difference = np.abs(half.predict(*batch) - predictor.predict(*batch))
     assert 0 < difference.max() < 0.3
+    assert (half.compute_type, predictor.compute_type) == ("bfloat16", "float32")
