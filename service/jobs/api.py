@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +22,11 @@ from service.storage.blobs import Blobs
 
 _FOLLOW_S = 0.5
 """How often a followed job is looked at."""
+# Retry delay in seconds while the queue is full: this until a drain rate is measured, and the bounds of a measured one.
 _FULL_RETRY_S = 30.0
+_LEAST_RETRY_S, _MOST_RETRY_S = 1.0, 600.0
+# A full queue has room for everyone who was refused only after more than one job ended; a part of the queue is a guess.
+_RETRY_SHARE = 1 / 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Jobs:
         self._max_waiting = max_waiting
         self._check_webhook = check_webhook
         self._wall_clock = wall_clock
+        self.seconds_per_job: Callable[[], float | None] = lambda: None
         self.on_added: Callable[[], None] = lambda: None
         self.on_erased: Callable[[str], None] = lambda job_id: None
 
@@ -84,7 +89,8 @@ class Jobs:
         if request.webhook is not None:
             self._check_webhook(request.webhook)
         if await self._store.num_waiting() >= self._max_waiting:
-            raise ServiceError("queue_full", "Too many jobs are waiting; try again later.", retry_after_s=_FULL_RETRY_S)
+            detail = f"{self._max_waiting} jobs are waiting already; try again later."
+            raise ServiceError("queue_full", detail, retry_after_s=self._full_retry_s())
         job = Job(
             job_id=secrets.token_hex(16),
             owner=request.owner,
@@ -97,9 +103,21 @@ class Jobs:
             traceparent=request.traceparent,
         )
         await self._blobs.put_file(job.upload_name(), upload.fd, num_bytes=upload.size)
-        await self._store.add(job)
+        try:
+            await self._store.add(job)
+        except ServiceError:
+            with suppress(ServiceError):
+                await self._blobs.delete(job.upload_name())
+            raise
         self.on_added()
         return job
+
+    def _full_retry_s(self) -> float:
+        """Return the seconds until a part of the queue has drained at the measured rate."""
+        per_job_s = self.seconds_per_job()
+        if per_job_s is None:
+            return _FULL_RETRY_S
+        return min(_MOST_RETRY_S, max(_LEAST_RETRY_S, per_job_s * max(1.0, self._max_waiting * _RETRY_SHARE)))
 
     async def get(self, job_id: str, *, owner: str) -> Job:
         """The job; raises `job_not_found` (also for another caller's) or `job_expired`."""

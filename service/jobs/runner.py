@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _RENEWALS_PER_LEASE = 5
+# Latest ended jobs that the drain rate is measured on.
+_RATE_JOBS = 16
 MAX_DEATHS = 5
 """A job whose process died so often is what kills them. Workers have a stricter rule for single chunks."""
 
@@ -104,6 +107,7 @@ class JobRunner:
         self._places = asyncio.Semaphore(policy.num_parallel)
         self._leases: dict[str, JobLease] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._ended_at_s: deque[float] = deque(maxlen=_RATE_JOBS)
 
     def start(self) -> None:
         """Begin to claim jobs."""
@@ -114,6 +118,12 @@ class JobRunner:
     async def aclose(self) -> None:
         """Requeue running jobs for another process, or for this one after its restart."""
         await end_tasks(self._tasks)
+
+    def seconds_per_job(self) -> float | None:
+        """Return the measured seconds between the ends of the latest jobs of this process; None until two ended."""
+        if len(self._ended_at_s) < 2:
+            return None
+        return (self._clock() - self._ended_at_s[0]) / (len(self._ended_at_s) - 1)
 
     def wake(self) -> None:
         """There is a new job."""
@@ -145,9 +155,18 @@ class JobRunner:
                 lease = await holding.enter_async_context(self._leased(job))
                 if not await self._has_ended(lease):
                     return
+            await self._drop_upload(lease.job)
             if lease.job.webhook is not None:
                 await self._parts.tell(lease.job)
             await self._persist(lease.settle)
+
+    async def _drop_upload(self, job: Job) -> None:
+        """Delete the upload of a job that has ended; the sweep deletes what is left if that fails."""
+        self._ended_at_s.append(self._clock())
+        try:
+            await self._parts.blobs.delete(job.upload_name())
+        except ServiceError:
+            logger.info("the upload of an ended job could not be deleted", extra={"job_id": job.job_id})
 
     async def _wait(self) -> None:
         self._wake.clear()
@@ -303,6 +322,7 @@ class JobRunner:
                     await self._parts.blobs.delete_all(f"jobs/{job_id}")
                 await self._parts.blobs.delete_all(ANSWERS, older_than_s=self._policy.keep_answers_s)
                 await self._parts.blobs.delete_all("jobs", older_than_s=self._policy.keep_blobs_s)
+                await self._parts.blobs.measure()
             except ServiceError:
                 logger.info("jobs could not be swept")
             except Exception:

@@ -10,6 +10,7 @@ import asyncio
 import io
 import logging
 import os
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from obstore.store import RetryConfig  # of its stubs only
 
 _PIECE_BYTES = 4 * 1024**2
+# How obstore words a full disk (ENOSPC, EDQUOT, EFBIG): its errors carry no number.
+_FULL = re.compile(r"os error (28|122|27)\)")
 _FAILURES = (BaseError, OSError)
 _RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 """obstore's own would hold a request for three minutes while its store is away."""
@@ -41,35 +44,68 @@ class Blobs:
             AWS_ENDPOINT_URL (a store of another maker), AWS_ALLOW_HTTP=true (one without TLS); on AWS itself the
             instance's or the pod's role.
 
+        max_bytes: most bytes of all blobs of a folder; more is `storage_full`. Several processes that share a folder
+            agree after `measure`. A store behind a URL has its own quota and is not measured.
+
     Raises:
         ValueError: the URL names no store that is known.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, *, max_bytes: int | None = None) -> None:
         self._store: ObjectStore
+        self._max_bytes: int | None = None
+        self._used_bytes = 0
         if isinstance(location, Path) or "://" not in location:
             self._store = LocalStore(Path(location).expanduser(), mkdir=True)
+            self._max_bytes = max_bytes
+            self._used_bytes = self._measure()
         else:
             try:
                 self._store = from_url(location, retry_config=_RETRIES)
             except BaseError as error:
                 raise ValueError(f"no blob store at {location.partition('://')[0]}://…") from error
 
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the folder's blobs, as last measured and counted since."""
+        return self._used_bytes
+
+    async def measure(self) -> None:
+        """Count the folder anew: other processes write to it too."""
+        if self._max_bytes is not None:
+            try:
+                self._used_bytes = await asyncio.to_thread(self._measure)
+            except _FAILURES as error:
+                raise _down(error) from error
+
     async def put(self, name: str, data: bytes) -> None:
         """Store bytes."""
+        self._reserve(len(data))
         try:
             await obstore.put_async(self._store, name, data)
-        except _FAILURES as error:
-            raise _down(error) from error
+        except BaseException as error:
+            self._used_bytes -= len(data)
+            if isinstance(error, _FAILURES):
+                raise _down(error) from error
+            raise
 
     async def put_file(self, name: str, fd: int, *, num_bytes: int) -> None:
         """Store the first `num_bytes` of an open file."""
+        self._reserve(num_bytes)
         writing = asyncio.get_running_loop().run_in_executor(None, self._put_file, name, fd, num_bytes)
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             await asyncio.wait([writing])  # the descriptor is its owner's again only when the thread is done with it
             raise
+        except _FAILURES as error:
+            self._used_bytes -= num_bytes
+            raise _down(error) from error
+
+    async def delete(self, name: str) -> None:
+        """Delete one blob; one that is gone is no error."""
+        try:
+            await asyncio.to_thread(self._delete, name)
         except _FAILURES as error:
             raise _down(error) from error
 
@@ -111,10 +147,25 @@ class Blobs:
             for entry in entries:
                 if age and entry["last_modified"] > before:
                     continue
-                try:
-                    obstore.delete(self._store, entry["path"])
-                except FileNotFoundError:
-                    continue  # another process swept it
+                self._delete(entry["path"], num_bytes=entry["size"])
+
+    def _delete(self, name: str, *, num_bytes: int | None = None) -> None:
+        try:
+            size = obstore.head(self._store, name)["size"] if num_bytes is None else num_bytes
+            obstore.delete(self._store, name)
+        except FileNotFoundError:
+            return  # another process swept it
+        self._used_bytes = max(0, self._used_bytes - size)
+
+    def _reserve(self, num_bytes: int) -> None:
+        if self._max_bytes is not None and self._used_bytes + num_bytes > self._max_bytes:
+            raise ServiceError(
+                "storage_full", "Kept uploads and answers fill their room; try again later.", retry_after_s=30.0
+            )
+        self._used_bytes += num_bytes
+
+    def _measure(self) -> int:
+        return sum(entry["size"] for entries in obstore.list(self._store) for entry in entries)
 
 
 class _PreadFile(io.RawIOBase):
@@ -148,7 +199,7 @@ class _PreadFile(io.RawIOBase):
 
 
 def _down(error: Exception) -> ServiceError:
-    if isinstance(error, OSError) and error.errno is not None:
+    if (isinstance(error, OSError) and error.errno is not None) or _FULL.search(str(error)):
         return ServiceError("storage_full", "The store of uploads takes no more; try again later.", retry_after_s=30.0)
     logger.warning("the store of uploads failed", extra={"reason": f"{type(error).__name__}: {str(error)[:300]}"})
     return ServiceError("backend_down", "The store of uploads does not answer; try again.", retry_after_s=5.0)

@@ -146,7 +146,9 @@ class FolderJobStore:
             await asyncio.wait([writing])
             raise
         except OSError as error:
-            raise ServiceError("storage_full", "The job cannot be kept; try again later.") from error
+            raise ServiceError(
+                "storage_full", "The job cannot be kept; try again later.", retry_after_s=30.0
+            ) from error
         finally:
             if not is_new and job.job_id not in self._jobs:
                 self._unlink(job.job_id)
@@ -164,9 +166,13 @@ def _ended_s(job: Job) -> float:
 def _write_durably(path: Path, data: bytes, other: Path) -> None:
     """Either the old or the new content survives a crash; `other` goes once `path` is there."""
     fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)  # a full disk leaves nothing half-made
+        raise
     other.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ def build_kept_work(
     """
     # With Redis and a store of blobs nothing is kept in the state folder, which may then be read-only.
     folder = None if links is not None and settings.blob_url else _state_folder(settings, stack)
-    blobs = Blobs(settings.blob_url or _known(folder) / "blobs")
+    blobs = Blobs(settings.blob_url or _known(folder) / "blobs", max_bytes=settings.state_bytes)
     store, keys, cache = _stores(settings, links, folder)
     idempotency = Idempotency(keys, ttl_s=settings.idempotency_ttl_s)
     cached = _cached(settings, core, cache)
@@ -90,7 +90,7 @@ def build_kept_work(
         clock=time.monotonic,
         wall_clock=time.time,
     )
-    jobs.on_added, jobs.on_erased = runner.wake, runner.drop
+    jobs.on_added, jobs.on_erased, jobs.seconds_per_job = runner.wake, runner.drop, runner.seconds_per_job
     stack.push_async_callback(runner.aclose)
     remember = RememberPolicy(max_bytes=settings.spool_bytes, directory=settings.spool_dir)
     idempotent = IdempotentAnswering(cached, idempotency, blobs, remember, clock=time.monotonic)

@@ -234,6 +234,36 @@ async def test_a_prefix_is_deleted_whole_and_alone(blobs: Blobs) -> None:
     await blobs.delete_all("jobs/none")
 
 
+async def test_one_blob_is_deleted_and_a_missing_one_is_no_error(blobs: Blobs) -> None:
+    await blobs.put("jobs/1/upload", b"x")
+    await blobs.put("jobs/1/upload2", b"y")
+    await blobs.delete("jobs/1/upload")
+    await blobs.delete("jobs/1/upload")
+    assert [await blobs.get(name) for name in ("jobs/1/upload", "jobs/1/upload2")] == [None, b"y"]
+
+
+async def test_a_folder_of_blobs_has_a_bound_that_a_restart_and_other_processes_keep(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs", max_bytes=1000)
+    file = tmp_path / "upload"
+    file.write_bytes(b"u" * 400)
+    fd = os.open(file, os.O_RDONLY)
+    await blobs.put("a", b"x" * 500)
+    await blobs.put_file("b", fd, num_bytes=400)
+    with pytest.raises(ServiceError) as caught:
+        await blobs.put_file("c", fd, num_bytes=400)
+    assert caught.value.code == "storage_full"
+    assert await blobs.get("c") is None
+    again = Blobs(tmp_path / "blobs", max_bytes=1000)
+    assert again.used_bytes == blobs.used_bytes == 900
+    await again.delete("a")
+    assert again.used_bytes == 400
+    await blobs.measure()
+    await blobs.put_file("c", fd, num_bytes=400)
+    await blobs.delete_all("b")  # a name is no prefix
+    assert blobs.used_bytes == 800
+    os.close(fd)
+
+
 async def test_an_s3_store_that_is_away_is_said_to_be_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with s3_bucket() as bucket:
         for name, value in bucket.environment.items():

@@ -12,7 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 from support.clips import make_clip
+from support.ports import free_port
 from support.service_process import ServiceProcess
+from support.waiting import wait_until
 
 GUARD_S = 120.0
 
@@ -75,6 +77,24 @@ def test_a_full_spool_is_507_and_leaves_nothing(small_disk: Path) -> None:
         assert os.statvfs(small_disk).f_bfree == os.statvfs(small_disk).f_blocks
         assert client.get("/readyz").status_code == 200
         assert client.post("/v1/segment", files={"video": make_clip(num_frames=20)}).status_code == 200
+
+
+def test_a_full_disk_of_jobs_is_507_and_leaves_nothing_half_made(small_disk: Path) -> None:
+    with (
+        ServiceProcess(state_dir=small_disk, port=free_port()) as process,
+        httpx.Client(base_url=process.url, timeout=GUARD_S) as client,
+    ):
+        large = {"video": make_clip(num_frames=20) + b"\0" * 5_000_000}
+        for headers in ({}, {"Idempotency-Key": "one"}):
+            answer = client.post("/v1/jobs", files=large, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (507, "storage_full"), answer.text
+            assert "retry-after" in answer.headers
+        assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+        accepted = client.post("/v1/jobs", files={"video": make_clip(num_frames=20)})
+        assert accepted.status_code == 202
+        wait_until(lambda: client.get(accepted.headers["location"]).json()["state"] == "done")
+        wait_until(lambda: not [path for path in small_disk.rglob("upload*") if path.is_file()])
+        assert client.get(accepted.headers["location"] + "/result").json()["frames"]
 
 
 @pytest.mark.parametrize("name", ["AVES_PORT", "AVES_GRPC_PORT", "AVES_WORKER_PORT"])

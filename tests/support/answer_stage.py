@@ -161,6 +161,13 @@ class Shelf:
         for start in range(0, len(data), 100):
             yield data[start : start + 100]
 
+    async def delete(self, name: str) -> None:
+        self._check()
+        self.blobs.pop(name, None)
+
+    async def measure(self) -> None:
+        self._check()
+
     async def delete_all(self, prefix: str, *, older_than_s: float = 0.0) -> None:
         self._check()
         for name in [name for name in self.blobs if name.startswith(f"{prefix}/")]:

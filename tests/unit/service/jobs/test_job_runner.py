@@ -155,6 +155,18 @@ def test_an_upload_that_is_gone_fails_its_job(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_the_upload_of_an_ended_job_is_gone_and_its_answer_is_not(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        site.front()
+        done = await site.until_settled(await site.submit())
+        site.paced.failures = [ServiceError("no_audio", "silent")]
+        failed = await site.until_settled(await site.submit())
+        assert not [name for name in site.shelf.blobs if name in (done.upload_name(), failed.upload_name())]
+        assert await site.frames(done)
+
+    play(tmp_path, scene)
+
+
 def test_an_erased_job_is_stopped_and_not_told(tmp_path: Path) -> None:
     async def scene(site: Site) -> None:
         site.front()
