@@ -136,7 +136,7 @@ class Answering(Protocol):
     def answer(
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """Return the events of an answer: one ClipStarted, FrameMasks in order, one Summary.
+        """Return the events of an answer: one ClipStarted, FrameMasks in order (SoundEvents between them), one Summary.
 
         Closing the generator ends the work that nobody else waits for.
 

@@ -127,7 +127,10 @@ class _LocalAnswerer:
     """The service's own pipeline in this process."""
 
     def __init__(self, core: Core, spool: Spool) -> None:
+        from service.core.answer_events import AnsweringWithEvents
+
         self._core = core
+        self._answering = AnsweringWithEvents(core.pipeline)
         self._spool = spool
 
     async def answer(self, clip: Path, options: SegmentOptions, on_event: OnEvent) -> Answer:
@@ -144,7 +147,7 @@ class _LocalAnswerer:
             for data in _read_blocks(clip):
                 await upload.write(data)
             upload.finish()
-            async with aclosing(self._core.pipeline.answer(upload, options, context)) as events:
+            async with aclosing(self._answering.answer(upload, options, context)) as events:
                 async for event in events:
                     gatherer.take(event)
         finally:
@@ -236,7 +239,7 @@ def _json_parts(answer: Answer) -> Iterator[bytes]:
     yield encode_document_start(started, answer.summary)
     for place, frame in enumerate(answer.frames):
         yield (b"," if place else b"") + encode_frame(frame)
-    yield encode_document_end(answer.summary)
+    yield encode_document_end(answer.summary, answer.events)
 
 
 def _write_overlay(clip: Path, path: Path, answer: Answer, progress: Progress) -> None:

@@ -7,7 +7,7 @@ change. Servers and clients share these functions, and /openapi.json documents t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,22 +16,30 @@ from pydantic import TypeAdapter
 from service.codec.problem_json import Problem
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted, complete_clip
-from service.domain.result import FrameMasks, Summary
+from service.domain.result import FrameMasks, SoundEvent, Summary
 
 # The kinds of lines that carry an event, by their `type`. A new kind of event is added here.
-_EVENT_KINDS: Final[dict[str, type[Any]]] = {"clip": ClipStarted, "frame": FrameMasks, "end": Summary}
+_EVENT_KINDS: Final[dict[str, type[Any]]] = {
+    "clip": ClipStarted,
+    "frame": FrameMasks,
+    "event": SoundEvent,
+    "end": Summary,
+}
 _ADAPTERS: Final[dict[str, TypeAdapter[Any]]] = {name: TypeAdapter(kind) for name, kind in _EVENT_KINDS.items()}
 _KIND_NAMES: Final = {kind: name for name, kind in _EVENT_KINDS.items()}
-_STARTED, _FRAME, _SUMMARY = (_ADAPTERS[name] for name in _EVENT_KINDS)
+_STARTED, _FRAME, _EVENT, _SUMMARY = (_ADAPTERS[name] for name in _EVENT_KINDS)
 # How a line of each kind begins where this module wrote it; lets readers choose the adapter without parsing twice.
 _PREFIXES: Final = {name: b'{"type":"%s",' % name.encode() for name in _EVENT_KINDS}
+# Without instances, masks have no `track_id`.
+_TRACKS: Final[Any] = {"masks": {"__all__": {"track_id"}}}
 HEARTBEAT_LINE: Final = b'{"type":"heartbeat"}\n'
 
 
 def encode_line(event: AnswerEvent) -> bytes:
     """Return an event as one line of NDJSON, newline included."""
     name = _KIND_NAMES[type(event)]
-    return _PREFIXES[name] + bytes(_ADAPTERS[name].dump_json(event)[1:]) + b"\n"
+    data = encode_frame(event) if isinstance(event, FrameMasks) else bytes(_ADAPTERS[name].dump_json(event))
+    return _PREFIXES[name] + data[1:] + b"\n"
 
 
 def encode_error_line(problem: Problem) -> bytes:
@@ -74,12 +82,20 @@ def encode_document_start(started: ClipStarted, summary: Summary) -> bytes:
 
 def encode_frame(frame: FrameMasks) -> bytes:
     """Return one element of the document's `frames`."""
-    return bytes(_FRAME.dump_json(frame))
+    has_tracks = any(mask.track_id is not None for mask in frame.masks)
+    return bytes(_FRAME.dump_json(frame, exclude=None if has_tracks else _TRACKS))
 
 
-def encode_document_end(summary: Summary) -> bytes:
+def encode_event(event: SoundEvent) -> bytes:
+    """Return one element of the document's `events`."""
+    return bytes(_EVENT.dump_json(event))
+
+
+def encode_document_end(summary: Summary, events: Iterable[SoundEvent]) -> bytes:
     """Return the JSON document after its last frame; the rest of the summary stands under `clip`."""
-    return b"]," + bytes(_SUMMARY.dump_json(summary, exclude={"num_samples", "audio_notes"})[1:])
+    listed = b",".join(encode_event(event) for event in events)
+    rest = bytes(_SUMMARY.dump_json(summary, exclude={"num_samples", "audio_notes"})[1:])
+    return b'],"events":[' + listed + b"]," + rest
 
 
 def decode_document(data: bytes) -> Answer:
@@ -97,6 +113,7 @@ class Answer(ClipStarted):
     """The whole answer as one JSON document."""
 
     frames: tuple[FrameMasks, ...]
+    events: tuple[SoundEvent, ...] = dataclasses.field(metadata={"description": "In order of their starts."})
     timings_s: dict[str, float] = dataclasses.field(metadata=Summary.__dataclass_fields__["timings_s"].metadata)
     cached: bool = dataclasses.field(metadata=Summary.__dataclass_fields__["cached"].metadata)
 
@@ -113,6 +130,13 @@ class FrameLine(FrameMasks):
     """One line per frame, in order."""
 
     type: Literal["frame"] = "frame"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventLine(SoundEvent):
+    """A line for each event, behind the frame that closes it."""
+
+    type: Literal["event"] = "event"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,4 +171,4 @@ class _Typed:
 _TYPE: Final = TypeAdapter(_Typed)
 _ERROR_LINE: Final = TypeAdapter(ErrorLine)
 _DOCUMENT: Final = TypeAdapter(Answer)
-LINES: Final = (ClipLine, FrameLine, HeartbeatLine, EndLine, ErrorLine)
+LINES: Final = (ClipLine, FrameLine, EventLine, HeartbeatLine, EndLine, ErrorLine)

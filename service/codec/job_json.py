@@ -9,7 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.domain.errors import ServiceError
 from service.domain.job import Job, JobState
-from service.domain.result import ANSWER_DECIMALS
+from service.domain.result import ANSWER_DECIMALS, SoundEvent
+
+# Members of a JobStatus that may be absent.
+OPTIONAL_MEMBERS: Final = ("error", "webhook_secret", "num_events", "events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,14 @@ class JobFailure:
 
     code: str
     detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvents:
+    """The events of a finished job as its webhook gets them: the first ones, and how many there are."""
+
+    listed: tuple[SoundEvent, ...]
+    num_events: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +48,16 @@ class JobStatus:
         metadata={"description": "Key of the webhook's signature; only in the answer to the submission."},
     )
 
+    num_events: int | None = field(
+        default=None, metadata={"description": "Number of events; only in the webhook of a finished job."}
+    )
+    events: tuple[SoundEvent, ...] | None = field(
+        default=None, metadata={"description": "The first 1000 events; only in the webhook of a finished job."}
+    )
+
     @classmethod
-    def of(cls, job: Job, *, has_secret: bool = False) -> JobStatus:
-        """Return the state of a job, with its webhook's secret where asked for."""
+    def of(cls, job: Job, *, has_secret: bool = False, events: JobEvents | None = None) -> JobStatus:
+        """Return the state of a job, with its webhook's secret or its events where given."""
         return cls(
             job_id=job.job_id,
             request_id=job.request_id,
@@ -50,11 +68,13 @@ class JobStatus:
             ended_at_s=_rounded(job.ended_at_s),
             error=None if job.code is None else JobFailure(job.code, job.detail),
             webhook_secret=job.webhook_secret if has_secret else None,
+            num_events=None if events is None else events.num_events,
+            events=None if events is None else events.listed,
         )
 
     def encode(self) -> bytes:
-        """Return the JSON bytes; `error` and `webhook_secret` are left out where there is none."""
-        absent = {name for name in ("error", "webhook_secret") if getattr(self, name) is None}
+        """Return the JSON bytes; members that are optional are left out where there is none."""
+        absent = {name for name in OPTIONAL_MEMBERS if getattr(self, name) is None}
         return bytes(_STATUS.dump_json(self, exclude=absent))
 
 

@@ -19,7 +19,7 @@ from service.domain.live import (
 from service.domain.option_table import Names
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, Summary
+from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, SoundEvent, Summary
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 
 # Largest message in either direction: gRPC's own default, so clients need no channel option.
@@ -43,6 +43,7 @@ _MODEL: Final = MessageCodec(ModelInfo, pb.ModelInfo)
 # Notes about the sound are known at the end of an answer; they travel in the Summary.
 _AUDIO: Final = MessageCodec(AudioInfo, pb.AudioInfo, omitted=frozenset({"notes"}))
 _CLIP: Final = MessageCodec(ClipInfo, pb.ClipInfo, codecs={"audio": _AUDIO})
+_EVENT: Final = MessageCodec(SoundEvent, pb.SoundEvent)
 _SUMMARY: Final = MessageCodec(Summary, pb.Summary)
 _LIVE_FRAME: Final = MessageCodec(LiveFrame, pb.LiveFrame)
 _SOUND: Final = MessageCodec(SoundPiece, pb.AudioChunk, names={"pcm": "pcm_s16le"})
@@ -89,6 +90,8 @@ def encode_event(event: AnswerEvent) -> pb.SegmentResponse:
     """Return the message of an event."""
     if isinstance(event, FrameMasks):
         return pb.SegmentResponse(frame=_FRAME.encode(event))
+    if isinstance(event, SoundEvent):
+        return pb.SegmentResponse(event=_EVENT.encode(event))
     if isinstance(event, Summary):
         return pb.SegmentResponse(summary=_SUMMARY.encode(event))
     clip = _CLIP.encode(event.clip)
@@ -110,6 +113,8 @@ def decode_event(message: pb.SegmentResponse, *, options: SegmentOptions) -> Ans
         return ClipStarted(message.clip.request_id, model, _CLIP.decode(message.clip), options.resolve(model))
     if kind == "frame":
         return _FRAME.decode(message.frame)
+    if kind == "event":
+        return _EVENT.decode(message.event)
     return _SUMMARY.decode(message.summary) if kind == "summary" else None
 
 
@@ -151,6 +156,8 @@ def encode_live_event(event: LiveEvent) -> pb.LiveResponse:
         return pb.LiveResponse(frame=_LIVE_MASKS.encode(event))
     if isinstance(event, LiveFrameError):
         return pb.LiveResponse(frame_error=_LIVE_ERROR.encode(event))
+    if isinstance(event, SoundEvent):
+        return pb.LiveResponse(event=_EVENT.encode(event))
     return pb.LiveResponse(model=_MODEL.encode(event))
 
 
@@ -161,6 +168,8 @@ def decode_live_event(message: pb.LiveResponse) -> LiveEvent | None:
         return decode_model(message.model)
     if kind == "frame":
         return _LIVE_MASKS.decode(message.frame)
+    if kind == "event":
+        return _EVENT.decode(message.event)
     return _LIVE_ERROR.decode(message.frame_error) if kind == "frame_error" else None
 
 

@@ -25,11 +25,12 @@ from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
 from service.domain.options import AppliedOptions
 from service.domain.request import RequestContext
-from service.domain.result import ANSWER_DECIMALS, FrameMasks, ModelInfo
+from service.domain.result import ANSWER_DECIMALS, FrameMasks, ModelInfo, SoundEvent
 from service.media.decoders.pool import DecoderPool
 from service.media.decoders.stills import StillDecoder
 from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
 from service.ports import Segmenter
+from service.postprocess.events import EventTracker
 
 Emit = Callable[[LiveEvent], Awaitable[None]]
 """Hands an event to the transport; waits while the client does not read."""
@@ -126,6 +127,7 @@ class _Stream:
         self._idle_s = idle_s
         self._clock = clock
         self._sound = LiveSound()
+        self._events = EventTracker(options)
         self._line: deque[_Waiting] = deque()
         self._num_frames = 0
         self._num_dropped = 0
@@ -194,6 +196,12 @@ class _Stream:
                 await self._emit(LiveFrameError(waiting.frame.timestamp_s, error.code, error.detail))
             else:
                 await self._emit_masks(masks, waiting)
+                await self._emit_events(self._events.add(masks))
+        await self._emit_events(self._events.finish())
+
+    async def _emit_events(self, events: list[SoundEvent]) -> None:
+        for event in events:
+            await self._emit(event)
 
     async def _next(self) -> _Waiting | None:
         """The oldest frame in line; None when the stream is over."""

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.domain.option_table import Number, WholeNumber, check_values, option, same_option
-from service.domain.options import AppliedOptions, MaskSize, SegmentOptions
-from service.domain.result import FrameMasks, ModelInfo
+from service.domain.options import (
+    EVENT_GAP_S,
+    EVENT_MIN_S,
+    EVENT_OFFSET,
+    EVENT_ONSET,
+    AppliedOptions,
+    MaskSize,
+    SegmentOptions,
+)
+from service.domain.result import FrameMasks, ModelInfo, SoundEvent
 
 PixelFormat = Literal["jpeg", "rgb24", "unknown"]
 
@@ -24,6 +32,10 @@ class LiveOptions:
     threshold: float | None = same_option(SegmentOptions, "threshold", default=None)
     size: MaskSize = same_option(SegmentOptions, "size", default="source")
     labels: tuple[str, ...] | None = same_option(SegmentOptions, "labels", default=None)
+    event_onset: float = same_option(SegmentOptions, "event_onset", default=EVENT_ONSET)
+    event_offset: float = same_option(SegmentOptions, "event_offset", default=EVENT_OFFSET)
+    event_gap_s: float = same_option(SegmentOptions, "event_gap_s", default=EVENT_GAP_S)
+    event_min_s: float = same_option(SegmentOptions, "event_min_s", default=EVENT_MIN_S)
     max_audio_wait_s: float = option(
         Number(most=MAX_AUDIO_WAIT_S, unit="seconds"),
         default=0.1,
@@ -85,4 +97,4 @@ class LiveFrameError:
 
 
 LiveInput = LiveFrame | SoundPiece
-LiveEvent = ModelInfo | LiveMasks | LiveFrameError
+LiveEvent = ModelInfo | LiveMasks | LiveFrameError | SoundEvent

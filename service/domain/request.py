@@ -11,7 +11,7 @@ from service.domain.caller import ANONYMOUS, Caller
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.options import AppliedOptions
-from service.domain.result import FrameMasks, ModelInfo, Summary
+from service.domain.result import FrameMasks, ModelInfo, SoundEvent, Summary
 
 Transport = Literal["rest", "grpc", "live", "job", "cli"]
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
@@ -63,8 +63,11 @@ def complete_clip(clip: ClipInfo, summary: Summary) -> ClipInfo:
     return replace(clip, num_samples=summary.num_samples, audio=audio)
 
 
-AnswerEvent = ClipStarted | FrameMasks | Summary
-"""An answer is one ClipStarted, then FrameMasks in order, then one Summary; failures raise ServiceError."""
+AnswerEvent = ClipStarted | FrameMasks | SoundEvent | Summary
+"""An answer is one ClipStarted, then FrameMasks in order, then one Summary; failures raise ServiceError.
+
+A SoundEvent follows the frame that closes it, the last ones come before the Summary.
+"""
 
 
 def accept_request_id(given: str | None) -> str:

@@ -27,6 +27,12 @@ class Mask:
     area: int = field(metadata={"description": "Number of pixels."})
     bbox: tuple[int, int, int, int] = field(metadata={"description": "[x, y, width, height] in pixels"})
     segmentation: Rle
+    track_id: int | None = field(
+        default=None,
+        metadata={
+            "description": "The object among those of its label, the same in all frames; absent without instances."
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,18 @@ class FrameMasks:
     timestamp_s: float = field(metadata={"description": "The shown frame's own time; may repeat."})
     index: int = field(metadata={"description": "The frame's number in presentation order, from the clip's start."})
     masks: tuple[Mask, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SoundEvent:
+    """An interval in which a label, or one track of it, sounds. Seconds on the clip's time line."""
+
+    label: str
+    track_id: int | None = field(metadata={"description": "The track that sounds; null without instances."})
+    start_s: float
+    end_s: float
+    peak_area: int = field(metadata={"description": "Largest area of the masks inside, in pixels."})
+    mean_score: float = field(metadata={"description": "Mean score of the masks inside, 0 to 1."})
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from service.codec.answer_json import decode_stored
+from service.codec.job_json import JobEvents
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
-from service.domain.result import FrameMasks
+from service.domain.result import FrameMasks, SoundEvent
 from service.media.upload import Upload
 from service.ports import JobStore
 from service.storage.blobs import Blobs
@@ -27,6 +28,8 @@ _FULL_RETRY_S = 30.0
 _LEAST_RETRY_S, _MOST_RETRY_S = 1.0, 600.0
 # A full queue has room for everyone who was refused only after more than one job ended; a part of the queue is a guess.
 _RETRY_SHARE = 1 / 50
+# Most events in the body of a webhook (about 200 bytes each); the job's result has all of them.
+MAX_LISTED_EVENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,11 @@ class JobRequest:
 class JobEvent:
     """What a follower is told. `number` counts the lines of the answer up to here and resumes after it."""
 
-    kind: Literal["progress", "frame", "done", "failed"]
+    kind: Literal["progress", "frame", "event", "done", "failed"]
     number: int
     job: Job
     frame: FrameMasks | None = None
+    event: SoundEvent | None = None
 
 
 class Jobs:
@@ -145,6 +149,18 @@ class Jobs:
             for event in await self._part(job, number):
                 yield event
 
+    async def sound_events(self, job: Job) -> JobEvents:
+        """Return the events of a finished job, the first `MAX_LISTED_EVENTS` of them; raises `job_expired`."""
+        listed: list[SoundEvent] = []
+        num_events = 0
+        for number in range(len(job.part_starts)):
+            for event in await self._part(job, number):
+                if isinstance(event, SoundEvent):
+                    num_events += 1
+                    listed.append(event)
+            del listed[MAX_LISTED_EVENTS:]
+        return JobEvents(tuple(listed), num_events)
+
     async def follow(self, job_id: str, *, owner: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         """What happens to a job from line `after` of its answer on, until its end.
 
@@ -155,9 +171,12 @@ class Jobs:
         reported: tuple[str, float] | None = None
         while True:
             async with aclosing(self._frames(job, after)) as frames:
-                async for number, frame in frames:
+                async for number, line in frames:
                     after = number
-                    yield JobEvent("frame", number, job, frame)
+                    if isinstance(line, FrameMasks):
+                        yield JobEvent("frame", number, job, frame=line)
+                    else:
+                        yield JobEvent("event", number, job, event=line)
             if job.has_ended:
                 yield JobEvent("done" if job.state == "done" else "failed", max(after, job.num_lines), job)
                 return
@@ -172,14 +191,14 @@ class Jobs:
                 return
             job = found
 
-    async def _frames(self, job: Job, after: int) -> AsyncGenerator[tuple[int, FrameMasks], None]:
-        """The frames behind line `after`, part by part; line 1 is the clip's, the last the summary's."""
+    async def _frames(self, job: Job, after: int) -> AsyncGenerator[tuple[int, FrameMasks | SoundEvent], None]:
+        """The frames and events behind line `after`, part by part; line 1 is the clip's, the last the summary's."""
         for number, start in enumerate(job.part_starts):
             following = job.part_starts[number + 1] if number + 1 < len(job.part_starts) else job.num_lines
             if following <= after:
                 continue
             for line, event in enumerate(await self._part(job, number), start=start + 1):
-                if line > after and isinstance(event, FrameMasks):
+                if line > after and isinstance(event, FrameMasks | SoundEvent):
                     yield line, event
 
     async def _part(self, job: Job, number: int) -> list[AnswerEvent]:

@@ -11,6 +11,7 @@ from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.result import FrameMasks
 from service.ports import JobStore
 from service.storage.blobs import Blobs
 
@@ -77,12 +78,14 @@ class AnswerLog:
         self._num_bytes = 0
         self._due_bytes = flush_bytes
         self._num_samples: int | None = None
+        self._num_frames = 0
         self._since_s = clock()
 
     async def write(self, event: AnswerEvent) -> None:
         """Add a line; store a part when there is enough. Raises ServiceError when the store stays away too long."""
         if isinstance(event, ClipStarted):
             self._num_samples = event.clip.num_samples
+        self._num_frames += isinstance(event, FrameMasks)
         line = encode_line(event)
         self._lines.append(line)
         self._num_bytes += len(line)
@@ -104,12 +107,12 @@ class AnswerLog:
         await self._blobs.put(job.part_name(len(job.part_starts)), b"".join(self._lines))
         num_lines = job.num_lines + len(self._lines)
         await self._lease.save(
-            part_starts=(*job.part_starts, job.num_lines), num_lines=num_lines, progress=self._progress(num_lines)
+            part_starts=(*job.part_starts, job.num_lines), num_lines=num_lines, progress=self._progress()
         )
         self._lines, self._num_bytes, self._since_s = [], 0, self._clock()
         self._due_bytes = self._flush_bytes
 
-    def _progress(self, num_lines: int) -> float:
+    def _progress(self) -> float:
         if not self._num_samples:
             return 0.0
-        return min(0.999, max(0, num_lines - 1) / self._num_samples)
+        return min(0.999, self._num_frames / self._num_samples)

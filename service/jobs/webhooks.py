@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from service.codec.job_json import JobStatus
+from service.codec.job_json import JobEvents, JobStatus
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
@@ -54,7 +54,7 @@ class WebhookPolicy:
 
 
 class Webhooks:
-    """Checks addresses and delivers.
+    """Checks addresses and delivers. `events_of`, set after construction, adds a finished job's events to the body.
 
     Args:
         policy: limits.
@@ -75,6 +75,7 @@ class Webhooks:
         self._wall_clock = wall_clock
         self._resolve = resolve or Resolver()
         self._sleep = sleep
+        self.events_of: Callable[[Job], Awaitable[JobEvents]] | None = None
 
     def check(self, url: str) -> None:
         """Raise `bad_option` for a URL that can be refused without DNS.
@@ -110,7 +111,10 @@ class Webhooks:
         """One try; whether it was taken (2xx)."""
         url = parse_webhook(webhook)
         address = await self._address_of(url)
-        body = JobStatus.of(job).encode()
+        events = None
+        if job.state == "done" and self.events_of is not None:
+            events = await self.events_of(job)
+        body = JobStatus.of(job, events=events).encode()
         timestamp = str(int(self._wall_clock()))
         headers = {
             "Host": url.netloc.decode("ascii"),

@@ -18,16 +18,18 @@ from service.codec.answer_json import (
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks, Summary
+from service.domain.result import FrameMasks, SoundEvent, Summary
 from service.media.spool_file import SpoolFile
+from service.postprocess.events import event_order
 from service.rest.errors import Problem
 from service.rest.parts import RestParts
-from service.rest.request_head import JSON_TYPE, NDJSON_TYPE
+from service.rest.request_head import JSON_TYPE, NDJSON_TYPE, SSE_TYPE
 from service.rest.sender import Sender
 
 HEARTBEAT_S = 10.0
 """A heartbeat line is sent after this long without another line."""
-_MEMORY_BYTES = 1024**2
+# An answer leaves memory for the disk at this size.
+MEMORY_BYTES = 1024**2
 _Event = TypeVar("_Event")
 
 
@@ -40,13 +42,13 @@ async def answer_json(
 ) -> None:
     """Collect the whole answer (on disk beyond 1 MiB), then send it; raises `answer_too_large`, `storage_full`."""
     max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
-    with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=_MEMORY_BYTES, party=party) as file:
+    with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=party) as file:
         document = _Document(file, max_bytes=max_bytes)
         async with aclosing(events):
             async for event in events:
                 document.add(event)
         opening, closing = document.opening_and_closing()
-        _note(document.summary, record)
+        note(document.summary, record)
         length = len(opening) + file.size + len(closing)
         await sender.start({"Content-Type": JSON_TYPE, "Content-Length": str(length)})
         await sender.write(opening)
@@ -64,6 +66,7 @@ class _Document:
     def __init__(self, file: SpoolFile, *, max_bytes: int) -> None:
         self._file = file
         self._max_bytes = max_bytes
+        self._events: list[SoundEvent] = []
 
     def add(self, event: AnswerEvent) -> None:
         """Take the next event; raises `answer_too_large`, `storage_full`."""
@@ -71,13 +74,15 @@ class _Document:
             self.started = event
         elif isinstance(event, Summary):
             self.summary = event
+        elif isinstance(event, SoundEvent):
+            self._events.append(event)
         else:
             self._add_frame(event)
 
     def opening_and_closing(self) -> tuple[bytes, bytes]:
         """Return what comes before and after the frames, once all events have been added."""
         opening = encode_document_start(self.started, self.summary)
-        return opening, encode_document_end(self.summary)
+        return opening, encode_document_end(self.summary, sorted(self._events, key=event_order))
 
     def _add_frame(self, frame: FrameMasks) -> None:
         line = (b"," if self._file.size else b"") + encode_frame(frame)
@@ -90,14 +95,20 @@ class _Document:
         self._file.write(line)
 
 
-async def answer_ndjson(events: AsyncGenerator[AnswerEvent, None], sender: Sender, record: RequestRecord) -> None:
-    """Send lines as they are ready. Nothing is sent before the first frame, so earlier failures keep their status."""
+async def answer_lines(
+    events: AsyncGenerator[AnswerEvent, None], sender: Sender, record: RequestRecord, *, is_sse: bool = False
+) -> None:
+    """Send lines as they are ready, as NDJSON or as server-sent events.
+
+    Nothing is sent before the first frame, so earlier failures keep their status.
+    """
+    media_type = SSE_TYPE if is_sse else NDJSON_TYPE
     async with aclosing(events):
         started = await anext(events)
         first = await anext(events)
         assert isinstance(started, ClipStarted)
-        await sender.start({"Content-Type": NDJSON_TYPE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        await sender.write(encode_line(started))
+        await sender.start({"Content-Type": media_type, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        await _write_event(started, sender, record)
         await _write_event(first, sender, record)
         async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
             async for event in rest:
@@ -107,14 +118,14 @@ async def answer_ndjson(events: AsyncGenerator[AnswerEvent, None], sender: Sende
 
 async def end_with_error(problem: Problem, sender: Sender) -> None:
     """End a started answer: lines get an error line, a document is cut, so that no one takes it for a whole one."""
-    if sender.media_type != NDJSON_TYPE or problem.error.code == "client_gone":
+    if sender.media_type not in (NDJSON_TYPE, SSE_TYPE) or problem.error.code == "client_gone":
         sender.cut()
         return
     if problem.error.code == "slow_reader":
-        sender.end_without_waiting(encode_error_line(problem.document()))
+        sender.end_without_waiting(_framed(encode_error_line(problem.document()), sender))
         return
     try:
-        await sender.write(encode_error_line(problem.document()))
+        await sender.write(_framed(encode_error_line(problem.document()), sender))
         await sender.end()
     except ServiceError:
         sender.cut()
@@ -122,11 +133,20 @@ async def end_with_error(problem: Problem, sender: Sender) -> None:
 
 async def _write_event(event: AnswerEvent | None, sender: Sender, record: RequestRecord) -> None:
     if isinstance(event, Summary):
-        _note(event, record)
-    await sender.write(HEARTBEAT_LINE if event is None else encode_line(event))
+        note(event, record)
+    await sender.write(_framed(HEARTBEAT_LINE if event is None else encode_line(event), sender))
 
 
-def _note(summary: Summary, record: RequestRecord) -> None:
+def _framed(line: bytes, sender: Sender) -> bytes:
+    """Return a line as the stream's media type wants it: a server-sent event is named after the line's `type`."""
+    if sender.media_type != SSE_TYPE:
+        return line
+    name = line.partition(b'{"type":"')[2].partition(b'"')[0]
+    return b"event: " + name + b"\ndata: " + line + b"\n"
+
+
+def note(summary: Summary, record: RequestRecord) -> None:
+    """Note what an answer's end tells."""
     record.num_samples = summary.num_samples
     record.timings_s = summary.timings_s
     record.span.set(is_cached=summary.cached)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
@@ -16,20 +16,27 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from service.answers.idempotency import Idempotency, key_scope
-from service.codec.answer_json import encode_frame
+from service.codec.answer_json import encode_event, encode_frame
 from service.codec.job_json import JobStatus
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.option_table import Option, Url
-from service.domain.options import SegmentOptions, parse_options
+from service.formats.choose import FORMAT, RLE
 from service.jobs.api import JobEvent, JobRequest, Jobs
-from service.rest.answers import HEARTBEAT_S, answer_json, answer_ndjson, with_heartbeats
+from service.rest.answers import HEARTBEAT_S, with_heartbeats
 from service.rest.exchange import exchange
+from service.rest.formats import ChosenFormat, send_answer, take_format
 from service.rest.intake import ended_by_disconnect
-from service.rest.openapi import SEGMENT_CODES, problem_responses, upload_parameters, upload_request_body
+from service.rest.openapi import (
+    SEGMENT_CODES,
+    problem_responses,
+    query_parameters,
+    upload_parameters,
+    upload_request_body,
+)
 from service.rest.parts import RestParts
-from service.rest.request_head import JSON_TYPE, answer_type, merge_options
+from service.rest.request_head import JSON_TYPE, RequestHead, answer_type, merge_options, parse_query
 from service.rest.segment import AcceptedRequest, UploadIntake
 from service.rest.sender import Sender
 
@@ -73,7 +80,7 @@ def build_jobs_router(parts: JobRouteParts) -> APIRouter:
         return JobResult(parts, job_id)
 
     async def events(job_id: str) -> Response:
-        """Server-sent events `progress`, `frame`, `done`, `failed`; `Last-Event-ID` resumes."""
+        """Server-sent events `progress`, `frame`, `event`, `done`, `failed`; `Last-Event-ID` resumes."""
         return JobEvents(parts, job_id)
 
     async def erase(job_id: str, request: Request) -> Response:
@@ -98,7 +105,14 @@ def build_jobs_router(parts: JobRouteParts) -> APIRouter:
     add = router.add_api_route
     add("/jobs/{job_id}", state, methods=["GET"], response_class=JSONResponse, responses=asked)
     add("/jobs/{job_id}", erase, methods=["DELETE"], status_code=204, response_class=Response, responses=asked)
-    add("/jobs/{job_id}/result", result, methods=["GET"], response_class=JSONResponse, responses=pending)
+    add(
+        "/jobs/{job_id}/result",
+        result,
+        methods=["GET"],
+        response_class=JSONResponse,
+        responses=pending,
+        dependencies=[query_parameters(FORMAT, RLE)],
+    )
     add("/jobs/{job_id}/events", events, methods=["GET"], response_class=Response, responses=asked)
     return router
 
@@ -147,11 +161,9 @@ class _JobIntake(UploadIntake):
 
     webhook: str | None = None
 
-    def parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
-        """Return the options of query and form together, without the webhook."""
-        merged = merge_options(*sources)
-        self.webhook = merged.pop(_WEBHOOK.name, "").strip() or None
-        return parse_options(merged)
+    def take_more(self, options: dict[str, str], head: RequestHead) -> ChosenFormat:
+        self.webhook = options.pop(_WEBHOOK.name, "").strip() or None
+        return ChosenFormat("json")
 
 
 def _accepted(job: Job) -> bytes:
@@ -165,6 +177,7 @@ class _JobStream(Response, ABC):
         self._parts = parts.rest
         self._jobs = parts.jobs
         self._job_id = job_id
+        self._query: tuple[tuple[str, str], ...] = ()
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,6 +187,7 @@ class _JobStream(Response, ABC):
             headers = Headers(scope=scope)
             owner = self._parts.identify(scope, record).key_id
             with ended_by_disconnect(receive):
+                self._query = parse_query(scope["query_string"])
                 await self._stream(_checked(self._job_id), owner, headers, sender, record)
 
     @abstractmethod
@@ -185,19 +199,16 @@ class JobResult(_JobStream):
     """GET /jobs/{id}/result."""
 
     async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
-        wanted = answer_type(headers.getlist("accept"))
+        options = merge_options(self._query)
+        wanted = take_format(options, accepted=answer_type(headers.getlist("accept")))
         job = await self._jobs.get(job_id, owner=owner)
-        etag = f'"{job.job_id}-{job.attempt}-{wanted}"'
+        etag = f'"{job.job_id}-{job.attempt}-{wanted.name}-{int(wanted.is_compressed)}"'
         if job.state == "done" and etag in (part.strip() for part in headers.get("if-none-match", "").split(",")):
             await sender.start({"ETag": etag}, status=304)
             await sender.end()
             return
         tagged = _TaggedSender(sender, etag)
-        events = self._jobs.answer(job)
-        if wanted == "ndjson":
-            await answer_ndjson(events, tagged, record)
-            return
-        await answer_json(events, tagged, record, parts=self._parts)
+        await send_answer(self._jobs.answer(job), wanted, tagged, record, parts=self._parts)
 
 
 class JobEvents(_JobStream):
@@ -226,6 +237,7 @@ class _TaggedSender(Sender):
         self._etag = etag
 
     async def start(self, headers: dict[str, str], *, status: int = 200) -> None:
+        self.media_type = headers.get("Content-Type", "")
         await self._sender.start({**headers, "ETag": self._etag}, status=status)
 
     async def write(self, data: bytes) -> None:
@@ -243,7 +255,12 @@ def _recorded(parts: JobRouteParts, request: Request) -> Iterator[str]:
 
 
 def _event_lines(event: JobEvent) -> bytes:
-    data = JobStatus.of(event.job).encode() if event.frame is None else encode_frame(event.frame)
+    if event.frame is not None:
+        data = encode_frame(event.frame)
+    elif event.event is not None:
+        data = encode_event(event.event)
+    else:
+        data = JobStatus.of(event.job).encode()
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.kind.encode(), data)
 
 

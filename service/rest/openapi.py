@@ -10,18 +10,18 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter, WithJsonSchema
 
 from service.codec.answer_json import LINES, Answer
-from service.codec.job_json import JobStatus
+from service.codec.job_json import OPTIONAL_MEMBERS, JobStatus
 from service.codec.problem_json import Problem
 from service.domain.errors import CODES, Kind
 from service.domain.option_table import Option
 from service.domain.options import OPTIONS
 from service.rest.errors import PROBLEM_MEDIA_TYPE, status_of
-from service.rest.request_head import JSON_TYPE, NDJSON_TYPE, RAW_TYPES
+from service.rest.request_head import JSON_TYPE, NDJSON_TYPE, RAW_TYPES, SSE_TYPE
 
 _REF = "#/components/schemas/{model}"
 # Bodies that /openapi.json describes under their class names, and their members that may be absent.
 DOCUMENTED: Final = (Problem, Answer, JobStatus, *LINES)
-_OPTIONAL: Final = {"Problem": ("retry_after_s",), "JobStatus": ("error", "webhook_secret")}
+_OPTIONAL: Final = {"Mask": ("track_id",), "Problem": ("retry_after_s",), "JobStatus": OPTIONAL_MEMBERS}
 _JOB_CODES = ("job_not_found", "job_expired", "job_not_ready")
 SEGMENT_CODES = tuple(
     code
@@ -80,14 +80,23 @@ def upload_parameters(*more: Option) -> Any:
     Args:
         more: options of this route beside those of POST /segment.
     """
-    parameters = [
-        _parameter(option.name, Query(description=option.description), option.json_schema())
-        for option in (*OPTIONS, *more)
-    ]
+    parameters = [_option_parameter(option) for option in (*OPTIONS, *more)]
     for name, (description, schema) in _HEADERS.items():
         place = Header(alias=name, description=description)
         parameters.append(_parameter(name.lower().replace("-", "_"), place, schema))
+    return _declared(parameters)
 
+
+def query_parameters(*options: Option) -> Any:
+    """Return a FastAPI dependency that documents options of a route without a body."""
+    return _declared([_option_parameter(option) for option in options])
+
+
+def _option_parameter(option: Option) -> inspect.Parameter:
+    return _parameter(option.name, Query(description=option.description), option.json_schema())
+
+
+def _declared(parameters: list[inspect.Parameter]) -> Any:
     async def declared(**_: str | None) -> None:
         return None
 
@@ -106,6 +115,10 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
     answer = {
         JSON_TYPE: {"schema": {"$ref": _REF.format(model="Answer")}},
         NDJSON_TYPE: {"schema": {"oneOf": lines, "description": "One of these a line."}},
+        **{
+            media_type: {"schema": {"type": "string"}}
+            for media_type in (SSE_TYPE, "application/zip", "text/vtt", "text/csv")
+        },
     }
     request_id = {"X-Request-ID": {"description": "The request's id.", "schema": {"type": "string"}}}
     return {200: {"description": "The masks.", "content": answer, "headers": request_id}} | problem_responses(

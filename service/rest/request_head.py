@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import parse_qsl
 
 from python_multipart.multipart import parse_options_header
@@ -14,6 +13,7 @@ from starlette.types import Scope
 
 from service.domain.errors import ServiceError
 from service.domain.options import OPTION_NAMES
+from service.formats.choose import BY_ACCEPT
 
 # All name the MP4 family. Phones, browsers and file managers send each of them for files that are decoded alike.
 RAW_TYPES = (
@@ -27,6 +27,7 @@ RAW_TYPES = (
 )
 JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
+SSE_TYPE = "text/event-stream"
 MAX_TIMEOUT_S = 86_400.0
 """A day: longer ones are mistakes."""
 MAX_OPTION_BYTES = 8192
@@ -39,7 +40,8 @@ FORM_OVERHEAD_BYTES = 64 * 1024
 class RequestHead:
     """A checked head of POST /segment (or of a job)."""
 
-    answer_type: Literal["json", "ndjson"]
+    answer_type: str
+    """The format that `Accept` asks for."""
     boundary: bytes | None
     """The form's boundary; None for a raw body."""
     length: int | None
@@ -59,7 +61,7 @@ def parse_head(scope: Scope) -> RequestHead:
         length=_length(headers.get("content-length")),
         timeout_s=_timeout_s(headers.get("x-request-timeout")),
         may_use_cache=not _says(headers.getlist("cache-control"), "no-cache"),
-        options=_query(scope["query_string"]),
+        options=parse_query(scope["query_string"]),
         idempotency_key=headers.get("idempotency-key"),
     )
 
@@ -132,20 +134,22 @@ def _says(values: list[str], directive: str) -> bool:
     return any(part.strip().lower() == directive for value in values for part in value.split(","))
 
 
-def _query(query: bytes) -> tuple[tuple[str, str], ...]:
+def parse_query(query: bytes) -> tuple[tuple[str, str], ...]:
+    """Return the fields of a query string, in order; raises `bad_option`."""
     try:
         return tuple(parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=64, errors="strict"))
     except ValueError:
         raise ServiceError("bad_option", "The query string is malformed or has more than 64 fields.") from None
 
 
-def answer_type(accepts: list[str]) -> Literal["json", "ndjson"]:
-    """By RFC 9110, 12.5.1: the higher quality wins, JSON where both are as welcome."""
+def answer_type(accepts: list[str]) -> str:
+    """Return the format with the highest quality (RFC 9110, 12.5.1); of equally welcome ones the first, JSON."""
     ranges = [_media_range(part) for value in accepts for part in value.split(",") if part.strip()]
-    json_quality, ndjson_quality = _quality(ranges, JSON_TYPE), _quality(ranges, NDJSON_TYPE)
-    if max(json_quality, ndjson_quality) <= 0:
-        raise ServiceError("not_acceptable", f"Accept: this route answers {JSON_TYPE} and {NDJSON_TYPE}.")
-    return "ndjson" if ndjson_quality > json_quality else "json"
+    qualities = {name: _quality(ranges, media_type) for media_type, name in BY_ACCEPT.items()}
+    best = max(qualities, key=lambda name: qualities[name])
+    if qualities[best] <= 0:
+        raise ServiceError("not_acceptable", f"Accept: this route answers {', '.join(BY_ACCEPT)}.")
+    return best
 
 
 def _media_range(part: str) -> tuple[str, float]:
@@ -164,7 +168,7 @@ def _media_range(part: str) -> tuple[str, float]:
 def _quality(ranges: list[tuple[str, float]], media_type: str) -> float:
     if not ranges:
         return 1.0
-    for pattern in (media_type, "application/*", "*/*"):  # the most specific range decides
+    for pattern in (media_type, media_type.partition("/")[0] + "/*", "*/*"):  # the most specific range decides
         matching = [quality for name, quality in ranges if name == pattern]
         if matching:
             return max(matching)

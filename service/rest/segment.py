@@ -15,9 +15,10 @@ from service.domain.caller import Caller
 from service.domain.deadline import Deadline
 from service.domain.options import SegmentOptions, parse_options
 from service.domain.request import RequestContext
+from service.formats.choose import FORMAT, RLE
 from service.media.upload import Upload
-from service.rest.answers import answer_json, answer_ndjson
 from service.rest.exchange import exchange
+from service.rest.formats import ChosenFormat, send_answer, take_format
 from service.rest.intake import ended_by_disconnect, received_upload
 from service.rest.openapi import segment_responses, upload_parameters, upload_request_body
 from service.rest.parts import RestParts
@@ -42,7 +43,7 @@ def build_segment_router(parts: RestParts) -> APIRouter:
         summary="Segment a clip",
         response_class=Response,
         responses=segment_responses(),
-        dependencies=[upload_parameters()],
+        dependencies=[upload_parameters(FORMAT, RLE)],
         openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
     )
     return router
@@ -55,7 +56,7 @@ class AcceptedRequest:
     upload: Upload
     options: SegmentOptions
     context: RequestContext
-    head: RequestHead
+    format: ChosenFormat
 
 
 class UploadIntake:
@@ -77,13 +78,15 @@ class UploadIntake:
         check_length(head.length, max_bytes=parts.policy.max_upload_bytes, is_form=head.boundary is not None)
         context = self._context(scope, head, caller, record)
         with parts.admission.admit(context):
-            await parts.answering.check(self.parse_options(head.options))
+            await parts.answering.check(self._parse(head, head.options)[0])
             async with received_upload(parts, head, receive, context=context, record=record) as (upload, fields):
-                yield AcceptedRequest(upload, self.parse_options(fields.items()), context, head)
+                options, chosen = self._parse(head, fields.items())
+                yield AcceptedRequest(upload, options, context, chosen)
 
     def _context(self, scope: Scope, head: RequestHead, caller: Caller, record: RequestRecord) -> RequestContext:
         timeout_s = head.timeout_s
-        if timeout_s is None and head.answer_type == "json":
+        asked = dict(head.options).get(FORMAT.name, "").strip() or head.answer_type
+        if timeout_s is None and not ChosenFormat(asked).is_streamed:
             timeout_s = self._parts.policy.request_timeout_s
         return RequestContext(
             request_id=scope["state"]["request_id"],
@@ -96,9 +99,14 @@ class UploadIntake:
             traceparent=record.span.traceparent,
         )
 
-    def parse_options(self, *sources: Iterable[tuple[str, str]]) -> SegmentOptions:
-        """The options of query and form together."""
-        return parse_options(merge_options(*sources))
+    def _parse(self, head: RequestHead, *sources: Iterable[tuple[str, str]]) -> tuple[SegmentOptions, ChosenFormat]:
+        merged = merge_options(*sources)
+        chosen = self.take_more(merged, head)
+        return parse_options(merged), chosen
+
+    def take_more(self, options: dict[str, str], head: RequestHead) -> ChosenFormat:
+        """Take the options of this route that are not about masks out of `options`; returns the format."""
+        return take_format(options, accepted=head.answer_type)
 
 
 class SegmentAnswer(Response):
@@ -119,7 +127,4 @@ class SegmentAnswer(Response):
                 has_key = accepted.context.idempotency_key is not None
                 answering = parts.idempotent_answering if has_key else parts.answering
                 events = answering.answer(accepted.upload, accepted.options, accepted.context)
-                if accepted.head.answer_type == "ndjson":
-                    await answer_ndjson(events, sender, record)
-                else:
-                    await answer_json(events, sender, record, parts=parts)
+                await send_answer(events, accepted.format, sender, record, parts=parts)

@@ -26,7 +26,7 @@ from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveInput, LiveMasks, LiveOptions
 from service.domain.options import SegmentOptions
 from service.domain.request import ClipStarted
-from service.domain.result import FrameMasks, Summary
+from service.domain.result import FrameMasks, SoundEvent, Summary
 from service.media.upload import Spool, Upload
 from service.ports import Answering, Segmenter
 from service.rpc.calls import Call, Calls, Rpc, read
@@ -119,8 +119,8 @@ class Servicer(SegmentationServicer):
                     if isinstance(event, Summary):
                         call.record.num_samples, call.record.timings_s = event.num_samples, event.timings_s
                         call.record.span.set(is_cached=event.cached)
-                    if isinstance(event, FrameMasks) and num_to_skip > 0:
-                        num_to_skip -= 1
+                    if isinstance(event, FrameMasks | SoundEvent) and num_to_skip > 0:
+                        num_to_skip -= isinstance(event, FrameMasks)
                         continue
                     await writer.send(encode_event(event))
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
 from service.answers.result_cache import CachedAnswers, CachePolicy
+from service.core.answer_events import AnsweringWithEvents
 from service.domain.caller import Caller
 from service.jobs.api import Jobs
 from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
@@ -71,7 +72,7 @@ def build_kept_work(
     blobs = Blobs(settings.blob_url or _known(folder) / "blobs", max_bytes=settings.state_bytes)
     store, keys, cache = _stores(settings, links, folder)
     idempotency = Idempotency(keys, ttl_s=settings.idempotency_ttl_s)
-    cached = _cached(settings, core, cache)
+    answering = AnsweringWithEvents(_cached(settings, core, cache))
     webhooks = Webhooks(
         WebhookPolicy(
             private_hosts=frozenset(host.strip() for host in settings.webhook_hosts.split(",") if host.strip())
@@ -80,7 +81,7 @@ def build_kept_work(
     )
     jobs = Jobs(store, blobs, max_waiting=_MAX_WAITING_JOBS, check_webhook=webhooks.check, wall_clock=time.time)
     runner = JobRunner(
-        RunnerParts(store, blobs, cached, core.spool, core.request_log, webhooks.tell, caller_of),
+        RunnerParts(store, blobs, answering, core.spool, core.request_log, webhooks.tell, caller_of),
         JobPolicy(
             lease_s=settings.lease_s,
             keep_answers_s=settings.idempotency_ttl_s,
@@ -90,11 +91,12 @@ def build_kept_work(
         clock=time.monotonic,
         wall_clock=time.time,
     )
+    webhooks.events_of = jobs.sound_events
     jobs.on_added, jobs.on_erased, jobs.seconds_per_job = runner.wake, runner.drop, runner.seconds_per_job
     stack.push_async_callback(runner.aclose)
     remember = RememberPolicy(max_bytes=settings.spool_bytes, directory=settings.spool_dir)
-    idempotent = IdempotentAnswering(cached, idempotency, blobs, remember, clock=time.monotonic)
-    return KeptWork(cached, idempotent, jobs, idempotency, runner)
+    idempotent = IdempotentAnswering(answering, idempotency, blobs, remember, clock=time.monotonic)
+    return KeptWork(answering, idempotent, jobs, idempotency, runner)
 
 
 def _stores(

@@ -28,8 +28,9 @@ from service.domain.errors import CODES, Kind, ServiceError
 from service.domain.option_table import to_fields
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.domain.result import FrameMasks, ModelInfo, Summary
+from service.domain.result import FrameMasks, ModelInfo, SoundEvent, Summary
 from service.media.upload import Upload
+from service.postprocess.events import event_order
 from service.predictors.fake import FakePredictor
 from service.rest.errors import status_of
 from service.rpc.errors import status_code
@@ -77,6 +78,7 @@ class Told:
     timings_s: dict[str, float]
     num_samples: int
     cached: bool
+    events: list[SoundEvent]
 
 
 async def over_json(front: RunningFront, clip: bytes, options: SegmentOptions) -> Told:
@@ -86,7 +88,7 @@ async def over_json(front: RunningFront, clip: bytes, options: SegmentOptions) -
     read = decode_document(answer.content)
     started = ClipStarted(read.request_id, read.model, read.clip, read.options)
     assert read.clip.num_samples is not None
-    return Told(started, list(read.frames), read.timings_s, read.clip.num_samples, read.cached)
+    return Told(started, list(read.frames), read.timings_s, read.clip.num_samples, read.cached, list(read.events))
 
 
 async def over_ndjson(front: RunningFront, clip: bytes, options: SegmentOptions) -> Told:
@@ -103,7 +105,8 @@ async def over_ndjson(front: RunningFront, clip: bytes, options: SegmentOptions)
     assert audio.notes is None, "known at the end only"
     started = replace(started, clip=replace(started.clip, audio=replace(audio, notes=summary.audio_notes)))
     frames = [event for event in middle if isinstance(event, FrameMasks)]
-    return Told(started, frames, summary.timings_s, summary.num_samples, summary.cached)
+    events = sorted((event for event in middle if isinstance(event, SoundEvent)), key=event_order)
+    return Told(started, frames, summary.timings_s, summary.num_samples, summary.cached, events)
 
 
 async def over_grpc(front: RunningFront, clip: bytes, options: SegmentOptions) -> Told:
@@ -111,7 +114,9 @@ async def over_grpc(front: RunningFront, clip: bytes, options: SegmentOptions) -
         answer = await client.segment(clip, options)
     summary = answer.summary
     started = ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
-    return Told(started, list(answer.frames), summary.timings_s, summary.num_samples, summary.cached)
+    return Told(
+        started, list(answer.frames), summary.timings_s, summary.num_samples, summary.cached, list(answer.events)
+    )
 
 
 def assert_equal_frames(one: FrameMasks, other: FrameMasks) -> None:
@@ -150,7 +155,21 @@ async def test_a_clip_has_one_answer(front: RunningFront, number: int) -> None:
         assert streamed.cached == document.cached
         for one, other in zip(document.frames, streamed.frames, strict=True):
             assert_equal_frames(one, other)
+        assert [replace(event, mean_score=0.0) for event in streamed.events] == [
+            replace(event, mean_score=0.0) for event in document.events
+        ]
+    assert document.events, "every clip sounds"
     assert any(frame.masks for frame in document.frames), "nothing was compared"
+
+
+async def test_events_alone(front: RunningFront) -> None:
+    clip = odd_clip("plain")
+    whole = await over_json(front, clip, SegmentOptions(fps=10))
+    for tell in (over_json, over_ndjson, over_grpc):
+        told = await tell(front, clip, SegmentOptions(fps=10, only="events"))
+        assert told.frames == []
+        assert told.num_samples == whole.num_samples == len(whole.frames)
+        assert told.events == whole.events != []
 
 
 async def test_all_transports_share_one_memory() -> None:

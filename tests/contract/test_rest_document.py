@@ -67,7 +67,7 @@ def check(schemas, name, value):
 async def test_options_and_headers_are_parameters_of_the_route(tmp_path):
     async with rest_front(tmp_path) as front:
         document = (await front.client.get("/openapi.json")).json()
-    for path, more in (("/v1/segment", ()), ("/v1/jobs", ("webhook",))):
+    for path, more in (("/v1/segment", ("format", "rle")), ("/v1/jobs", ("webhook",))):
         if path not in document["paths"]:
             continue
         parameters = document["paths"][path]["post"]["parameters"]

@@ -19,7 +19,7 @@ from service.client.policy import ClientPolicy
 from service.codec.protobuf import encode_live_input, encode_live_options
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
-from service.domain.result import ModelInfo
+from service.domain.result import ModelInfo, SoundEvent
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.rpc import writer
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
@@ -71,7 +71,8 @@ async def answers(
     front: RunningFront, items: Iterable[LiveInput], options: LiveOptions | None = None
 ) -> list[LiveEvent]:
     async with AsyncGrpcClient(front.grpc_target, ONCE) as client, asyncio.timeout(HANG_S):
-        return [event async for event in client.live(sent(items), options)]
+        events = [event async for event in client.live(sent(items), options)]
+    return [event for event in events if not isinstance(event, SoundEvent)]
 
 
 async def test_a_silent_stream_beats_and_clients_ignore_it(
@@ -120,6 +121,19 @@ async def test_raw_and_jpeg_frames_with_sound_at_any_rate(front: RunningFront) -
         assert not pixels[:, 68:].any()
         assert frame.latency_s >= 0
         assert frame.num_dropped_frames == 0
+
+
+async def test_an_event_comes_when_it_closes_and_at_the_end(front: RunningFront) -> None:
+    bright, dark = bright_picture(), np.zeros((96, 128, 3), np.uint8)
+    pictures = [bright, bright, dark, dark, dark, bright]
+    items = [noise(0.0, 4.0), *(raw_frame(1.0 + 0.5 * i, picture) for i, picture in enumerate(pictures))]
+    options = LiveOptions(max_waiting_frames=64, event_gap_s=0.6, event_min_s=0.0)
+    async with AsyncGrpcClient(front.grpc_target, ONCE) as client, asyncio.timeout(HANG_S):
+        kinds = [event async for event in client.live(sent(items), options)]
+    places = [place for place, event in enumerate(kinds) if isinstance(event, SoundEvent)]
+    events = [event for event in kinds if isinstance(event, SoundEvent)]
+    assert [(event.start_s, event.end_s) for event in events] == [(1.0, 1.75), (3.25, 3.5)]
+    assert places == [5, 8], "behind the frame at 2.5 s, after a pause of 0.75 s, and at the end"
 
 
 async def test_without_sound_nothing_sounds(front: RunningFront) -> None:

@@ -29,7 +29,7 @@ async def test_json_answer_has_every_member_of_the_contract(tmp_path):
         assert response.status_code == 200, response.text
         answer = response.json()
         assert response.headers["content-type"] == "application/json"
-        assert list(answer) == ["request_id", "model", "clip", "options", "frames", "timings_s", "cached"]
+        assert list(answer) == ["request_id", "model", "clip", "options", "frames", "events", "timings_s", "cached"]
         assert answer["request_id"] == response.headers["x-request-id"]
         assert answer["clip"]["num_samples"] == len(answer["frames"]) == 40
         assert [frame["index"] for frame in answer["frames"]] == list(range(40))

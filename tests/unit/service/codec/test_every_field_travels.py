@@ -19,12 +19,24 @@ from service.domain.errors import CODES
 from service.domain.option_table import to_fields
 from service.domain.options import OPTION_NAMES, SegmentOptions, parse_options
 from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, Summary
+from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, SoundEvent, Summary
 from service.redis.wire import decode_answer, encode_answer
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 
 ASKED = SegmentOptions(
-    fps=2.5, start_s=0.5, end_s=4.5, threshold=0.25, size="model", labels=("drum",), min_area=7, audio_track=3
+    fps=2.5,
+    start_s=0.5,
+    end_s=4.5,
+    threshold=0.25,
+    size="model",
+    labels=("drum",),
+    min_area=7,
+    audio_track=3,
+    only="events",
+    event_onset=0.75,
+    event_offset=0.125,
+    event_gap_s=1.5,
+    event_min_s=2.5,
 )
 MODEL = ModelInfo("variant", "sha256:ab", ("dog", "drum"), 3, 224, 320)
 SAMPLES: dict[object, object] = {int: 7, float: 0.25, str: "text", bool: True}
@@ -76,7 +88,7 @@ def test_every_field_of_a_mask(wire: Callable[[AnswerEvent], object], field: str
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("kind", [FrameMasks, Summary])
+@pytest.mark.parametrize("kind", [FrameMasks, SoundEvent, Summary])
 def test_every_field_of_an_event(wire: Callable[[AnswerEvent], object], kind: type[Any]) -> None:
     assert wire(sample(kind)) == sample(kind)
 

@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from service.codec.job_json import JobEvents
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
+from service.domain.result import SoundEvent
 from service.jobs.webhook_addresses import Resolver, is_public
 from service.jobs.webhooks import WebhookPolicy, Webhooks
 
@@ -81,6 +83,21 @@ async def test_state_is_told_and_signed() -> None:
     expected = hmac.new(b"secret", b"1700000000." + body, hashlib.sha256).hexdigest()
     assert headers["x-avesformer-signature"] == f"sha256={expected}"
     assert headers["x-avesformer-timestamp"] == "1700000000"
+
+
+async def test_the_end_lists_the_events() -> None:
+    async def events_of(job: Job) -> JobEvents:
+        return JobEvents((SoundEvent("dog", None, 0.5, 1.5, 6, 0.91),), 7)
+
+    async with receiving("200 OK") as receiver:
+        webhooks = hooks([])
+        webhooks.events_of = events_of
+        await webhooks.tell(a_job(f"http://hooks.example:{receiver.port}/"))
+        told = json.loads(receiver.requests[0][1])
+    assert told["num_events"] == 7
+    assert told["events"] == [
+        {"label": "dog", "track_id": None, "start_s": 0.5, "end_s": 1.5, "peak_area": 6, "mean_score": 0.91}
+    ]
 
 
 async def test_failures_are_tried_again_three_times() -> None:

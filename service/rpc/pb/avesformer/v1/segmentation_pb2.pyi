@@ -18,12 +18,19 @@ class PixelFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PIXEL_FORMAT_UNSPECIFIED: _ClassVar[PixelFormat]
     PIXEL_FORMAT_JPEG: _ClassVar[PixelFormat]
     PIXEL_FORMAT_RGB24: _ClassVar[PixelFormat]
+
+class AnswerPart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ANSWER_PART_UNSPECIFIED: _ClassVar[AnswerPart]
+    ANSWER_PART_EVENTS: _ClassVar[AnswerPart]
 MASK_SIZE_UNSPECIFIED: MaskSize
 MASK_SIZE_SOURCE: MaskSize
 MASK_SIZE_MODEL: MaskSize
 PIXEL_FORMAT_UNSPECIFIED: PixelFormat
 PIXEL_FORMAT_JPEG: PixelFormat
 PIXEL_FORMAT_RGB24: PixelFormat
+ANSWER_PART_UNSPECIFIED: AnswerPart
+ANSWER_PART_EVENTS: AnswerPart
 
 class SegmentRequest(_message.Message):
     __slots__ = ("options", "chunk")
@@ -34,7 +41,7 @@ class SegmentRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[SegmentOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class SegmentOptions(_message.Message):
-    __slots__ = ("fps", "native_fps", "start_s", "end_s", "threshold", "size", "labels", "min_area", "audio_track", "resume_from_index")
+    __slots__ = ("fps", "native_fps", "start_s", "end_s", "threshold", "size", "labels", "min_area", "audio_track", "only", "event_onset", "event_offset", "event_gap_s", "event_min_s", "resume_from_index")
     FPS_FIELD_NUMBER: _ClassVar[int]
     NATIVE_FPS_FIELD_NUMBER: _ClassVar[int]
     START_S_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +51,11 @@ class SegmentOptions(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MIN_AREA_FIELD_NUMBER: _ClassVar[int]
     AUDIO_TRACK_FIELD_NUMBER: _ClassVar[int]
+    ONLY_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ONSET_FIELD_NUMBER: _ClassVar[int]
+    EVENT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    EVENT_GAP_S_FIELD_NUMBER: _ClassVar[int]
+    EVENT_MIN_S_FIELD_NUMBER: _ClassVar[int]
     RESUME_FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
     fps: float
     native_fps: bool
@@ -54,24 +66,47 @@ class SegmentOptions(_message.Message):
     labels: _containers.RepeatedScalarFieldContainer[str]
     min_area: int
     audio_track: int
+    only: AnswerPart
+    event_onset: float
+    event_offset: float
+    event_gap_s: float
+    event_min_s: float
     resume_from_index: int
-    def __init__(self, fps: _Optional[float] = ..., native_fps: _Optional[bool] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_area: _Optional[int] = ..., audio_track: _Optional[int] = ..., resume_from_index: _Optional[int] = ...) -> None: ...
+    def __init__(self, fps: _Optional[float] = ..., native_fps: _Optional[bool] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_area: _Optional[int] = ..., audio_track: _Optional[int] = ..., only: _Optional[_Union[AnswerPart, str]] = ..., event_onset: _Optional[float] = ..., event_offset: _Optional[float] = ..., event_gap_s: _Optional[float] = ..., event_min_s: _Optional[float] = ..., resume_from_index: _Optional[int] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("clip", "frame", "summary", "heartbeat")
+    __slots__ = ("clip", "frame", "summary", "event", "heartbeat")
     CLIP_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     clip: ClipInfo
     frame: FrameMasks
     summary: Summary
+    event: SoundEvent
     heartbeat: Heartbeat
-    def __init__(self, clip: _Optional[_Union[ClipInfo, _Mapping]] = ..., frame: _Optional[_Union[FrameMasks, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    def __init__(self, clip: _Optional[_Union[ClipInfo, _Mapping]] = ..., frame: _Optional[_Union[FrameMasks, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ..., event: _Optional[_Union[SoundEvent, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class SoundEvent(_message.Message):
+    __slots__ = ("label", "track_id", "start_s", "end_s", "peak_area", "mean_score")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    TRACK_ID_FIELD_NUMBER: _ClassVar[int]
+    START_S_FIELD_NUMBER: _ClassVar[int]
+    END_S_FIELD_NUMBER: _ClassVar[int]
+    PEAK_AREA_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    track_id: int
+    start_s: float
+    end_s: float
+    peak_area: int
+    mean_score: float
+    def __init__(self, label: _Optional[str] = ..., track_id: _Optional[int] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., peak_area: _Optional[int] = ..., mean_score: _Optional[float] = ...) -> None: ...
 
 class ClipInfo(_message.Message):
     __slots__ = ("request_id", "model", "width", "height", "sample_aspect_ratio", "duration_s", "frame_rate", "num_samples", "audio")
@@ -122,18 +157,20 @@ class FrameMasks(_message.Message):
     def __init__(self, sample_time_s: _Optional[float] = ..., timestamp_s: _Optional[float] = ..., index: _Optional[int] = ..., masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ...) -> None: ...
 
 class Mask(_message.Message):
-    __slots__ = ("label", "score", "area", "bbox", "segmentation")
+    __slots__ = ("label", "score", "area", "bbox", "segmentation", "track_id")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     AREA_FIELD_NUMBER: _ClassVar[int]
     BBOX_FIELD_NUMBER: _ClassVar[int]
     SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
+    TRACK_ID_FIELD_NUMBER: _ClassVar[int]
     label: str
     score: float
     area: int
     bbox: Box
     segmentation: Rle
-    def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ..., area: _Optional[int] = ..., bbox: _Optional[_Union[Box, _Mapping]] = ..., segmentation: _Optional[_Union[Rle, _Mapping]] = ...) -> None: ...
+    track_id: int
+    def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ..., area: _Optional[int] = ..., bbox: _Optional[_Union[Box, _Mapping]] = ..., segmentation: _Optional[_Union[Rle, _Mapping]] = ..., track_id: _Optional[int] = ...) -> None: ...
 
 class Box(_message.Message):
     __slots__ = ("x", "y", "width", "height")
@@ -207,18 +244,26 @@ class LiveRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[LiveOptions, _Mapping]] = ..., frame: _Optional[_Union[LiveFrame, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ...) -> None: ...
 
 class LiveOptions(_message.Message):
-    __slots__ = ("threshold", "size", "labels", "max_audio_wait_s", "max_waiting_frames")
+    __slots__ = ("threshold", "size", "labels", "max_audio_wait_s", "max_waiting_frames", "event_onset", "event_offset", "event_gap_s", "event_min_s")
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MAX_AUDIO_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     MAX_WAITING_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ONSET_FIELD_NUMBER: _ClassVar[int]
+    EVENT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    EVENT_GAP_S_FIELD_NUMBER: _ClassVar[int]
+    EVENT_MIN_S_FIELD_NUMBER: _ClassVar[int]
     threshold: float
     size: MaskSize
     labels: _containers.RepeatedScalarFieldContainer[str]
     max_audio_wait_s: float
     max_waiting_frames: int
-    def __init__(self, threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., max_audio_wait_s: _Optional[float] = ..., max_waiting_frames: _Optional[int] = ...) -> None: ...
+    event_onset: float
+    event_offset: float
+    event_gap_s: float
+    event_min_s: float
+    def __init__(self, threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., max_audio_wait_s: _Optional[float] = ..., max_waiting_frames: _Optional[int] = ..., event_onset: _Optional[float] = ..., event_offset: _Optional[float] = ..., event_gap_s: _Optional[float] = ..., event_min_s: _Optional[float] = ...) -> None: ...
 
 class LiveFrame(_message.Message):
     __slots__ = ("timestamp_s", "data", "format", "width", "height")
@@ -245,16 +290,18 @@ class AudioChunk(_message.Message):
     def __init__(self, timestamp_s: _Optional[float] = ..., pcm_s16le: _Optional[bytes] = ..., sample_rate_hz: _Optional[int] = ...) -> None: ...
 
 class LiveResponse(_message.Message):
-    __slots__ = ("model", "frame", "frame_error", "heartbeat")
+    __slots__ = ("model", "frame", "frame_error", "event", "heartbeat")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     FRAME_ERROR_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     model: ModelInfo
     frame: LiveFrameMasks
     frame_error: FrameError
+    event: SoundEvent
     heartbeat: Heartbeat
-    def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., frame: _Optional[_Union[LiveFrameMasks, _Mapping]] = ..., frame_error: _Optional[_Union[FrameError, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., frame: _Optional[_Union[LiveFrameMasks, _Mapping]] = ..., frame_error: _Optional[_Union[FrameError, _Mapping]] = ..., event: _Optional[_Union[SoundEvent, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class LiveFrameMasks(_message.Message):
     __slots__ = ("masks", "latency_s", "num_dropped_frames")

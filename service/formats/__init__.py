@@ -1,0 +1,1 @@
+"""Other formats of an answer, one file per format: pure converters from the events of an answer to bytes."""

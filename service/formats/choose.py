@@ -1,0 +1,67 @@
+"""Which formats there are, under which media types, and who writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, get_args
+
+from service.domain.option_table import Choice, Option
+from service.formats.captions import CaptionFormatter
+from service.formats.coco import CocoFormatter
+from service.formats.formatter import Formatter
+from service.formats.png import PngFormatter
+from service.formats.polygons import PolygonsFormatter
+from service.formats.table import TableFormatter
+
+FormatName = Literal["json", "ndjson", "sse", "coco", "png", "polygons", "vtt", "srt", "csv"]
+FORMATS: Final[tuple[str, ...]] = get_args(FormatName)
+MEDIA_TYPES: Final[dict[str, str]] = {
+    "json": "application/json",
+    "ndjson": "application/x-ndjson",
+    "sse": "text/event-stream",
+    "coco": "application/json",
+    "png": "application/zip",
+    "polygons": "application/json",
+    "vtt": "text/vtt; charset=utf-8",
+    "srt": "application/x-subrip; charset=utf-8",
+    "csv": "text/csv; charset=utf-8",
+}
+# Formats that `Accept` can ask for, by media type; the first one is the default.
+BY_ACCEPT: Final[dict[str, str]] = {
+    media_type.partition(";")[0]: name
+    for name, media_type in MEDIA_TYPES.items()
+    if name not in ("coco", "polygons", "srt")
+}
+FORMAT: Final = Option(
+    name="format",
+    type=Choice(FORMATS),
+    default=None,
+    default_help="what `Accept` asks for, else json",
+    help="Format of the answer; see docs/contract.md.",
+)
+RLE: Final = Option(
+    name="rle",
+    type=Choice(("compressed", "uncompressed")),
+    default="compressed",
+    help="Run lengths of the `coco` format: COCO's string, or a list of numbers.",
+)
+
+
+def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter:
+    """Return the formatter of a format that is a file (all but json, ndjson and sse).
+
+    Args:
+        name: of FORMATS.
+        is_compressed: run lengths of `coco` as strings.
+        max_bytes: of an answer that must be collected.
+    """
+    if name == "coco":
+        return CocoFormatter(is_compressed=is_compressed, max_bytes=max_bytes)
+    if name in ("vtt", "srt"):
+        return CaptionFormatter(is_webvtt=name == "vtt")
+    made: dict[str, Callable[[], Formatter]] = {
+        "png": PngFormatter,
+        "polygons": PolygonsFormatter,
+        "csv": TableFormatter,
+    }
+    return made[name]()

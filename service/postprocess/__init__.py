@@ -1,0 +1,1 @@
+"""Streaming stages over the frames of an answer: pure, incremental, bounded memory."""

@@ -1,0 +1,150 @@
+"""Sound events: the intervals in which a label (or a track) sounds, found while frames pass.
+
+scores of a label's masks         .2  .5  .8  .5  .2   -  .5  .9   -   -   -  .5  .2
+samples (onset .7, offset .4)      -  on  on  on   -   -  on  on   -   -   -   -   -
+events, short pauses bridged         [-----------------------]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.domain.result import ANSWER_DECIMALS, FrameMasks, Mask, SoundEvent
+
+_Key = tuple[str, int | None]
+
+
+class EventRules(Protocol):
+    """What makes an event; the options of clips and of live streams have these members. Times in seconds."""
+
+    @property
+    def event_onset(self) -> float:
+        """Score that the best sample of an event reaches at least."""
+        ...
+
+    @property
+    def event_offset(self) -> float:
+        """Least score of its samples."""
+        ...
+
+    @property
+    def event_gap_s(self) -> float:
+        """Longest pause inside of an event."""
+        ...
+
+    @property
+    def event_min_s(self) -> float:
+        """Least duration."""
+        ...
+
+
+@dataclass(slots=True)
+class _OpenEvent:
+    """An event that has begun. `ended_at_s` is None while it sounds, else the start of the current pause."""
+
+    start_s: float
+    ended_at_s: float | None = None
+    peak_area: int = 0
+    peak_score: float = 0.0
+    score_sum: float = 0.0
+    num_samples: int = 0
+
+    def add(self, mask: Mask) -> None:
+        self.ended_at_s = None
+        self.peak_area = max(self.peak_area, mask.area)
+        self.peak_score = max(self.peak_score, mask.score)
+        self.score_sum += mask.score
+        self.num_samples += 1
+
+
+class EventTracker:
+    """Turns frames into events; holds one open event per label and track, however long the clip is.
+
+    A sample says whether a label sounds at its time, so an event starts and ends half way between two samples that
+    differ. The first sample also stands for the half step before it; nothing is known of the time after the last one.
+
+    Hysteresis works both ways, as in edge detection by Canny (1986): samples from `event_offset` on form an event if
+    one of them reaches `event_onset`. An event is announced when it closes, so its weak beginning costs nothing.
+
+    Args:
+        rules: hysteresis, longest pause, least duration.
+        start_s: start of the range; no event begins earlier.
+        step_s: seconds between samples; 0 where it is not known (every frame of a clip, live streams).
+    """
+
+    def __init__(self, rules: EventRules, *, start_s: float = 0.0, step_s: float = 0.0) -> None:
+        self._rules = rules
+        self._start_s = start_s
+        self._half_step_s = step_s / 2
+        self._last_s: float | None = None
+        self._open: dict[_Key, _OpenEvent] = {}
+
+    def add(self, frame: FrameMasks) -> list[SoundEvent]:
+        """Take the next frame; returns the events that closed, in order of their starts."""
+        time_s = frame.sample_time_s
+        boundary_s = self._boundary_s(time_s)
+        self._last_s = time_s
+        sounding = {(mask.label, mask.track_id): mask for mask in frame.masks}
+        for key, mask in sounding.items():
+            self._hear(key, mask, boundary_s)
+        for key, event in self._open.items():
+            if event.ended_at_s is None and not self._continues(sounding.get(key)):
+                event.ended_at_s = boundary_s
+        return self._closed(time_s)
+
+    def finish(self) -> list[SoundEvent]:
+        """Close what is open at the last sample."""
+        for event in self._open.values():
+            if event.ended_at_s is None:
+                event.ended_at_s = self._last_s
+        return self._take(list(self._open))
+
+    def _boundary_s(self, time_s: float) -> float:
+        if self._last_s is None:
+            return max(min(self._start_s, time_s), time_s - self._half_step_s)
+        return (self._last_s + time_s) / 2
+
+    def _hear(self, key: _Key, mask: Mask, boundary_s: float) -> None:
+        if self._continues(mask):
+            event = self._open.setdefault(key, _OpenEvent(boundary_s))
+            event.add(mask)
+
+    def _continues(self, mask: Mask | None) -> bool:
+        return mask is not None and mask.score >= min(self._rules.event_offset, self._rules.event_onset)
+
+    def _closed(self, now_s: float) -> list[SoundEvent]:
+        """Take the events whose pause is over: a later onset would lie beyond `now_s`."""
+        gap_s = self._rules.event_gap_s
+        return self._take(
+            [key for key, event in self._open.items() if event.ended_at_s is not None and _over(event, now_s, gap_s)]
+        )
+
+    def _take(self, keys: Iterable[_Key]) -> list[SoundEvent]:
+        taken = [(key, self._open.pop(key)) for key in keys]
+        found = [_event(key, event) for key, event in taken if event.peak_score >= self._rules.event_onset]
+        least_s = self._rules.event_min_s
+        return sorted((event for event in found if event.end_s - event.start_s >= least_s - 1e-9), key=event_order)
+
+
+def event_order(event: SoundEvent) -> tuple[float, float, str, int]:
+    """Return the sort key of events in a document: by start, end, label, track."""
+    return (event.start_s, event.end_s, event.label, -1 if event.track_id is None else event.track_id)
+
+
+def _over(event: _OpenEvent, now_s: float, gap_s: float) -> bool:
+    assert event.ended_at_s is not None
+    return now_s - event.ended_at_s > gap_s
+
+
+def _event(key: _Key, event: _OpenEvent) -> SoundEvent:
+    assert event.ended_at_s is not None
+    return SoundEvent(
+        label=key[0],
+        track_id=key[1],
+        start_s=round(event.start_s, ANSWER_DECIMALS),
+        end_s=round(event.ended_at_s, ANSWER_DECIMALS),
+        peak_area=event.peak_area,
+        mean_score=round(event.score_sum / event.num_samples, ANSWER_DECIMALS),
+    )

@@ -1,0 +1,103 @@
+"""Every format over HTTP, of requests and of the results of jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import zipfile
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import pytest_asyncio
+from support.front import RunningFront, running_front
+from support.odd_clips import odd_clip
+
+from service.formats.choose import FORMATS, MEDIA_TYPES
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+HANG_S = 60.0
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def front() -> AsyncIterator[RunningFront]:
+    async with running_front() as running:
+        yield running
+
+
+async def ask(front: RunningFront, *, accept: str | None = None, **options: str) -> httpx.Response:
+    headers = RAW if accept is None else {**RAW, "Accept": accept}
+    async with httpx.AsyncClient(timeout=HANG_S) as http:
+        url = f"{front.http_url}/v1/segment"
+        return await http.post(url, content=odd_clip("plain"), headers=headers, params={"fps": "5", **options})
+
+
+async def test_the_result_of_a_job_in_every_format_is_that_of_the_request(front: RunningFront) -> None:
+    async with httpx.AsyncClient(timeout=HANG_S, base_url=front.http_url) as http:
+        accepted = await http.post("/v1/jobs", content=odd_clip("plain"), headers=RAW, params={"fps": "5"})
+        location = accepted.headers["location"]
+        async with asyncio.timeout(HANG_S):
+            while (await http.get(location)).json()["state"] not in ("done", "failed"):
+                await asyncio.sleep(0.05)
+        for name in FORMATS:
+            asked = await ask(front, format=name)
+            kept = await http.get(f"{location}/result", params={"format": name})
+            for answer in (asked, kept):
+                assert answer.status_code == 200, answer.text
+                assert answer.headers["content-type"] == MEDIA_TYPES[name]
+            if name not in ("json", "ndjson", "sse", "polygons"):  # those tell the request id and times
+                assert asked.content == kept.content, name
+            if name in ("ndjson", "sse"):
+                assert kept.text.count('"type":"frame"') == asked.text.count('"type":"frame"') > 0
+                assert '"type":"end"' in kept.text
+            assert len(kept.content) > 20
+            etag = kept.headers["etag"]
+            again = await http.get(f"{location}/result", params={"format": name}, headers={"If-None-Match": etag})
+            assert again.status_code == 304
+            other = await http.get(f"{location}/result", params={"format": "json"}, headers={"If-None-Match": etag})
+            assert (other.status_code == 304) == (name == "json")
+
+
+async def test_accept_and_format_agree(front: RunningFront) -> None:
+    document = (await ask(front)).json()
+    num_masks = sum(len(frame["masks"]) for frame in document["frames"])
+    assert num_masks > 0
+    rows = list(csv.DictReader(io.StringIO((await ask(front, accept="text/csv")).text)))
+    assert len(rows) == num_masks
+    with zipfile.ZipFile(io.BytesIO((await ask(front, accept="application/zip")).content)) as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == num_masks + 1
+    assert (await ask(front, accept="text/vtt")).text.startswith("WEBVTT")
+    assert (await ask(front, accept="text/csv", format="srt")).headers["content-type"] == MEDIA_TYPES["srt"]
+    assert (await ask(front, accept="image/png")).status_code == 406
+    coco = (await ask(front, format="coco", rle="uncompressed")).json()
+    found = [s for annotation in coco["annotations"] for s in annotation["segmentations"] if s is not None]
+    assert len(found) == num_masks
+    assert all(sum(mask["counts"]) == mask["size"][0] * mask["size"][1] for mask in found)
+
+
+async def test_server_sent_events_hold_the_lines(front: RunningFront) -> None:
+    lines = [json.loads(line) for line in (await ask(front, accept="application/x-ndjson")).text.splitlines()]
+    text = (await ask(front, accept="text/event-stream")).text
+    events = [dict(part.split(": ", 1) for part in block.splitlines()) for block in text.split("\n\n") if block]
+    assert [event["event"] for event in events] == [line["type"] for line in lines]
+    frames = [json.loads(event["data"]) for event in events if event["event"] == "frame"]
+    assert [frame["index"] for frame in frames] == [line["index"] for line in lines if line["type"] == "frame"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"format": "gif"}, {"rle": "zip", "format": "coco"}, {"rle": "uncompressed", "format": "csv"}]
+)
+async def test_bad_formats_are_refused(front: RunningFront, options: dict[str, str]) -> None:
+    answer = await ask(front, **options)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_option")
+    assert next(iter(options)) in answer.json()["detail"]
+
+
+async def test_a_jobs_format_is_chosen_with_its_result(front: RunningFront) -> None:
+    async with httpx.AsyncClient(timeout=HANG_S, base_url=front.http_url) as http:
+        refused = await http.post("/v1/jobs", content=odd_clip("plain"), headers=RAW, params={"format": "csv"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_option")

@@ -1,0 +1,96 @@
+"""Events from frames: hysteresis, pauses, least duration, streaming."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain.options import SegmentOptions
+from service.domain.result import FrameMasks, Mask, Rle, SoundEvent
+from service.postprocess.events import EventTracker
+
+STEP_S = 0.1
+PLAIN = {"event_onset": 0.6, "event_offset": 0.4, "event_gap_s": 0.0, "event_min_s": 0.0}
+
+
+def frame(time_s: float, scores: dict[tuple[str, int | None], float]) -> FrameMasks:
+    masks = [
+        Mask(label, score, round(100 * score), (0, 0, 1, 1), Rle((9, 9), "0"), track)
+        for (label, track), score in scores.items()
+        if score
+    ]
+    return FrameMasks(time_s, time_s, 0, tuple(masks))
+
+
+def events_of(scores: Sequence[float], **rules: Any) -> list[tuple[float, float]]:
+    """The events of one label whose score is given every 0.1 s from 0.05 s on."""
+    tracker = EventTracker(SegmentOptions(**{**PLAIN, **rules}), step_s=STEP_S)
+    found: list[SoundEvent] = []
+    for number, score in enumerate(scores):
+        found += tracker.add(frame((number + 0.5) * STEP_S, {("dog", None): score}))
+    found += tracker.finish()
+    return [(event.start_s, event.end_s) for event in found]
+
+
+@pytest.mark.parametrize(
+    ("scores", "rules", "expected"),
+    [
+        ([0, 0.7, 0.7, 0], {}, [(0.1, 0.3)]),
+        ([0.7, 0.7, 0, 0], {}, [(0.0, 0.2)]),
+        ([0, 0, 0.7, 0.7], {}, [(0.2, 0.35)]),
+        ([0, 0, 0, 0], {}, []),
+        # hysteresis: samples of 0.5 belong to an event whose best one reaches 0.6
+        ([0.5, 0.7, 0.5, 0.3], {}, [(0.0, 0.3)]),
+        ([0.5, 0.5, 0.5, 0.5], {}, []),
+        # an offset over the onset counts as the onset
+        ([0, 0.7, 0.7, 0], {"event_offset": 0.9}, [(0.1, 0.3)]),
+        # pauses
+        ([0.7, 0, 0.7, 0], {}, [(0.0, 0.1), (0.2, 0.3)]),
+        ([0.7, 0, 0.7, 0], {"event_gap_s": 0.11}, [(0.0, 0.3)]),
+        ([0.7, 0, 0, 0.7, 0], {"event_gap_s": 0.11}, [(0.0, 0.1), (0.3, 0.4)]),
+        # least duration, after pauses were bridged
+        ([0.7, 0, 0.7, 0.7, 0], {"event_min_s": 0.15}, [(0.2, 0.4)]),
+        ([0.7, 0, 0.7, 0], {"event_gap_s": 0.11, "event_min_s": 0.25}, [(0.0, 0.3)]),
+    ],
+)
+def test_intervals(scores: list[float], rules: dict[str, float], expected: list[tuple[float, float]]) -> None:
+    assert events_of(scores, **rules) == [pytest.approx(pair) for pair in expected]
+
+
+def test_an_event_closes_as_soon_as_its_pause_is_over() -> None:
+    tracker = EventTracker(SegmentOptions(**{**PLAIN, "event_gap_s": 0.2}), step_s=STEP_S)
+    closed = [len(tracker.add(frame((i + 0.5) * STEP_S, {("dog", None): s}))) for i, s in enumerate([0.7, 0, 0, 0, 0])]
+    assert closed == [0, 0, 0, 1, 0]
+    assert tracker.finish() == []
+
+
+def test_labels_and_tracks_have_events_of_their_own_with_area_and_score() -> None:
+    tracker = EventTracker(SegmentOptions(**PLAIN), step_s=STEP_S)
+    tracker.add(frame(0.05, {("dog", 1): 0.8, ("dog", 2): 0.9, ("car", None): 0.7}))
+    tracker.add(frame(0.15, {("dog", 1): 0.6}))
+    closed = tracker.finish()
+    assert tracker.finish() == []
+    assert [(event.label, event.track_id) for event in closed] == [("dog", 1)]
+    [event] = closed
+    assert (event.peak_area, event.mean_score) == (80, pytest.approx(0.7))
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.3, 0.5, 0.7]), max_size=40),
+    st.sampled_from([0.0, 0.11, 0.25]),
+    st.sampled_from([0.0, 0.15]),
+)
+def test_events_cover_every_onset_and_are_apart(scores: list[float], gap_s: float, least_s: float) -> None:
+    found = events_of(scores, event_gap_s=gap_s, event_min_s=least_s)
+    assert all(start_s < end_s and end_s - start_s >= least_s - 1e-9 for start_s, end_s in found)
+    assert all(later[0] - earlier[1] > gap_s - 1e-6 for earlier, later in itertools.pairwise(found))
+    if not least_s:
+        for number, score in enumerate(scores[:-1]):
+            time_s = (number + 0.5) * STEP_S
+            is_inside = any(start_s <= time_s <= end_s for start_s, end_s in found)
+            assert is_inside or score < 0.6
