@@ -67,8 +67,10 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     metrics, clock, decoders = Metrics(), time.monotonic, ScriptedDecoders()
     segmenter = LocalSegmenter(FakePredictor, BatchPolicy(max_batch=8), metrics=metrics, clock=clock)
     await segmenter.start()
+    spool = Spool(tmp_path, max_bytes=2**20)
     pipeline = Pipeline(
         segmenter=segmenter,
+        spool=spool,
         decoders=decoders,  # type: ignore[arg-type]
         policy=PipelinePolicy(max_queued_bytes=2**20),
         metrics=metrics,
@@ -84,7 +86,7 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         "idempotent": IdempotentAnswering(pipeline, keys, Shelf(), RememberPolicy(), clock=clock),  # type: ignore[arg-type]
     }
     async with asyncio.timeout(HANG_S):
-        yield Site(made[request.param], decoders, Spool(tmp_path, max_bytes=2**20))
+        yield Site(made[request.param], decoders, spool)
         await segmenter.aclose()
 
 
@@ -137,7 +139,9 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnswerSink]
         made = SharedAnswer(directory=tmp_path, max_bytes=20_000)
     else:
         memory_bytes = 0 if request.param == "spool on disk" else 2**20
-        made = AnswerSpool(AnswerSpoolPolicy(directory=tmp_path, memory_bytes=memory_bytes, max_bytes=20_000))
+        made = AnswerSpool(
+            AnswerSpoolPolicy(memory_bytes=memory_bytes, max_bytes=20_000), Spool(tmp_path, max_bytes=2**20)
+        )
     yield made
     made.close()
 
