@@ -13,7 +13,7 @@ TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format proto docs bench hearing soak chaos clean
+.PHONY: help serve test test-slow lint format proto docs bench hearing soak chaos check-compose clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -76,3 +76,6 @@ soak: $(VENV)/.installed-dev ## is memory flat? a ten-minute 720p clip, then mix
 
 chaos: $(VENV)/.installed-dev ## is anything lost when processes die? workers, fronts and Redis killed under load (CHAOS_ARGS="--kills 5 --json FILE")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/chaos.py $(CHAOS_ARGS)
+
+check-compose: ## build the images and run both compose files on a Docker engine: a clip, scaling, kills, a restart with jobs under way
+	deploy/check_compose $(CHECK_COMPOSE_WORK)

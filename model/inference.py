@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ class Predictor:
     def compute_type(self) -> str:
         """Name of the dtype of weights and activations, such as `float32`."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def device_facts(self) -> dict[str, str]:
+        """Device, its name, dtype, and the versions of torch and of the CUDA libraries that torch was built with."""
+        is_cuda = self.device.type == "cuda"
+        index = self.device.index if self.device.index is not None else torch.cuda.current_device() if is_cuda else 0
+        return {
+            "device": f"cuda:{index}" if is_cuda else "cpu",
+            "device_name": torch.cuda.get_device_name(index) if is_cuda else platform.machine(),
+            "dtype": self.compute_type,
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda or "none",
+        }
 
     @torch.inference_mode()
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:

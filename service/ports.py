@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,6 +48,11 @@ class Predictor(Protocol):
         """Number format that the model computes in, such as `bfloat16`; `emulated` where nothing is computed."""
         ...
 
+    @property
+    def device_facts(self) -> Mapping[str, str]:
+        """Where the model runs, by name: device, device_name, dtype and versions; `device` is always there."""
+        ...
+
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mask logits for B samples.
 
@@ -87,6 +92,11 @@ class Segmenter(Protocol):
     @property
     def compute_type(self) -> str | None:
         """Number format that the model computes in; None while it is loaded or where workers choose their own."""
+        ...
+
+    @property
+    def device_facts(self) -> Mapping[str, str]:
+        """Facts of the predictor's device and its driver; empty while it is loaded or where workers have their own."""
         ...
 
     def is_ready(self) -> bool:

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batching.accelerators import driver_version, nvidia_devices
 from service.batching.batch_plan import BatchPlan
 from service.batching.sample_queue import SampleSlice
 from service.domain.chunk import WINDOW_SAMPLES
@@ -138,6 +139,7 @@ class BatchRunner:
 
     info: ModelInfo
     compute_type: str
+    device_facts: Mapping[str, str]
     plan: BatchPlan
     _predictor: Predictor
 
@@ -167,6 +169,10 @@ class BatchRunner:
         self._predictor = self._make_predictor()
         self.info = _model_info(self._predictor.info)
         self.compute_type = self._predictor.compute_type
+        self.device_facts = {**self._predictor.device_facts, "driver": driver_version() or "none"}
+        logger.info("device", extra=dict(self.device_facts))
+        if self.device_facts["device"] == "cpu" and (found := nvidia_devices()):
+            logger.warning("the CPU is used although NVIDIA devices are here", extra={"nvidia_devices": found})
         self.plan = self._warm_up()
         self.is_loaded = True
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ class SleepingPredictor:
 
     info = ModelInfo("emulated", "sha256:" + "0" * 64, (SOUNDING,), None, ITEM_SIDE_PX, ITEM_SIDE_PX)
     compute_type = "emulated"
+    device_facts: ClassVar[Mapping[str, str]] = {"device": "emulated", "dtype": "emulated"}
 
     def __init__(self, spend: Callable[[int], None]) -> None:
         self._spend = spend

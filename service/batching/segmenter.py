@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -80,6 +80,9 @@ class LocalSegmenter(MicroBatcher):
         await self._device.run(self._runner.load)
         self.start_batching()
         self._metrics.worker_up.set_function(lambda: int(self.is_healthy()))
+        facts = self._runner.device_facts
+        labels = {name: facts.get(name, "none") for name in ("device", "dtype", "cuda", "driver")}
+        self._metrics.device_info.labels(**labels).set(1)
         self._metrics.device_memory_bytes.set_function(lambda: self._runner.memory_bytes)
 
     async def aclose(self) -> None:
@@ -101,6 +104,11 @@ class LocalSegmenter(MicroBatcher):
     def compute_type(self) -> str | None:
         """Number format that the model computes in, such as `bfloat16`; None before `start` has ended."""
         return self._runner.compute_type if self._runner.is_loaded else None
+
+    @property
+    def device_facts(self) -> Mapping[str, str]:
+        """Facts of the device and its driver; empty before `start` has ended."""
+        return self._runner.device_facts if self._runner.is_loaded else {}
 
     def is_idle(self) -> bool:
         """Whether a chunk sent now would start at once."""

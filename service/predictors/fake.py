@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,11 @@ class FakePredictor:
     def compute_type(self) -> str:
         """Nothing is computed."""
         return "emulated"
+
+    @property
+    def device_facts(self) -> Mapping[str, str]:
+        """There is no device."""
+        return {"device": "emulated", "dtype": self.compute_type}
 
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits float32 (B, K, H / 4, W / 4) for frames uint8 (B, H, W, 3) and windows float32 (B, 15600)."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -166,6 +166,11 @@ class RedisSegmenter:
     def compute_type(self) -> str | None:
         """None: each worker chooses its own; its `/version` and log tell."""
         return None
+
+    @property
+    def device_facts(self) -> Mapping[str, str]:
+        """Empty: each worker has its own device; its `/version`, metrics and log tell."""
+        return {}
 
     async def describe(self) -> ModelInfo:
         """The model of the live workers; the present one stays while any of its workers lives."""

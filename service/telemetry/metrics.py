@@ -50,6 +50,9 @@ class Metrics:
         self.worker_up = self._gauge("worker_up", "Device workers that answer.")
         self.device_memory_bytes = self._gauge("device_memory_bytes", "Memory in use on the device (0 on CPU).")
         self.build_info = self._gauge("build_info", "Always 1; versions as labels.", "version", "variant", "checkpoint")
+        self.device_info = self._gauge(
+            "device_info", "Always 1; the device of this process as labels.", "device", "dtype", "cuda", "driver"
+        )
 
     def render(self) -> tuple[bytes, str]:
         """Everything counted so far in Prometheus' text format, and its content type."""

@@ -19,5 +19,6 @@ async def describe_version(segmenter: Segmenter) -> Mapping[str, object]:
             "checkpoint": info.checkpoint,
             "labels": list(info.labels),
             "compute_type": segmenter.compute_type,
+            "device": dict(segmenter.device_facts),
         }
     return {"service": service_version(), "python": platform.python_version(), "model": model}

@@ -63,6 +63,8 @@ def test_it_says_when_it_is_ready_and_answers_and_ends_with_0(clip):
             version = client.get("/version").json()
             assert version["media"]["ffmpeg"]
             assert version["model"]["compute_type"] == "emulated"
+            assert version["model"]["device"]["device"] == "emulated"
+            assert 'avesformer_device_info{cuda="none",device="emulated"' in client.get("/metrics").text
         children = service.family()[1:]
         assert children, "the zygote runs beside it"
         service.terminate()

@@ -113,3 +113,4 @@ def test_bfloat16_stays_close(checkpoint: Path, predictor: Predictor, batch: tup
     difference = np.abs(half.predict(*batch) - predictor.predict(*batch))
     assert 0 < difference.max() < 0.3
     assert (half.compute_type, predictor.compute_type) == ("bfloat16", "float32")
+    assert (half.device_facts["device"], half.device_facts["dtype"]) == ("cpu", "bfloat16")
