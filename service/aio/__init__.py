@@ -1,1 +1,1 @@
-"""Asyncio tools that know nothing of the service."""
+"""General asyncio helpers that do not depend on the rest of the service."""

@@ -1,4 +1,4 @@
-"""A bound on decoded bytes waiting in this process, over all requests: back-pressure on decoders, never a failure."""
+"""Limit on the decoded bytes that wait in this process. When it is reached, decoders wait; requests do not fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections import deque
 
 
 class ByteBudget:
-    """First come, first served. A lone holder may exceed the bound, so that no block is ever too large to pass."""
+    """FIFO byte semaphore. A single holder may exceed the limit, so that a block of any size can pass.
+
+    Args:
+        max_bytes: limit on the bytes held by all holders together.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -16,11 +20,11 @@ class ByteBudget:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes held now."""
+        """Number of bytes that are currently acquired."""
         return self._held_bytes
 
     async def acquire(self, num_bytes: int) -> None:
-        """Wait until `num_bytes` fit, then hold them."""
+        """Wait until `num_bytes` fit, then acquire them. Cancelling the wait leaves the queue."""
         if not self._waiting and self._fits(num_bytes):
             self._held_bytes += num_bytes
             return
@@ -38,7 +42,7 @@ class ByteBudget:
             raise
 
     def release(self, num_bytes: int) -> None:
-        """Give bytes back and let in who waits."""
+        """Release `num_bytes` and grant the next waiters that fit."""
         self._held_bytes -= num_bytes
         self._grant()
 

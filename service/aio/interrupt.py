@@ -1,4 +1,4 @@
-"""End a block of code from outside with a given exception, as `asyncio.timeout` ends one with TimeoutError."""
+"""Interrupt a block of code from outside with a given exception, as `asyncio.timeout` does with TimeoutError."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from types import TracebackType
 
 
 class Interrupt:
-    """A `with` body that others can end: `fire(error)` cancels what it awaits and raises `error` in its place.
+    """Context manager whose body can be interrupted: `fire(error)` cancels the body and raises `error` instead.
 
-    To be entered inside a task. Cancellation that comes from elsewhere passes through unchanged.
+    Enter it inside a task, else RuntimeError is raised. Cancellation from elsewhere propagates unchanged.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Interrupt:
             raise self._error from None
 
     def fire(self, error: Exception) -> None:
-        """End the body with `error`; only the first call counts, and none after the body has ended."""
+        """Interrupt the body with `error`. Later calls, and calls after the body has ended, have no effect."""
         if self._task is not None and self._error is None:
             self._error = error
             self._task.cancel()

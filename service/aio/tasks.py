@@ -1,4 +1,4 @@
-"""How tasks end: for good, and with which error."""
+"""Cancel tasks reliably, and pick one error out of an exception group."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+# Seconds between repeated cancellations of a task that is still running.
 _AGAIN_S = 0.1
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait until they have ended; their exceptions are theirs.
+    """Cancel tasks and wait until they have ended. Their exceptions are not raised here.
 
-    One cancellation can get lost inside a library (`asyncio.wait_for` of Python 3.11 swallows one that arrives together
-    with its result; redis-py was seen to), so it is repeated until it is heeded.
+    A library can lose a cancellation: `asyncio.wait_for` of Python 3.11 swallows one that arrives together with its
+    result, and redis-py uses it. The cancellation is therefore repeated until the task ends.
     """
     pending = {task for task in tasks if not task.done()}
     while pending:

@@ -1,4 +1,4 @@
-"""Awaits that end in time: with an error of the caller's choice, with a yes or no, or on cancellation."""
+"""Timeouts with a custom error or a boolean result, and calls that can always be cancelled."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _R = TypeVar("_R")
 
 @asynccontextmanager
 async def bounded_wait(timeout_s: float | None, error: Callable[[], Exception]) -> AsyncIterator[None]:
-    """Around awaits: raise `error()` when `timeout_s` passes inside.
+    """Raise `error()` if the body takes longer than `timeout_s`.
 
-    Do not put it around a `yield` of an asynchronous generator, because the reader's time would count.
+    Do not wrap a `yield` of an asynchronous generator: the time that the consumer takes would count.
 
     Args:
-        timeout_s: seconds; None waits for ever.
-        error: makes the exception, once the time has passed.
+        timeout_s: seconds; None means no timeout.
+        error: creates the exception after the timeout.
 
     Raises:
-        Exception: what `error` returns. A TimeoutError of the body passes unchanged.
+        Exception: the one that `error` returns. A TimeoutError of the body propagates unchanged.
     """
     limit = asyncio.timeout(timeout_s)
     try:
@@ -36,7 +36,7 @@ async def bounded_wait(timeout_s: float | None, error: Callable[[], Exception]) 
 
 
 async def ends_within(timeout_s: float | None, awaitable: Awaitable[object]) -> bool:
-    """Wait for something, at most `timeout_s` seconds (None: for ever); False if it was cancelled for taking longer."""
+    """Await with a timeout in seconds (None: no timeout). Return False if the timeout cancelled the awaitable."""
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
@@ -49,7 +49,7 @@ async def ends_within(timeout_s: float | None, awaitable: Awaitable[object]) -> 
 
 
 async def cancel_reliably(call: Coroutine[Any, Any, _R]) -> _R:
-    """Await a library's call that may lose a cancellation, and end soon after being cancelled all the same.
+    """Await a library call that may lose a cancellation, and still return promptly when cancelled.
 
     In Python 3.11 `asyncio.wait_for`, through which redis-py sends, returns its result when result and cancellation
     arrive together; redis-py then waits for a reply up to its own timeout, whatever deadline has passed.

@@ -1,4 +1,4 @@
-"""`avesformer bench`: one run, one machine, ratios first."""
+"""`avesformer bench`: measure this machine and print the figures, ratios first."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from service.cli.settings import complain, load_settings
 PARTS = ("model", "decode", "rle", "batcher", "service", "redis")
 _EXAMPLE = Path(__file__).parents[2] / "tests" / "assets" / "example.mp4"
 _PEER_VARIANT = "r50"
+# Length of the progress bar: about the number of steps of a complete run.
 _STEPS = 21
-"""About as many steps as a whole run has: the bar's length."""
 
 
 def bench(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    only: Annotated[str, typer.Option(help=f"Parts to measure, by commas, of {', '.join(PARTS)}.")] = ",".join(PARTS),
-    clip: Annotated[list[Path] | None, typer.Option(help="Clips to measure on instead of our own.")] = None,
+    only: Annotated[str, typer.Option(help=f"Comma-separated parts: {', '.join(PARTS)}.")] = ",".join(PARTS),
+    clip: Annotated[list[Path] | None, typer.Option(help="Clips to measure instead of the built-in ones.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Spent on each figure, about.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Approximate seconds per figure.")] = 5.0,
 ) -> None:
-    """Measure model, decoding, run lengths, batcher, the whole service and its workers on this machine."""
+    """Measure the model, decoding, mask encoding, batcher, service and workers on this machine."""
     chosen = [part.strip() for part in only.split(",") if part.strip()]
     unknown = [part for part in chosen if part not in PARTS]
     if unknown or not chosen:
-        complain(f"--only: {unknown[0] if unknown else only!r} is none of {', '.join(PARTS)}")
+        complain(f"--only: {unknown[0] if unknown else only!r} is not one of {', '.join(PARTS)}")
         raise typer.Exit(2)
     settings = load_settings(checkpoint=checkpoint, device=device)
     console = Console(stderr=True)
@@ -61,7 +61,7 @@ def bench(
             ValueError,
             OSError,
             RuntimeError,
-        ) as error:  # no checkpoint, no device, no file: the message says which
+        ) as error:  # no such checkpoint, device or file; the message names it
             complain(str(error))
             raise typer.Exit(1) from None
         progress.update(bar, completed=_STEPS)
@@ -111,7 +111,7 @@ def _measure_model(plan: BenchPlan, on_step: OnStep) -> Figures:
         threads=plan.settings.torch_threads or default_threads(),
         seconds=plan.seconds,
     )
-    # Our reconstruction at the paper's frame size, as its peers are measured: one frame, one thread, random weights.
+    # Our reconstruction at the paper's frame size, measured like the peers: one frame, one thread, random weights.
     peer = measure_variant_speed(
         _PEER_VARIANT, device=plan.settings.device, batches=(1,), threads=1, seconds=plan.seconds
     )
@@ -124,7 +124,7 @@ def _measure_model(plan: BenchPlan, on_step: OnStep) -> Figures:
 
 
 def _clips(given: list[Path] | None, folder: Path) -> dict[str, Path]:
-    """Files by name: the user's, or the example and a 720p clip made here."""
+    """Return clips by name: the given ones, or the example clip and a generated 720p clip."""
     if given:
         return {path.stem: path for path in given}
     own = {"example": _EXAMPLE} if _EXAMPLE.exists() else {}
@@ -132,7 +132,7 @@ def _clips(given: list[Path] | None, folder: Path) -> dict[str, Path]:
 
 
 def _make_clip(path: Path, *, width: int, height: int, seconds: int) -> Path:
-    """A clip with drifting texture, so that it costs what a camera's picture costs, and a rising tone."""
+    """Write a clip with a rising tone and a drifting texture, which costs as much to decode as camera pictures."""
     import numpy as np
 
     from model.data.mp4 import WAVEFORM_RATE_HZ, write_mp4

@@ -1,4 +1,4 @@
-"""Runs a front that has been built: listen, load the model, drain."""
+"""Run a front: listen, load the model, drain."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Awaitable
 from service.wiring.front import Front
 from service.wiring.policies import service_version
 
-# Time in seconds for requests that the drain has ended to send `draining` and to release what they use.
+# Seconds for requests that were ended by the drain to send `draining` and to release their resources.
 _STOPPING_S = 5.0
 
 
 class ListenError(Exception):
-    """A port cannot be used; the message is for the person who starts the service."""
+    """A port cannot be used. The message is shown to the user."""
 
 
 async def listen(front: Front) -> tuple[int, int]:
-    """Listen on the HTTP and the gRPC port, which are returned; raises ListenError."""
+    """Listen on the HTTP and gRPC ports and return their numbers. Raises ListenError."""
     settings = front.settings
     http_port = await _listening(front.http.start(), settings.host, settings.port, option="--port")
     grpc_port = await _listening(front.grpc.start(), settings.host, settings.grpc_port, option="--grpc-port")
@@ -25,7 +25,7 @@ async def listen(front: Front) -> tuple[int, int]:
 
 
 async def warm_up(front: Front) -> None:
-    """Load the model, then start to work on jobs; raises what loading raises."""
+    """Load the model, then start the job runner. Raises any error of loading."""
     core = front.core
     await core.segmenter.start()
     model = await core.segmenter.describe()
@@ -34,9 +34,9 @@ async def warm_up(front: Front) -> None:
 
 
 async def drain(front: Front, hurrying: asyncio.Event) -> None:
-    """Refuse new work and let running work end until the drain's limit or `hurrying`; the rest ends as `draining`.
+    """Refuse new work and let running requests finish until the drain limit or until `hurrying` is set.
 
-    Jobs are requeued at once, for another front or for this one after its restart.
+    Remaining requests fail as `draining`. Jobs are requeued at once, for another front or for the next start.
     """
     admission = front.core.admission
     await front.jobs.aclose()

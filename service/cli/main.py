@@ -1,4 +1,4 @@
-"""The `avesformer` command. Everything heavy is imported by the command that needs it, so `--help` starts at once."""
+"""The `avesformer` command. Each command imports its own heavy modules, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.cli.settings import complain, load_settings
 
 app = typer.Typer(
     name="avesformer",
-    help="Which pixels of a video make the sound: serve it, run it, train it.",
+    help="Find the pixels of a video that make the sound: serve, run and train the model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,17 +23,17 @@ app = typer.Typer(
     context_settings={"max_content_width": 120},
 )
 
+# Commands in other modules: import path and help text.
 _FORWARDED: dict[str, tuple[str, str]] = {
-    "segment": ("service.cli.segment:segment", "Segment clips here or by a running service; JSON and overlay video."),
-    "bench": ("service.cli.bench:bench", "Measure model, decoding, encoding and service; ratios first."),
-    "synthesize": ("model.cli.main:app", "Write synthetic clips with their truth, or audit the synthetic world."),
+    "segment": ("service.cli.segment:segment", "Segment clips to JSON and video, here or with a running service."),
+    "bench": ("service.cli.bench:bench", "Measure model, decoding, encoding and service."),
+    "synthesize": ("model.cli.main:app", "Write synthetic clips with ground truth, or audit the synthetic world."),
     "train": ("model.cli.main:app", "Train a recipe (`train --list`)."),
     "evaluate": ("model.cli.main:app", "Evaluate a checkpoint."),
     "data": ("model.cli.main:app", "Verify or convert data sets."),
     "export": ("model.cli.main:app", "Export a checkpoint to ONNX or torch."),
     "ablate": ("model.cli.main:app", "Train `tiny` with one part changed at a time."),
 }
-"""Commands that live elsewhere: where, and their line in the help."""
 
 Host = Annotated[str | None, typer.Option(help="Address to bind (AVES_HOST, 127.0.0.1).")]
 Port = Annotated[int | None, typer.Option(help="HTTP port (AVES_PORT, 8000).")]
@@ -58,7 +58,7 @@ def serve(
     settings = load_settings(
         host=host, port=port, grpc_port=grpc_port, checkpoint=checkpoint, device=device, redis_url=redis
     )
-    pause_collection()  # before the imports: they make hundreds of thousands of objects that stay
+    pause_collection()  # before the imports, which create hundreds of thousands of permanent objects
     from service.cli.serve import run_front
 
     raise typer.Exit(run_front(settings))
@@ -72,7 +72,7 @@ def worker(
     host: Host = None,
     port: Annotated[int | None, typer.Option(help="Ops port: livez, readyz, metrics (AVES_WORKER_PORT, 8001).")] = None,
 ) -> None:
-    """Segment chunks from Redis for any number of fronts."""
+    """Start a worker: segment chunks that fronts send through Redis."""
     settings = load_settings(redis_url=redis, checkpoint=checkpoint, device=device, host=host, worker_port=port)
     if settings.redis_url is None:
         complain("a worker needs --redis URL (or AVES_REDIS_URL)")
@@ -87,7 +87,7 @@ def worker(
 def check_config(
     example: Annotated[bool, typer.Option("--example", help="Print the defaults as .env.example instead.")] = False,
 ) -> None:
-    """Show the effective settings, secrets masked; exit 2 names the field at fault."""
+    """Show the effective settings with secrets masked. Exits with 2 and names the field if a setting is invalid."""
     if example:
         print(example_environment(), end="")
         return
@@ -102,7 +102,7 @@ def check_config(
 
 
 def example_environment() -> str:
-    """The text of `.env.example`: every setting with its meaning, unit and default (empty: none)."""
+    """Return the text of `.env.example`: every setting with its meaning, unit and default (empty: none)."""
     from service.settings import Settings
 
     lines = ["# Settings of the service; the environment wins over this file's values. Made by:"]
@@ -116,7 +116,7 @@ def example_environment() -> str:
 
 
 def _forward(name: str, target: str, summary: str) -> None:
-    """Add a command that hands its arguments to another module, which is imported only then."""
+    """Add a command that passes its arguments to another module, which is imported when the command runs."""
     context_settings = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
 
     def command(context: typer.Context) -> None:
@@ -145,7 +145,7 @@ def _import(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
 
 
 def _complain_of_missing(error: ModuleNotFoundError, command: str) -> None:
-    """The client alone is installed without the rest; raises `error` again where the missing module is our own."""
+    """Print which package to install (the client can be installed alone). Re-raise `error` for a module of our own."""
     package = (error.name or "").partition(".")[0]
     if package in ("service", "model"):
         raise error

@@ -1,4 +1,4 @@
-"""Flags of the command line for the options that the domain declares."""
+"""Command-line flags for the request options declared in `service.domain`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from service.domain.option_table import Flag, Option
 def with_option_flags(options: Iterable[Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a typer command one flag per option.
 
-    The command takes a keyword argument `fields`, a dict of option names to texts with the flags that were given;
-    `parse_options` reads them, so that the command line and the service accept the same values.
+    The command receives the given flags as a keyword argument `fields`, a dict of option names to texts. Parse it with
+    `parse_options`, so that the command line and the service accept the same values.
     """
     declared = tuple(options)
 

@@ -1,4 +1,4 @@
-"""`avesformer segment`: masks of clips as JSON and as an overlay video, in this process or by a running service."""
+"""`avesformer segment`: write masks of clips as JSON and overlay video, computed here or by a running service."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from service.wiring.core import Core
 
 _READ_BYTES = 1024**2
+# No limit in bytes: the limits on uploads protect other users, and here the user processes their own file.
 _NO_BOUND = 1 << 62
-"""A file of the user's own, on the user's own disk: the limits on uploads protect others."""
 OnEvent = Callable[[AnswerEvent], None]
 
 
 class Answerer(Protocol):
-    """What turns a clip into an answer: this process, or a client of a service."""
+    """Computes the answer of a clip: in this process, or through a client of a service."""
 
     async def answer(self, clip: Path, options: SegmentOptions, on_event: OnEvent) -> Answer:
-        """The whole answer; `on_event` sees its parts as they come."""
+        """Return the complete answer. `on_event` is called with each part when it is ready."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Targets:
-    """Where the results of one clip go; None where they do not."""
+    """Output files of one clip; None for a result that is not written."""
 
     json: Path | None
     overlay: Path | None
@@ -59,23 +59,23 @@ def segment(
     clips: Annotated[list[Path], typer.Argument(help="MP4 or MOV files.", metavar="CLIP")],
     output: Annotated[Path | None, typer.Option(help="JSON file (a folder for several clips); - is stdout.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Overlay mp4 (a folder for several clips).")] = None,
-    url: Annotated[str | None, typer.Option(help="Ask this service (http, https, grpc, grpcs).")] = None,
+    url: Annotated[str | None, typer.Option(help="URL of a running service (http, https, grpc, grpcs).")] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="AVES_API_KEY", help="Key for --url; better in the environment.")
+        str | None, typer.Option(envvar="AVES_API_KEY", help="API key for --url; prefer the environment variable.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     *,
     fields: dict[str, str],
 ) -> None:
-    """Segment what sounds in CLIPs. Without --url everything runs in this process; the JSON is the service's answer."""
+    """Segment the sounding objects of CLIPs. Without --url the model runs in this process; the output is the same."""
     try:
         options = parse_options(fields)
         targets = _plan_targets(clips, output, overlay)
     except ServiceError as error:
         complain(error.detail)
         raise typer.Exit(2) from None
-    logging.getLogger().addHandler(logging.NullHandler())  # one clear line on stderr is ours, not the log's
+    logging.getLogger().addHandler(logging.NullHandler())  # errors are printed as one line instead of log records
     answering = _remote(url, api_key) if url is not None else _local(checkpoint, device)
     raise typer.Exit(asyncio.run(_segment_all(answering, targets, options)))
 
@@ -94,7 +94,7 @@ async def _segment_all(
     except ServiceError as error:
         complain(error.detail)
         return 2 if error.kind is Kind.INVALID_REQUEST else 1
-    except (OSError, ValueError) as error:  # a checkpoint or device that cannot be used; the message says why
+    except (OSError, ValueError) as error:  # unusable checkpoint or device; the message says why
         complain(str(error))
         return 1
     return 1 if num_failed else 0
@@ -103,7 +103,7 @@ async def _segment_all(
 async def _segment_one(
     answerer: Answerer, clip: Path, target: _Targets, options: SegmentOptions, progress: Progress
 ) -> bool:
-    """One clip to its files; False after one line on stderr where it failed."""
+    """Segment one clip and write its files. On failure print one line to stderr and return False."""
     bar = progress.add_task(clip.name, total=None)
     try:
         answer = await answerer.answer(clip, options, lambda event: _show(event, progress, bar))
@@ -124,7 +124,7 @@ async def _segment_one(
 
 
 class _LocalAnswerer:
-    """The service's own pipeline in this process."""
+    """Runs the pipeline of the service in this process."""
 
     def __init__(self, core: Core, spool: Spool) -> None:
         from service.core.answer_events import AnsweringWithEvents
@@ -156,7 +156,7 @@ class _LocalAnswerer:
 
 
 class _RemoteAnswerer:
-    """A client of a running service; see `service.client`."""
+    """Calls a running service through `service.client`."""
 
     def __init__(self, client: AsyncRestClient | AsyncGrpcClient) -> None:
         self._client = client
@@ -190,7 +190,7 @@ def _read_blocks(clip: Path) -> Iterator[bytes]:
 
 
 def _plan_targets(clips: list[Path], output: Path | None, overlay: Path | None) -> dict[Path, _Targets]:
-    """Where the results go; raises `bad_option` where two would go to one place, or a result onto its clip."""
+    """Return the output files by clip. Raises `bad_option` if results would overwrite each other or their clip."""
     if len(clips) == 1:
         targets = {clips[0]: _Targets(output or (None if overlay else Path("-")), overlay)}
     else:
@@ -217,7 +217,7 @@ def _inside(folder: Path | None, name: str) -> Path | None:
 
 
 def _write_json(answer: Answer, path: Path) -> None:
-    """The answer as the service would send it, frame by frame; `-` is stdout, a line for each clip."""
+    """Write the answer as the service would send it. `-` is stdout, with one line per clip."""
     if str(path) == "-":
         for part in _json_parts(answer):
             sys.stdout.buffer.write(part)
@@ -264,7 +264,7 @@ def _show(event: AnswerEvent, progress: Progress, bar: TaskID) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """Bars on stderr; nothing where that is not a terminal."""
+    """Progress bars on stderr; none if stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -1,4 +1,4 @@
-"""`avesformer serve`: the event loop, the signals, and what a person reads at the start and the end."""
+"""`avesformer serve`: event loop, signals and messages on the terminal."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from service.wiring.front import Front, build_front
 from service.wiring.policies import MakePredictor
 
 _logger = logging.getLogger("avesformer.serve")
-# Where a person on this machine reaches a listener on every address.
+# Address to show to the user for a server that listens on all addresses.
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
 class StartError(Exception):
-    """The service could not start; the message is for the person who started it."""
+    """The service could not start. The message is shown to the user."""
 
 
 def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code (0 after a drain, 1 if it could not start or go on)."""
+    """Serve until SIGTERM or SIGINT. Return 0 after a drain, 1 if the service could not start or failed."""
     configure_logging(settings.log_level)
     pause_collection()
     ensure_descriptors(settings)
@@ -52,7 +52,7 @@ async def _serve(settings: Settings, make_predictor: MakePredictor | None) -> in
             warming = await _listen(front)
             try:
                 await _until_stopped(warming, stopping)
-                print("avesformer: draining, no new work is taken", file=sys.stderr)
+                print("avesformer: draining, new requests are refused", file=sys.stderr)
                 await drain(front, hurrying)
                 _logger.info("drained")
             finally:
@@ -69,7 +69,7 @@ async def _listen(front: Front) -> asyncio.Task[None]:
     warming = asyncio.create_task(warm_up(front), name="warm-up")
     scheme = "http" if settings.tls_cert is None else "https"
     host = _ANY_ADDRESS.get(settings.host, f"[{settings.host}]" if ":" in settings.host else settings.host)
-    note = "on every address; " if settings.host in _ANY_ADDRESS else ""
+    note = "on all addresses; " if settings.host in _ANY_ADDRESS else ""
     warming.add_done_callback(
         lambda done: _on_warm(done, f"{scheme}://{host}:{port}", f"{host}:{grpc_port}", note=note)
     )
@@ -79,12 +79,12 @@ async def _listen(front: Front) -> asyncio.Task[None]:
 def _on_warm(warming: asyncio.Task[None], url: str, grpc_address: str, *, note: str) -> None:
     if not warming.cancelled() and warming.exception() is None:
         freeze_started_objects()
-        more = f"({note}docs: {url}/docs, gRPC: {grpc_address}; Ctrl-C ends it)"
+        more = f"({note}docs: {url}/docs, gRPC: {grpc_address}; Ctrl-C stops)"
         print(f"avesformer is ready: {url}  {more}", file=sys.stderr)
 
 
 async def _until_stopped(warming: asyncio.Task[None], stopping: asyncio.Event) -> None:
-    """Wait for a signal; raises StartError if the model cannot be loaded (one clear line, then the process ends)."""
+    """Wait for a signal. Raises StartError if the model cannot be loaded."""
     waiting = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({waiting, warming}, return_when=asyncio.FIRST_COMPLETED)

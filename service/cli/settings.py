@@ -1,4 +1,4 @@
-"""What the commands share: settings from the environment and options, and one clear line on stderr."""
+"""Helpers of all commands: load settings from environment and options, print an error line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment and the command line; ends the process with 2 where one is wrong."""
-    # Imported here because pydantic takes longer than all the rest of `avesformer --help`.
+    """Load settings from the environment and the command line. Exits with code 2 if one is invalid."""
+    # Imported here because importing pydantic takes longer than the rest of `avesformer --help`.
     from pydantic import ValidationError
 
     from service.settings import Settings as LoadedSettings
@@ -30,5 +30,5 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def complain(line: str) -> None:
-    """One line for the person at the terminal."""
+    """Print one error line to stderr."""
     print(f"avesformer: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`avesformer worker`: the event loop and the signals of a worker process."""
+"""`avesformer worker`: event loop and signals of a worker process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _logger = logging.getLogger("avesformer.worker")
 
 
 def run_worker(settings: Settings, *, make_predictor: MakePredictor | None = None) -> int:
-    """Work until SIGTERM or SIGINT; 0 after a drain, 1 if it could not start or its device died."""
+    """Run until SIGTERM or SIGINT. Return 0 after a drain, 1 if the worker could not start or its device died."""
     configure_logging(settings.log_level)
     pause_collection()
     try:
@@ -35,12 +35,12 @@ async def _work(settings: Settings, make_predictor: MakePredictor | None) -> int
         loop.add_signal_handler(number, stopping.set)
     async with build_worker(settings, make_predictor=make_predictor) as built:
         port = await built.http.start()
-        _complain(f"worker listens on http://{settings.host}:{port} (livez, readyz, metrics); Ctrl-C ends it")
+        _complain(f"worker listens on http://{settings.host}:{port} (livez, readyz, metrics); Ctrl-C stops")
         return await _run(built.worker, stopping, port)
 
 
 async def _run(worker: Worker, stopping: asyncio.Event, port: int) -> int:
-    """Run the worker beside the wait for a signal: one that comes while the model loads ends it at once."""
+    """Run the worker until a signal. A signal that arrives while the model loads ends the process at once."""
     running = asyncio.create_task(worker.run(stopping, name=worker_name(port), on_warm=freeze_started_objects))
     waiting = asyncio.create_task(stopping.wait())
     try:
@@ -51,12 +51,12 @@ async def _run(worker: Worker, stopping: asyncio.Event, port: int) -> int:
         is_healthy = await running
     except Exception as error:
         _logger.exception("worker failed")
-        _complain(f"the worker could not go on: {error}")
+        _complain(f"the worker failed: {error}")
         return 1
     finally:
         waiting.cancel()
     if not is_healthy:
-        _complain("the compute device does not answer any more; start the worker anew")
+        _complain("the compute device stopped answering; restart the worker")
     return 0 if is_healthy else 1
 
 

@@ -1,1 +1,1 @@
-"""What builds objects: settings become a wired front or worker."""
+"""Build the objects of a front or worker process from the settings."""

@@ -1,4 +1,4 @@
-"""Builds what every transport uses: decoders, the segmenter, admission, the pipeline; and connections to Redis."""
+"""Build the components that all transports share: decoders, segmenter, admission, pipeline, Redis connections."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from service.wiring.policies import (
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """What every transport stands on."""
+    """Components that all transports share."""
 
     metrics: Metrics
     traces: Traces
@@ -48,11 +48,11 @@ class Core:
 
 @asynccontextmanager
 async def build_core(settings: Settings, *, make_predictor: MakePredictor | None = None) -> AsyncIterator[Core]:
-    """The core with its decoders running and the segmenter not yet started.
+    """Build the core, with running decoders and a segmenter that is not started yet.
 
     Args:
         settings: effective settings.
-        make_predictor: loads the model on the device thread; None takes the checkpoint that the settings name.
+        make_predictor: loads the model on the device thread; None loads the checkpoint named in the settings.
     """
     clock = time.monotonic
     metrics = Metrics()
@@ -109,7 +109,7 @@ def _build_segmenter(
     clock: Clock,
     traces: Traces,
 ) -> Segmenter:
-    """This process's device, or workers across Redis where one is named."""
+    """Return a segmenter on the local device, or one that sends chunks to workers if a Redis URL is set."""
     if settings.redis_url is None:
         return LocalSegmenter(
             make_predictor or predictor_maker(settings),
@@ -124,9 +124,9 @@ def _build_segmenter(
 
 
 def build_traces(settings: Settings, stack: AsyncExitStack, *, service: str, clock: Clock) -> Traces:
-    """Where spans go, closed with the stack; the OpenTelemetry SDK is imported only where a collector is named.
+    """Return the span recorder, closed with the stack. The OpenTelemetry SDK is imported only if a collector is set.
 
-    It has a thread of its own, so a front asks for it when its decoders have been started.
+    The SDK starts a thread, so a front calls this after its decoders have been forked.
     """
     if settings.otlp_endpoint is None:
         return NO_TRACES
@@ -138,8 +138,8 @@ def build_traces(settings: Settings, stack: AsyncExitStack, *, service: str, clo
 
 
 def redis_links(settings: Settings, stack: AsyncExitStack) -> tuple[RedisLink, RedisLink]:
-    """The Redis of jobs and keys and that of chunks, closed with the stack; nothing is connected yet."""
-    assert settings.redis_url is not None, "asked only where Redis is used"
+    """Return links to the Redis of jobs and to that of chunk data, closed with the stack. Does not connect yet."""
+    assert settings.redis_url is not None, "called without a Redis URL"
     urls = (settings.redis_url, settings.redis_data_url or settings.redis_url)
     jobs, data = (RedisLink(url.get_secret_value(), clock=time.monotonic) for url in urls)
     stack.push_async_callback(jobs.aclose)

@@ -1,4 +1,4 @@
-"""Check at start that the process may open as many files as its bounds allow."""
+"""Check at start that the limit of open files covers the configured limits on requests and connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Answer on disk, shared answer and remembered answer of one request, and an upload (two descriptors) or a document.
+# Files of one request: spooled answer, shared answer, answer stored for its idempotency key, and either the upload
+# (two descriptors) or a document.
 _PER_REQUEST = 5
 # Pipe and process descriptors of one decoder child.
 _PER_DECODER = 6
@@ -18,18 +19,18 @@ _BASE = 256
 
 
 def needed_descriptors(settings: Settings) -> int:
-    """Return the number of descriptors that the process needs when all its bounds are reached."""
+    """Return the number of descriptors that the process needs when all configured limits are reached."""
     ports = 2 * settings.max_connections
     requests = _PER_REQUEST * (settings.max_open_requests + settings.max_live_streams)
     return ports + requests + _PER_DECODER * settings.num_decoders + _BASE
 
 
 def ensure_descriptors(settings: Settings) -> bool:
-    """Raise the soft limit of open files to what is needed, as far as the hard limit allows.
+    """Raise the soft limit of open files to the number needed, as far as the hard limit allows.
 
     Returns:
-        Whether it is enough. If not, one warning says what to set; at the limit the service accepts no new connections
-        for moments and answers 503.
+        Whether the limit is sufficient. If not, one warning is logged. A service that reaches the limit briefly
+        accepts no new connections and answers 503.
     """
     needed = needed_descriptors(settings)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

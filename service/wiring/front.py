@@ -1,7 +1,7 @@
-"""The only builder of objects: settings become a wired front, closed in reverse order.
+"""Build a front process from the settings. Components are closed in reverse order.
 
-Order matters at the start (the decoders' zygote is spawned before anything has threads or a device) and at the end
-(listeners close before the device, the device before the decoders).
+The decoders' zygote is spawned first, before the process has threads or a device. At the end the listeners close
+before the device, and the device before the decoders.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from service.wiring.version import describe_version
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A wired front process: its parts and its servers, which do not listen yet. `service.cli.front` runs it."""
+    """Components and servers of a front process. The servers do not listen yet; `service.cli.front` runs them."""
 
     settings: Settings
     core: Core
@@ -49,7 +49,12 @@ class Front:
 
 @asynccontextmanager
 async def build_front(settings: Settings, *, make_predictor: MakePredictor | None = None) -> AsyncIterator[Front]:
-    """A front whose servers are built and do not listen yet; the model is not loaded."""
+    """Build a front. Its servers do not listen and the model is not loaded yet.
+
+    Args:
+        settings: effective settings.
+        make_predictor: loads the model on the device thread; None loads the checkpoint named in the settings.
+    """
     async with AsyncExitStack() as stack:
         core = await stack.enter_async_context(build_core(settings, make_predictor=make_predictor))
         keys = ApiKeys(settings.api_keys_file)
@@ -89,7 +94,7 @@ def _probes(core: Core) -> Probes:
         if core.spool.failure() is not None:
             return ServiceError("backend_down", "Uploads cannot be stored: the spool is full or not writable.")
         if not core.decoders.is_healthy():
-            return ServiceError("backend_down", "The decoders are being started again.")
+            return ServiceError("backend_down", "The decoders are restarting.")
         if not core.segmenter.is_healthy():
             return ServiceError("backend_down", "The compute device does not answer.")
         if not core.segmenter.is_ready():

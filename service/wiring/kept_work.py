@@ -1,4 +1,4 @@
-"""Builds what stands before and beside the pipeline: result cache, idempotency keys, jobs."""
+"""Build the result cache, the idempotency keys and the jobs around the pipeline."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ from service.wiring.core import Core
 
 logger = logging.getLogger(__name__)
 
+# Most queued jobs; further ones are refused as `queue_full`.
 _MAX_WAITING_JOBS = 1000
+# One answer may take at most 1 / this of the cache.
 _MAX_ENTRY_SHARE = 8
-"""No single answer takes more than this part of the cache."""
+# Age in seconds after which blobs without a job are deleted; longer than any job waits or runs.
 _ORPHANS_KEPT_S = 30 * 86_400.0
-"""Longer than any job waits or runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptWork:
-    """What stands before and beside the pipeline; requests with an idempotency key go to `idempotent_answering`."""
+    """Result cache, idempotency keys and jobs. Requests with an idempotency key go to `idempotent_answering`."""
 
     answering: Answering
     idempotent_answering: Answering
@@ -58,16 +59,16 @@ def build_kept_work(
     *,
     caller_of: Callable[[str], Caller],
 ) -> KeptWork:
-    """Return result cache, idempotency keys and jobs; the job runner is not started, and is closed with the stack.
+    """Build the result cache, the idempotency keys and the jobs. The job runner is not started.
 
     Args:
         settings: effective settings.
-        core: what is there already.
-        links: the two roles of Redis where it is used.
-        stack: closes what is built.
+        core: the shared components.
+        links: Redis of jobs and Redis of chunk data; None without Redis.
+        stack: closes the components.
         caller_of: returns the caller with a key id.
     """
-    # With Redis and a store of blobs nothing is kept in the state folder, which may then be read-only.
+    # With Redis and a blob store nothing is written to the state folder, which may then be read-only.
     folder = None if links is not None and settings.blob_url else _state_folder(settings, stack)
     blobs = Blobs(settings.blob_url or _known(folder) / "blobs", max_bytes=settings.state_bytes)
     store, keys, cache = _stores(settings, links, folder)
@@ -130,14 +131,14 @@ def _cached(settings: Settings, core: Core, cache: ResultCache) -> Answering:
 
 
 def _known(folder: Path | None) -> Path:
-    assert folder is not None, "without Redis or a store of blobs there is a state folder"
+    assert folder is not None, "a state folder is required without Redis or a blob store"
     return folder
 
 
 def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
-    """Where jobs and blobs are: by port, since two processes share neither; a passing folder where there is no other.
+    """Return the folder of jobs and blobs: one per port, because processes share neither; else a temporary folder.
 
-    Fronts that share a Redis share the blobs too, so these need a common AVES_BLOB_URL or AVES_STATE_DIR.
+    Fronts that share a Redis share the blobs too, so they need a common AVES_BLOB_URL or AVES_STATE_DIR.
     """
     wanted = settings.state_dir or Path.home() / ".local" / "state" / "avesformer"
     if settings.redis_url is None and settings.port:
@@ -148,7 +149,7 @@ def _state_folder(settings: Settings, stack: AsyncExitStack) -> Path:
             return wanted
         except OSError as error:
             logger.warning(
-                "the state folder cannot be made; jobs end with this process",
+                "the state folder cannot be created; jobs will not survive this process",
                 extra={"folder": str(wanted), "reason": error.strerror},
             )
     passing = Path(tempfile.mkdtemp(prefix="avesformer-state-"))

@@ -1,4 +1,4 @@
-"""Settings become the small frozen policies that components take; only service.wiring calls this."""
+"""Derive the policies of the components from the settings. Only `service.wiring` imports this module."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from service.rpc.server import GrpcPolicy, TlsPair
 from service.rpc.servicer import ServicerPolicy
 from service.settings import Settings
 
+# Most encoder threads. Encoding a sample's masks takes about a tenth of its prediction time; more threads would only
+# compete with the decoders.
 _MAX_ENCODERS = 4
-"""Masks of a sample take about a tenth of its prediction; more threads only compete with the decoders."""
 MakePredictor = Callable[[], Predictor]
 
 
 def service_version() -> str:
-    """The installed distribution's version."""
+    """Return the version of the installed distribution."""
     try:
         return version("avesformer-service")
     except PackageNotFoundError:
@@ -36,7 +37,7 @@ def service_version() -> str:
 
 
 def predictor_maker(settings: Settings) -> MakePredictor:
-    """What loads the checkpoint on the device thread; torch is imported there and then."""
+    """Return the function that loads the checkpoint. Torch is imported when the function is called."""
 
     def make() -> Predictor:
         from service.predictors.torch import load_predictor
@@ -49,12 +50,12 @@ def predictor_maker(settings: Settings) -> MakePredictor:
 
 
 def has_gpu(device: str) -> bool:
-    """Whether the device will be a GPU, told without importing torch: by its driver's file."""
+    """Return whether the device is a GPU. Looks for the driver's device file, so torch is not imported."""
     return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())
 
 
 def batch_policy(settings: Settings) -> BatchPolicy:
-    """The micro-batcher's policy."""
+    """Return the policy of the micro-batcher."""
     return BatchPolicy(
         max_batch=settings.max_batch or (64 if has_gpu(settings.device) else 16),
         window_s=settings.batch_window_s,
@@ -64,7 +65,7 @@ def batch_policy(settings: Settings) -> BatchPolicy:
 
 
 def media_policy(settings: Settings) -> MediaPolicy:
-    """The decoders' limits."""
+    """Return the limits of the decoders."""
     return MediaPolicy(
         max_clip_s=settings.max_clip_s,
         max_pixels=settings.max_pixels,
@@ -74,7 +75,7 @@ def media_policy(settings: Settings) -> MediaPolicy:
 
 
 def pipeline_policy(settings: Settings) -> PipelinePolicy:
-    """The pipeline's bounds."""
+    """Return the limits of the pipeline."""
     return PipelinePolicy(
         max_queued_bytes=settings.max_queued_bytes,
         max_growing=2 * settings.num_decoders,
@@ -83,7 +84,7 @@ def pipeline_policy(settings: Settings) -> PipelinePolicy:
 
 
 def admission_policy(settings: Settings) -> AdmissionPolicy:
-    """Bounds of requests and live streams."""
+    """Return the limits on requests and live streams."""
     return AdmissionPolicy(
         max_requests=settings.max_concurrent_requests,
         max_live_streams=settings.max_live_streams,
@@ -93,7 +94,7 @@ def admission_policy(settings: Settings) -> AdmissionPolicy:
 
 
 def server_policy(settings: Settings) -> ServerPolicy:
-    """Where HTTP listens."""
+    """Return the addresses and limits of the HTTP server."""
     return ServerPolicy(
         host=settings.host,
         port=settings.port,
@@ -104,13 +105,13 @@ def server_policy(settings: Settings) -> ServerPolicy:
 
 
 def edge_policy(settings: Settings) -> EdgePolicy:
-    """Proxies and origins of other sites."""
+    """Return the trusted proxies and the allowed CORS origins."""
     origins = tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip())
     return EdgePolicy(proxy_policy(settings.root_path, settings.trusted_proxies.split(",")), origins)
 
 
 def grpc_policy(settings: Settings) -> GrpcPolicy:
-    """Where gRPC listens; raises OSError where the TLS files cannot be read."""
+    """Return the address and TLS files of the gRPC server. Raises OSError if a TLS file cannot be read."""
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = TlsPair(certificate=settings.tls_cert.read_bytes(), key=settings.tls_key.read_bytes())
@@ -129,7 +130,7 @@ def grpc_policy(settings: Settings) -> GrpcPolicy:
 
 
 def rest_policy(settings: Settings) -> RestPolicy:
-    """Limits of the HTTP side."""
+    """Return the limits of the HTTP routes."""
     return RestPolicy(
         max_upload_bytes=settings.max_upload_bytes,
         max_answer_bytes=settings.max_answer_bytes,

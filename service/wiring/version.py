@@ -1,4 +1,4 @@
-"""What /version tells of this installation and its model."""
+"""Contents of `/version`: the installed versions and the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.wiring.policies import service_version
 
 
 async def describe_version(segmenter: Segmenter) -> Mapping[str, object]:
-    """Return the versions, and the model once there is one."""
+    """Return the versions, and the model once it is loaded."""
     model = None
     if segmenter.is_ready():
         info = await segmenter.describe()

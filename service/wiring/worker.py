@@ -1,4 +1,4 @@
-"""Builds the worker process: the same segmenter as a front without Redis, fed by the queue, with its own ops port."""
+"""Build a worker process: the local segmenter, fed by chunks from Redis, and an HTTP port for probes and metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.worker.worker import Worker, WorkerPolicy
 
 @dataclass(frozen=True, slots=True)
 class BuiltWorker:
-    """A worker and its ops port, neither started."""
+    """A worker and its ops server. Neither is started."""
 
     worker: Worker
     http: HttpServer
@@ -35,11 +35,11 @@ class BuiltWorker:
 async def build_worker(
     settings: Settings, *, make_predictor: MakePredictor | None = None
 ) -> AsyncIterator[BuiltWorker]:
-    """A worker that is built and neither listens nor works yet.
+    """Build a worker. It neither listens nor takes chunks yet.
 
     Args:
         settings: effective settings, with `redis_url`.
-        make_predictor: loads the model on the device thread; None takes the checkpoint that the settings name.
+        make_predictor: loads the model on the device thread; None loads the checkpoint named in the settings.
     """
     metrics, clock = Metrics(), time.monotonic
     async with AsyncExitStack() as stack:
@@ -75,5 +75,5 @@ async def build_worker(
 
 
 def worker_name(port: int) -> str:
-    """Host and ops port: the same after a restart, so that a worker's next life takes its chunks over at once."""
+    """Return host and ops port. The name survives a restart, so a restarted worker claims its old chunks at once."""
     return f"{socket.gethostname()}:{port}"

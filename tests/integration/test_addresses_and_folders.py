@@ -40,7 +40,7 @@ def test_every_address_answers_and_the_ready_line_says_so(host: str) -> None:
         answers = {"127.0.0.1": 200} | ({"[::1]": 200} if host == "::" else {})
         for address, status in answers.items():
             assert httpx.get(f"http://{address}:{port}/readyz", timeout=GUARD_S).status_code == status
-        assert any("on every address" in line for line in process.lines)
+        assert any("on all addresses" in line for line in process.lines)
 
 
 def test_a_single_ipv6_address_stays_single() -> None:
