@@ -251,6 +251,7 @@ def _write_overlay(clip: Path, path: Path, answer: Answer, progress: Progress) -
         clip,
         path,
         frames=answer.frames,
+        audio_track=answer.clip.audio.track if answer.clip.audio is not None else None,
         on_progress=lambda share: progress.update(bar, completed=round(1000 * share)),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,32 +12,22 @@ from typing import Any, TypeAlias
 
 import av
 import numpy as np
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
+from service.client.video.overlay_source import OverlaySource
 from service.client.video.paint import OverlayPainter, PaintPolicy, Picture
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
-from service.media.policy import MediaPolicy
-from service.media.sandbox.aperture import Aperture
 from service.media.sandbox.orientation import orientation_of
 from service.media.sandbox.picture import presumed_colorspace
-from service.media.sandbox.prescan import Scanner
-from service.media.sandbox.source import UploadSource
+from service.media.sandbox.sampling import Shown
 
 _COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")
 """Codecs that an mp4 file takes as they are; other sound is encoded as AAC."""
-_ENVELOPE_RATE_HZ = 8_000
-_ENVELOPE_BIN = 80
-"""10 ms at 8 kHz: finer than the strip can show."""
-_QUIET_PEAK = 0.05
-"""The strip is scaled to the clip's loudest moment, but not so far that noise in a silent clip fills it."""
-
 _BT709 = 1
 _LIMITED_RANGE = 1
 """FFmpeg's AVCOL_SPC_BT709 (primaries and transfer have the same number) and AVCOL_RANGE_MPEG."""
@@ -60,17 +50,19 @@ def write_overlay(
     destination: Path,
     *,
     frames: Sequence[FrameMasks],
+    audio_track: int | None = None,
     on_progress: OnProgress | None = None,
     policy: OverlayPolicy | None = None,
 ) -> None:
     """Write `source` with the masks of its answer as mp4 (H.264), upright, at its own frame rate, with its sound.
 
-    A frame shows the masks of the last sample that is not later than it.
+    A frame shows the masks of the last sample that is not later than it. The new file begins at time 0 of the answer.
 
     Args:
         source: the clip that was segmented.
         destination: the file to write; replaced only when the new one is complete.
         frames: the answer's frames, in order of time.
+        audio_track: index of the answer's sound track (`clip.audio.track`); None for the enabled default.
         on_progress: is told how far it is.
         policy: encoder choices and looks.
 
@@ -80,11 +72,9 @@ def write_overlay(
     partial = destination.with_name(f".{destination.name}.part")
     try:
         with ExitStack() as stack:
-            envelope = _sound_envelope(source)
-            clip = stack.enter_context(av.open(str(source)))
+            clip = OverlaySource.open(source, stack, audio_track=audio_track)
             target = stack.enter_context(av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}))
-            overlay = _Overlay(clip, target, frames, envelope, policy or OverlayPolicy(), aperture=_aperture(source))
-            overlay.write(on_progress or (lambda _: None))
+            _Overlay(clip, target, frames, policy or OverlayPolicy()).write(on_progress or (lambda _: None))
         partial.replace(destination)
     except av.FFmpegError as error:
         raise ServiceError("broken", f"The overlay could not be written: {error.strerror}.") from error
@@ -92,82 +82,56 @@ def write_overlay(
         partial.unlink(missing_ok=True)
 
 
-def _aperture(path: Path) -> Aperture | None:
-    """Return the part of the picture that the answer is about; None for all of it."""
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        source = UploadSource(file.fileno(), size_bytes=size, is_complete=True, need=lambda _: (size, True))
-        try:
-            return Scanner(source, MediaPolicy()).head().picture.aperture
-        except ServiceError:
-            return None  # not a file that the service would answer for
-
-
 class _Overlay:
     """One overlay on its way from the clip to the new file."""
 
     def __init__(
-        self,
-        clip: InputContainer,
-        target: OutputContainer,
-        frames: Sequence[FrameMasks],
-        envelope: NDArray[np.float32],
-        policy: OverlayPolicy,
-        *,
-        aperture: Aperture | None,
+        self, clip: OverlaySource, target: OutputContainer, frames: Sequence[FrameMasks], policy: OverlayPolicy
     ) -> None:
-        self._aperture = aperture
-        if not clip.streams.video:
-            raise ServiceError("no_video", "The clip has no picture track.")
         self._clip, self._target, self._policy = clip, target, policy
-        self._frames, self._envelope = frames, envelope
+        self._frames = frames
         self._times_s = [frame.timestamp_s for frame in frames]
-        self._source = clip.streams.video[0]
-        self._source.thread_type = "AUTO"
-        self._base = Fraction(self._source.time_base or Fraction(1, 90_000))
-        self._duration_s = _duration_s(clip, self._source)
         self._video: VideoStream | None = None
+        self._sound: _SoundTrack | None = None
         self._painter: OverlayPainter | None = None
-        self._last_pts: int | None = None
         self._to_rgb, self._to_yuv = VideoReformatter(), VideoReformatter()
 
     def write(self, on_progress: OnProgress) -> None:
-        sounds = self._clip.streams.audio
-        sound = sounds[0] if sounds else None
-        track: _SoundTrack | None = None
-        waiting: list[AnyPacket] = []  # sound from before the first picture: the picture track comes first
-        for packet in self._clip.demux([self._source] if sound is None else [self._source, sound]):
-            if packet.stream is self._source:
-                for frame in self._source.decode(packet):
-                    self._take(frame)
-                    on_progress(min(1.0, (frame.time or 0.0) / self._duration_s))
-            else:
-                waiting.append(packet)
-            if self._video is not None and sound is not None:
-                track = track or _SoundTrack(self._target, sound)
-                self._mux([new for old in waiting for new in track.take(old)])
-                waiting.clear()
+        sound_packets = self._clip.sound_packets()
+        for shown in self._clip.frames():
+            self._take(shown)
+            for packet in sound_packets:
+                self._take_sound(packet)
+                if packet.dts is not None and packet.dts * packet.time_base >= shown.timestamp_s:
+                    break
+            on_progress(min(1.0, max(0.0, shown.timestamp_s / self._clip.duration_s)))
         if self._video is None:
             raise ServiceError("no_frames", "No frame of the picture track could be decoded.")
-        if track is not None:
-            self._mux(track.finish())
+        for packet in sound_packets:
+            self._take_sound(packet)
+        if self._sound is not None:
+            self._mux(self._sound.finish())
         self._mux(self._video.encode(None))
         on_progress(1.0)
 
-    def _take(self, frame: VideoFrame) -> None:
-        if frame.pts is None or (self._last_pts is not None and frame.pts <= self._last_pts):
-            return
-        self._last_pts = frame.pts
-        rgb = self._rgb(frame)
-        upright = orientation_of(frame).apply(rgb if self._aperture is None else self._aperture.crop(rgb))
-        painted = self._even(self._paint(upright, time_s=float(frame.pts * self._base)))
+    def _take(self, shown: Shown[VideoFrame]) -> None:
+        rgb = self._rgb(shown.frame)
+        aperture = self._clip.aperture
+        upright = orientation_of(shown.frame).apply(rgb if aperture is None else aperture.crop(rgb))
+        painted = self._even(self._paint(upright, time_s=shown.timestamp_s))
         if self._video is None:
-            self._video = self._add_video(painted, frame)
-        shown = self._to_yuv.reformat(
+            self._video = self._add_video(painted, shown.frame)
+            if self._clip.sound is not None:
+                self._sound = _SoundTrack(self._target, self._clip.sound)
+        coded = self._to_yuv.reformat(
             VideoFrame.from_ndarray(painted, format="rgb24"), format="yuv420p", dst_colorspace=Colorspace.ITU709
         )
-        shown.pts, shown.time_base = frame.pts, self._base
-        self._mux(self._video.encode(shown))
+        coded.pts, coded.time_base = shown.pts, self._clip.tick
+        self._mux(self._video.encode(coded))
+
+    def _take_sound(self, packet: AnyPacket) -> None:
+        if self._sound is not None:
+            self._mux(self._sound.take(packet))
 
     def _rgb(self, frame: VideoFrame) -> Picture:
         """The frame as RGB, with the colours that a player would show."""
@@ -179,23 +143,23 @@ class _Overlay:
             self._painter = OverlayPainter(
                 *picture.shape[:2],
                 labels=sorted({mask.label for frame in self._frames for mask in frame.masks}),
-                envelope=self._envelope,
-                duration_s=self._duration_s,
+                envelope=self._clip.sound_envelope(),
+                duration_s=self._clip.duration_s,
                 policy=self._policy.paint,
             )
-        at = bisect_right(self._times_s, time_s + float(self._base) / 2) - 1  # half a tick of tolerance
+        at = bisect_right(self._times_s, time_s + float(self._clip.tick) / 2) - 1  # half a tick of tolerance
         return self._painter.paint(picture, self._frames[at].masks if at >= 0 else (), time_s=time_s)
 
     def _add_video(self, picture: Picture, frame: VideoFrame) -> VideoStream:
         height, width = picture.shape[:2]
-        rate = self._source.average_rate or Fraction(25)
+        rate = self._clip.picture.average_rate or Fraction(25)
         stream = self._target.add_stream("libx264", rate=Fraction(rate).limit_denominator(60_000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = self._base
+        stream.codec_context.time_base = self._clip.tick
         stream.codec_context.colorspace, stream.codec_context.color_range = _BT709, _LIMITED_RANGE
         stream.codec_context.color_primaries, stream.codec_context.color_trc = _BT709, _BT709
         stream.options = {"crf": str(self._policy.crf), "preset": self._policy.preset}
-        ratio = self._source.sample_aspect_ratio
+        ratio = self._clip.picture.sample_aspect_ratio
         if ratio:
             stream.codec_context.sample_aspect_ratio = 1 / ratio if orientation_of(frame).is_transposed else ratio
         return stream
@@ -235,34 +199,3 @@ class _SoundTrack:
     def finish(self) -> list[AnyPacket]:
         """What the encoder still holds."""
         return [] if self._is_copy else list(self._stream.encode(None))
-
-
-def _sound_envelope(source: Path) -> NDArray[np.float32]:
-    """Peaks of the sound in [0, 1], one for 10 ms, scaled to the loudest; empty where there is no sound."""
-    with av.open(str(source)) as clip:
-        if not clip.streams.audio:
-            return np.zeros(0, np.float32)
-        resampler = AudioResampler(format="s16", layout="mono", rate=_ENVELOPE_RATE_HZ)
-        peaks = list(_peaks(clip, resampler))
-    if not peaks:
-        return np.zeros(0, np.float32)
-    envelope = np.concatenate(peaks)
-    scaled: NDArray[np.float32] = envelope / max(float(envelope.max()), _QUIET_PEAK)
-    return scaled
-
-
-def _peaks(clip: InputContainer, resampler: AudioResampler) -> Iterator[NDArray[np.float32]]:
-    rest = np.zeros(0, np.int16)
-    for frame in clip.decode(clip.streams.audio[0]):
-        for part in resampler.resample(frame):
-            rest = np.concatenate([rest, part.to_ndarray().reshape(-1)])
-        whole = len(rest) // _ENVELOPE_BIN * _ENVELOPE_BIN
-        bins = np.abs(rest[:whole].astype(np.float32)).reshape(-1, _ENVELOPE_BIN)
-        yield bins.max(axis=1) / np.float32(32768.0)
-        rest = rest[whole:]
-
-
-def _duration_s(clip: InputContainer, stream: VideoStream) -> float:
-    if stream.duration and stream.time_base:
-        return max(float(stream.duration * stream.time_base), 1e-3)
-    return max((clip.duration or 0) / av.time_base, 1e-3)

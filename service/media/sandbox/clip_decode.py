@@ -28,7 +28,7 @@ from service.media.sandbox.sampling import (
     assign,
 )
 from service.media.sandbox.source import UploadSource
-from service.media.sandbox.timeline import EndClaims, end_of_picture, origin_of
+from service.media.sandbox.timeline import EndClaims, end_of_picture, origin_of, start_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _on_time_line(
     """Place both tracks on one time line; returns the picture and the timestamp that becomes time 0, seconds."""
     assert stream.time_base is not None
     tick = Fraction(stream.time_base)
-    starts = [_start(stream), _start(sound_stream)]
+    starts = [start_of(each.start_time, each.time_base) for each in (stream, sound_stream)]
     origin = origin_of(*starts, tick=tick)
     picture_s, sound_s = (float((start or origin) - origin) for start in starts)
 
@@ -122,12 +122,6 @@ def _on_time_line(
         )
 
     return _Picture(container, stream, int(origin / tick), claims), float(origin)
-
-
-def _start(stream: VideoStream | AudioStream) -> Fraction | None:
-    if stream.start_time is None or not stream.time_base:
-        return None
-    return stream.start_time * Fraction(stream.time_base)
 
 
 def _decode_complete(job: DecodeJob, shown: _Picture, delivery: Delivery) -> None:

@@ -33,6 +33,11 @@ class EndClaims:
     edit_s: float | None = None
 
 
+def start_of(ticks: int | None, tick: Fraction | None) -> Fraction | None:
+    """Return where a track begins, seconds, from the ticks of its first frame; None where either is unknown."""
+    return None if ticks is None or not tick else ticks * Fraction(tick)
+
+
 def origin_of(picture_start: Fraction | None, sound_start: Fraction | None, *, tick: Fraction) -> Fraction:
     """Return the timestamp that becomes time 0, a multiple of `tick`, all in seconds.
 

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 from support.clips import make_clip
+from support.fragments import later
+from support.hostile import fragmented_clip, rename
+from support.sound_tracks import SoundSpec, clip_with_sounds, tone_hz
 
 from service.client.video.overlay import OverlayPolicy, write_overlay
 from service.client.video.paint import OverlayPainter, PaintPolicy
@@ -204,3 +207,36 @@ def test_sample_aspect_ratio_is_kept(write, tmp_path, is_turned):
     clip = path.read_bytes()
     with av.open(str(write(rotate(clip) if is_turned else clip, []))) as overlay:
         assert overlay.streams.video[0].sample_aspect_ratio == (Fraction(3, 4) if is_turned else Fraction(4, 3))
+
+
+@pytest.mark.parametrize("start_s", [300.0, 1.7e9])
+def test_an_overlay_of_a_fragment_begins_at_the_answers_zero(write, start_s):
+    """Frames, sound and masks lie where those of the same clip without the offset lie."""
+    mask = frame_masks(0.4, box_mask(48, 64, (4, 8, 20, 24)))
+    frames, times_s, sound = read(write(fragmented_clip(), [mask], policy=PLAIN))
+    cut = write(later(fragmented_clip(), {1: start_s, 2: start_s}), [mask], policy=PLAIN)
+    found = read(cut)
+    assert found[1] == pytest.approx(times_s, abs=1e-4)
+    assert found[1][-1] < 2.1
+    assert found[2] == sound
+    assert np.abs(np.stack(found[0]).astype(int) - np.stack(frames)).max() <= 8  # x264 spends its bits by the rate
+    with av.open(str(cut)) as overlay:
+        assert overlay.duration / av.time_base == pytest.approx(2.1, abs=0.1)
+
+
+@pytest.mark.parametrize(("audio_track", "frequency_hz"), [(None, 880), (0, 440), (1, 880)])
+def test_an_overlay_has_the_sound_that_was_heard(write, audio_track, frequency_hz):
+    """The first sound track is disabled: the answer is about the second unless the caller chose."""
+    clip = clip_with_sounds(SoundSpec(440, is_enabled=False), SoundSpec(880))
+    with av.open(str(write(clip, [], policy=PLAIN, audio_track=audio_track))) as overlay:
+        assert len(overlay.streams.audio) == 1
+        frames = [frame.to_ndarray() for frame in overlay.decode(audio=0)]
+    resampled = np.concatenate(frames, axis=1).mean(axis=0)[::3]  # 48 kHz to 16 kHz
+    assert tone_hz(resampled[8000:24000]) == frequency_hz
+
+
+def test_frames_without_told_offsets_are_all_in_the_overlay(write):
+    told = read(write(make_clip(), [], policy=PLAIN))
+    untold = read(write(rename(rename(make_clip(), "ctts", "free"), "edts", "free"), [], policy=PLAIN))
+    assert len(untold[0]) == len(told[0]) == 50
+    assert untold[1] == pytest.approx(told[1], abs=1e-4)
