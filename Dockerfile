@@ -47,6 +47,11 @@ ENV PATH=/opt/avesformer/bin:/usr/local/bin:/usr/bin:/bin \
     AVES_HOST=0.0.0.0 \
     AVES_SPOOL_DIR=/var/lib/avesformer/spool \
     AVES_STATE_DIR=/var/lib/avesformer/state
+# Two libraries in the wheel of PyAV are under the GPL, so it covers what an image conveys; deploy/sbom.py lists every part.
+LABEL org.opencontainers.image.title="avesformer" \
+      org.opencontainers.image.licenses="Apache-2.0 AND GPL-2.0-or-later" \
+      avesformer.gpl-parts="x264 and x265 in the av wheel (PyAV)" \
+      avesformer.licence-texts="/opt/avesformer/lib/python3.11/site-packages/*.dist-info"
 COPY --chmod=0644 deploy/healthcheck.py /opt/healthcheck.py
 # Without a mount these become anonymous volumes, so uploads and answers never land in the container's own layer.
 VOLUME ["/var/lib/avesformer/spool", "/var/lib/avesformer/state", "/var/lib/avesformer/blobs"]

@@ -13,7 +13,7 @@ TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format proto docs bench hearing soak chaos check-compose clean
+.PHONY: help serve test test-slow lint format proto docs bench hearing soak chaos check-compose sbom audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -79,3 +79,9 @@ chaos: $(VENV)/.installed-dev ## is anything lost when processes die? workers, f
 
 check-compose: ## build the images and run both compose files on a Docker engine: a clip, scaling, kills, a restart with jobs under way
 	deploy/check_compose $(CHECK_COMPOSE_WORK)
+
+sbom: $(VENV)/.installed ## write the bills of materials of the images (CycloneDX) into build/sbom
+	$(BIN)/python deploy/sbom.py
+
+audit: $(VENV)/bin/python ## ask the advisory database about every locked version; offline it says that nothing was checked
+	deploy/audit $(BIN)/python

@@ -213,6 +213,9 @@ class Builder:
         """Mounted by `contained`."""
         assert set(json.loads(rest)) <= set(VOLUMES), rest
 
+    def _label(self, stage: Stage, folder: Path, rest: str) -> None:
+        """A label is only a note."""
+
     def _expose(self, stage: Stage, folder: Path, rest: str) -> None:
         """A port is only a note."""
 
