@@ -1,1 +1,1 @@
-"""Answers kept, shared and encoded: result cache, idempotency, the codec of answer events."""
+"""Stored and shared answers: result cache and idempotency keys."""

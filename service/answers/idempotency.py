@@ -1,7 +1,7 @@
-"""Idempotency keys: the same request again gives the first answer, whichever front it meets.
+"""Idempotency keys: a repeated request returns the first answer, from any front.
 
-A key's scope is caller, key, route and options; its fingerprint is the upload. What a server or its load caused (5xx,
-429) and what a caller broke off is not remembered: trying again is then the point.
+A key's scope is caller, key, route and options; its fingerprint is the hash of the upload. Server errors (5xx), 429 and
+aborted requests are not stored, so they can be retried.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from service.storage.blobs import Blobs
 
 logger = logging.getLogger(__name__)
 
+# Seconds after which a key whose process crashed can be used again.
 LEASE_S = 30.0
-"""A key whose process died is free again after this."""
+# Blob prefix of stored answers.
 ANSWERS = "answers"
-"""Where remembered answers are, as blobs."""
 MAX_KEY_CHARS = 255
 _FORGOTTEN = frozenset(
     {
@@ -51,7 +51,7 @@ _FORGOTTEN = frozenset(
 
 @dataclass(slots=True)
 class KeyUse:
-    """A key in use by a running request; `reply` set means: remember it."""
+    """Key of a running request. If `reply` is set, it is stored when the request ends."""
 
     scope: str
     fingerprint: str
@@ -60,11 +60,11 @@ class KeyUse:
 
 
 class Idempotency:
-    """Takes keys for running requests and remembers replies.
+    """Acquires keys for running requests and stores their replies.
 
     Args:
-        keys: store of keys.
-        ttl_s: replies are remembered for this long.
+        keys: stores the keys.
+        ttl_s: seconds for which replies are stored.
     """
 
     def __init__(self, keys: KeyStore, *, ttl_s: float) -> None:
@@ -73,10 +73,10 @@ class Idempotency:
 
     @asynccontextmanager
     async def use(self, scope: str, fingerprint: str) -> AsyncIterator[KeyUse]:
-        """Hold a key for the body; a body that leaves no reply frees it.
+        """Acquire a key for the body. If the body sets no reply, the key is released.
 
         Raises:
-            ServiceError: `idempotency_mismatch` (used with another body), `idempotency_in_progress`.
+            ServiceError: `idempotency_mismatch` (used with another upload), `idempotency_in_progress`.
         """
         found = await self._keys.begin(scope, fingerprint, lease_s=LEASE_S)
         use = KeyUse(scope, fingerprint)
@@ -99,7 +99,7 @@ class Idempotency:
             else:
                 await self._keys.finish(use.scope, KeyRecord(use.fingerprint, use.reply), ttl_s=self._ttl_s)
         except ServiceError:
-            logger.warning("an idempotency key could not be written")
+            logger.warning("an idempotency key could not be stored")
 
     async def _keep(self, scope: str) -> None:
         while True:
@@ -112,7 +112,7 @@ class Idempotency:
 
 def _check(found: KeyRecord, fingerprint: str) -> None:
     if found.fingerprint != fingerprint:
-        detail = "This Idempotency-Key was used with another upload; take a new key for a new request."
+        detail = "This Idempotency-Key was used with another upload; use a new key for a new request."
         raise ServiceError("idempotency_mismatch", detail)
     if found.reply is None:
         detail = "The first request with this Idempotency-Key is still running; ask again later."
@@ -120,20 +120,20 @@ def _check(found: KeyRecord, fingerprint: str) -> None:
 
 
 def key_scope(context: RequestContext, *, route: str, options: SegmentOptions, extra: str = "") -> str:
-    """The scope of a context's key as a hash; raises `bad_option` for a key that is too long or not printable."""
+    """Return the hashed scope of the request's key. Raises `bad_option` for a key that is too long or not printable."""
     key = context.idempotency_key or ""
     if not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable():
-        raise ServiceError("bad_option", f"Idempotency-Key: give 1 to {MAX_KEY_CHARS} printable characters.")
+        raise ServiceError("bad_option", f"Idempotency-Key: must have 1 to {MAX_KEY_CHARS} printable characters.")
     return hashlib.sha256(json.dumps([context.owner, key, route, repr(options), extra]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class RememberPolicy:
-    """How answers are remembered.
+    """Limits on stored answers.
 
     Attributes:
-        max_bytes: a larger answer is not remembered; the same request again is then computed again.
-        directory: for answers on their way to the blobs; None takes the system's.
+        max_bytes: larger answers are not stored; a repeated request is then computed again.
+        directory: folder for temporary files of answers that are being stored; None uses the system's.
     """
 
     max_bytes: int = 1024**3
@@ -144,10 +144,10 @@ class IdempotentAnswering:
     """`Answering` for requests with an idempotency key whose upload is complete.
 
     Args:
-        inner: answers what was not asked before.
-        idempotency: holds the keys.
-        blobs: where answers are remembered.
-        policy: bounds.
+        inner: computes answers of new requests.
+        idempotency: the keys.
+        blobs: stores the answers.
+        policy: limits.
         clock: seconds, monotonic.
     """
 
@@ -161,13 +161,13 @@ class IdempotentAnswering:
         self._clock = clock
 
     async def check(self, options: SegmentOptions) -> None:
-        """Refuse early what cannot be answered."""
+        """Raise a ServiceError if the options cannot be served, before the upload is read."""
         await self._inner.check(options)
 
     async def answer(
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of the first answer to this key, or of a new one."""
+        """Yield the stored answer of the key, or compute and store a new one."""
         scope = key_scope(context, route="segment", options=options)
         async with AsyncExitStack() as holding:
             async with bounded_wait(
@@ -209,7 +209,7 @@ class IdempotentAnswering:
             await self._keep(use, file, context.deadline)
 
     def _note(self, event: AnswerEvent, file: IO[bytes]) -> None:
-        """Write a line; an answer that does not fit is marked by an empty file."""
+        """Append a line to the file. Empty the file if the answer is too large to be stored."""
         line = encode_line(event)
         is_first = isinstance(event, ClipStarted)
         if not is_first and not file.tell():
@@ -221,12 +221,12 @@ class IdempotentAnswering:
         except OSError:
             fits = False
         if not fits:
-            logger.warning("an answer cannot be remembered for its idempotency key")
+            logger.warning("an answer could not be stored for its idempotency key")
             file.seek(0)
             file.truncate()
 
     async def _keep(self, use: KeyUse, file: IO[bytes], deadline: Deadline) -> None:
-        """Store what was noted; the answer was given, so that a failure here is not the caller's."""
+        """Store the recorded answer. The caller has received it already, so a failure is only logged."""
         num_bytes = file.tell()
         if not num_bytes:
             return
@@ -236,4 +236,4 @@ class IdempotentAnswering:
                 await self._blobs.put_file(f"{ANSWERS}/{use.scope}", file.fileno(), num_bytes=num_bytes)
             use.reply = b"{}"
         except (ServiceError, OSError):
-            logger.warning("an answer cannot be remembered for its idempotency key")
+            logger.warning("an answer could not be stored for its idempotency key")

@@ -1,7 +1,7 @@
-"""Answers that were given before, and equal requests in flight computed once.
+"""Result cache, which also computes equal concurrent requests only once.
 
-The key is the upload's hash, the options as applied, the checkpoint, the compute type and the version of the data path,
-so that a hit equals what would be computed, and the caller's API key, unless callers share answers.
+The cache key consists of the upload's hash, the effective options, the checkpoint, the compute type and
+`PIPELINE_VERSION`, so that a hit equals a computed answer; and of the caller's API key unless callers share answers.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from service.media.upload import Upload
 from service.ports import ResultCache, Segmenter
 from service.telemetry.metrics import Metrics
 
+# Raise this with every change that can change the bytes of an answer: sampling, audio windows, mask encoding.
 PIPELINE_VERSION = 2
-"""Raised with every change that may change an answer's bytes: sampling, audio windows, mask encoding."""
+# More bytes than any upload has; waiting for this many means waiting for the end of the upload.
 _ALL = 1 << 62
-"""More bytes than any upload holds: waiting for them is waiting for its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """How answers are kept.
+    """Limits of the result cache.
 
     Attributes:
-        dtype: compute type, part of the key.
-        is_shared: whether callers with different API keys share answers. `cached`, timing and the sharing of a request
-            in flight would otherwise tell one caller what another one has uploaded.
-        max_entry_bytes: larger answers are not kept.
-        max_shared_bytes: of an answer that several readers share.
-        directory: for answers in flight; None takes the system's.
-        growing_wait_s: an upload that is complete within this is looked up; a slower one is decoded while it comes,
-            which tells its masks sooner than waiting for its hash would.
+        dtype: compute type; part of the key.
+        is_shared: whether callers with different API keys share answers. If they do, `cached` and the response time
+            reveal that another caller has uploaded the same clip.
+        max_entry_bytes: larger answers are not cached.
+        max_shared_bytes: size limit of an answer that several readers share.
+        directory: folder for temporary files of answers in progress; None uses the system's.
+        growing_wait_s: uploads that complete within this time use the cache. Slower uploads skip the cache so that
+            their first masks are not delayed.
     """
 
     dtype: str
@@ -59,7 +59,7 @@ class CachePolicy:
 
 @dataclass(slots=True)
 class _Computed:
-    """An answer that is being computed, and who reads it."""
+    """An answer that is being computed, and the number of its readers."""
 
     answer: SharedAnswer
     work: asyncio.Task[None]
@@ -68,14 +68,14 @@ class _Computed:
 
 
 class CachedAnswers:
-    """Answers from the cache, or computed once for all equal requests in flight. Implements `ports.Answering`.
+    """Returns answers from the cache, or computes them once for all equal requests. Implements `ports.Answering`.
 
     Args:
-        pipeline: computes.
-        segmenter: tells the model, which is part of the key.
-        cache: keeps encoded answers.
-        policy: bounds.
-        metrics: counts lookups: hit, miss, joined.
+        pipeline: computes answers.
+        segmenter: describes the model, which is part of the key.
+        cache: stores encoded answers.
+        policy: limits.
+        metrics: counts lookups as hit, miss or joined.
         clock: seconds, monotonic.
     """
 
@@ -98,13 +98,13 @@ class CachedAnswers:
         self._computed: dict[str, _Computed] = {}
 
     async def check(self, options: SegmentOptions) -> None:
-        """Refuse early what cannot be answered."""
+        """Raise a ServiceError if the options cannot be served, before the upload is read."""
         await self._pipeline.check(options)
 
     async def answer(
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of an answer: kept, shared with an equal request in flight, or computed."""
+        """Yield the answer: cached, shared with an equal request in progress, or computed."""
         if not context.may_use_cache or not await self._completes_soon(upload):
             async with aclosing(self._pipeline.answer(upload, options, context)) as events:
                 async for event in events:
@@ -129,14 +129,14 @@ class CachedAnswers:
                 yield replace(event, request_id=context.request_id) if isinstance(event, ClipStarted) else event
 
     async def _completes_soon(self, upload: Upload) -> bool:
-        """Whether all bytes are there, or come within a moment; raises what the upload is aborted with."""
+        """Return whether the upload completes within `growing_wait_s`. Raises the error of an aborted upload."""
         return upload.is_complete or await ends_within(self._policy.growing_wait_s, upload.wait_for(_ALL))
 
     @asynccontextmanager
     async def _sharing(
         self, key: str, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncIterator[SharedAnswer]:
-        """Around reading: the answer to equal requests, begun if there is none; ended when its last reader leaves."""
+        """Join the computation of an equal request, or start one. It is ended when its last reader leaves."""
         computed = self._computed.get(key)
         is_new = computed is None or computed.answer.error is not None
         self._metrics.cache_lookups_total.labels("miss" if is_new else "joined").inc()
@@ -151,7 +151,7 @@ class CachedAnswers:
                 await self._finish(key, computed)
 
     def _start(self, upload: Upload, options: SegmentOptions, context: RequestContext) -> _Computed:
-        """Begin a computation that outlives this request if others join; its readers have deadlines, it has none."""
+        """Start a computation that can outlive this request. It has no deadline of its own; its readers have."""
         answer = SharedAnswer(directory=self._policy.directory, max_bytes=self._policy.max_shared_bytes)
         upload.retain()
         context = replace(context, deadline=Deadline())
@@ -160,7 +160,7 @@ class CachedAnswers:
         return _Computed(answer, work)
 
     async def _finish(self, key: str, computed: _Computed) -> None:
-        """Keep a complete answer, cancel an incomplete one. Others may still join while the answer is being stored."""
+        """Store a complete answer or cancel an incomplete one. Requests may join while the answer is being stored."""
         answer = computed.answer
         try:
             if answer.is_complete and not computed.is_kept and answer.num_bytes <= self._policy.max_entry_bytes:
@@ -180,7 +180,7 @@ class CachedAnswers:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _as_hit(self, event: AnswerEvent, context: RequestContext, started_s: float) -> AnswerEvent:
-        """A kept event in this request's name, with this request's times."""
+        """Return a cached event with the id and the timings of this request."""
         if isinstance(event, ClipStarted):
             return replace(event, request_id=context.request_id)
         if not isinstance(event, Summary):

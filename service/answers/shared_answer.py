@@ -1,4 +1,4 @@
-"""One answer for any number of readers: its lines are in a file that each reader follows at its own pace."""
+"""An answer for any number of readers, who read its lines from one file at their own pace."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from service.domain.result import FrameMasks, Summary
 
 logger = logging.getLogger(__name__)
 
-# Encoded bytes of the latest events that are also kept as objects. A reader that is no further behind gets these; one
-# that is reads its lines from the file.
+# Encoded size in bytes of the latest events that are also kept in memory as objects. Readers that are further behind
+# decode their lines from the file.
 _RECENT_BYTES = 1024**2
 
 
 class SharedAnswer:
-    """An answer on its way to several readers and to the cache. Implements `ports.AnswerSink`.
+    """An answer in progress that several readers and the cache share. Implements `ports.AnswerSink`.
 
     Args:
         directory: for the file; None takes the system's.
@@ -44,7 +44,7 @@ class SharedAnswer:
 
     @property
     def num_bytes(self) -> int:
-        """Encoded bytes so far."""
+        """Number of encoded bytes so far."""
         return self._ends[-1] if self._ends else 0
 
     def put(self, event: ClipStarted | FrameMasks) -> None:
@@ -70,7 +70,7 @@ class SharedAnswer:
         self._notify()
 
     async def read(self, deadline: Deadline, *, clock: Clock) -> AsyncGenerator[AnswerEvent, None]:
-        """Yield the events from the first one on; raises what the answer ended with, or `deadline_exceeded`."""
+        """Yield all events from the first one on. Raises the error of the answer, or `deadline_exceeded`."""
         at = 0
         while True:
             while at < len(self._ends):
@@ -89,7 +89,7 @@ class SharedAnswer:
         return os.pread(self._file.fileno(), self.num_bytes, 0)
 
     def close(self) -> None:
-        """Give the file up; idempotent."""
+        """Close the file. Idempotent."""
         self._recent.clear()
         self._file.close()
 
@@ -103,11 +103,11 @@ class SharedAnswer:
     def _append(self, event: AnswerEvent) -> None:
         line = encode_line(event)
         if self.num_bytes + len(line) > self._max_bytes:
-            raise ServiceError("storage_full", "The answer is over the limit of what can be held for its reader.")
+            raise ServiceError("storage_full", "The answer is larger than the limit for stored answers.")
         try:
             os.pwrite(self._file.fileno(), line, self.num_bytes)
         except OSError as error:
-            raise ServiceError("storage_full", "There is no room left to hold the answer.") from error
+            raise ServiceError("storage_full", "There is no disk space left for the answer.") from error
         self._ends.append(self.num_bytes + len(line))
         self._recent.append(event)
         while self.num_bytes - self._start_of(len(self._ends) - len(self._recent)) > _RECENT_BYTES:

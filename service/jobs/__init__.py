@@ -1,1 +1,1 @@
-"""Jobs: their API, their runner, their lease, their webhooks."""
+"""Asynchronous jobs: API, runner, leases and webhooks."""

@@ -1,4 +1,4 @@
-"""Jobs as their callers see them: handed in, asked about, followed, erased."""
+"""Submit, query, follow and delete jobs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from service.media.upload import Upload
 from service.ports import JobStore
 from service.storage.blobs import Blobs
 
+# Seconds between polls of a job that is followed.
 _FOLLOW_S = 0.5
-"""How often a followed job is looked at."""
-# Retry delay in seconds while the queue is full: this until a drain rate is measured, and the bounds of a measured one.
+# Retry delay in seconds while the queue is full: the default until a drain rate is measured, and bounds of a measured
+# delay.
 _FULL_RETRY_S = 30.0
 _LEAST_RETRY_S, _MOST_RETRY_S = 1.0, 600.0
-# A full queue has room for everyone who was refused only after more than one job ended; a part of the queue is a guess.
+# Share of the queue that should drain before refused callers retry. A guess: there may be several of them.
 _RETRY_SHARE = 1 / 50
 # Most events in the body of a webhook (about 200 bytes each); the job's result has all of them.
 MAX_LISTED_EVENTS = 1000
@@ -34,7 +35,7 @@ MAX_LISTED_EVENTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What is handed in with an upload."""
+    """Parameters of a job that are submitted with its upload."""
 
     request_id: str
     owner: str
@@ -46,7 +47,7 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """What a follower is told. `number` counts the lines of the answer up to here and resumes after it."""
+    """Event of a followed job. `number` is the number of answer lines so far; pass it as `after` to resume."""
 
     kind: Literal["progress", "frame", "event", "done", "failed"]
     number: int
@@ -56,13 +57,13 @@ class JobEvent:
 
 
 class Jobs:
-    """Hands jobs in and answers questions about them; `JobRunner` works on them.
+    """Submits, queries and deletes jobs. `JobRunner` processes them.
 
     Args:
-        store: of jobs.
-        blobs: of uploads and answers.
-        max_waiting: most jobs queued.
-        check_webhook: raises `bad_option` for an address that may not be told.
+        store: stores the jobs.
+        blobs: stores uploads and answers.
+        max_waiting: most queued jobs.
+        check_webhook: raises `bad_option` for a URL that is not allowed.
         wall_clock: seconds since 1970.
     """
 
@@ -85,7 +86,7 @@ class Jobs:
         self.on_erased: Callable[[str], None] = lambda job_id: None
 
     async def submit(self, upload: Upload, request: JobRequest) -> Job:
-        """Keep a complete upload and queue its job; when this returns, the job will end as done or failed.
+        """Store a complete upload and queue its job. Once this returns, the job will end as done or failed.
 
         Raises:
             ServiceError: `queue_full`, `bad_option` (webhook), `storage_full`, `backend_down`.
@@ -93,7 +94,7 @@ class Jobs:
         if request.webhook is not None:
             self._check_webhook(request.webhook)
         if await self._store.num_waiting() >= self._max_waiting:
-            detail = f"{self._max_waiting} jobs are waiting already; try again later."
+            detail = f"{self._max_waiting} jobs are already queued; try again later."
             raise ServiceError("queue_full", detail, retry_after_s=self._full_retry_s())
         job = Job(
             job_id=secrets.token_hex(16),
@@ -117,30 +118,30 @@ class Jobs:
         return job
 
     def _full_retry_s(self) -> float:
-        """Return the seconds until a part of the queue has drained at the measured rate."""
+        """Return the seconds until `_RETRY_SHARE` of the queue has drained at the measured rate."""
         per_job_s = self.seconds_per_job()
         if per_job_s is None:
             return _FULL_RETRY_S
         return min(_MOST_RETRY_S, max(_LEAST_RETRY_S, per_job_s * max(1.0, self._max_waiting * _RETRY_SHARE)))
 
     async def get(self, job_id: str, *, owner: str) -> Job:
-        """The job; raises `job_not_found` (also for another caller's) or `job_expired`."""
+        """Return the job. Raises `job_expired`, or `job_not_found` (also for another caller's job)."""
         job = await self._store.get(job_id)
         if job is not None and job.owner == owner:
             return job
         if job is None and await self._store.was_known(job_id):
-            raise ServiceError("job_expired", "The job ended long ago and is no longer kept; hand it in again.")
-        raise ServiceError("job_not_found", "There is no such job; ids are bound to the key that handed them in.")
+            raise ServiceError("job_expired", "The job ended long ago and was deleted; submit it again.")
+        raise ServiceError("job_not_found", "There is no such job, or another API key submitted it.")
 
     async def erase(self, job_id: str, *, owner: str) -> None:
-        """Cancel and erase it, with everything that was kept of it."""
+        """Cancel the job and delete it with its upload and answer."""
         job = await self.get(job_id, owner=owner)
         await self._store.erase(job_id)
         self.on_erased(job_id)
         await self._blobs.delete_all(job.blob_prefix())
 
     async def answer(self, job: Job) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of a finished job's answer; raises `job_not_ready`, or what the job failed with."""
+        """Yield the answer of a finished job. Raises `job_not_ready`, or the error that the job failed with."""
         if job.failure is not None:
             raise job.failure
         if job.state != "done":
@@ -162,10 +163,10 @@ class Jobs:
         return JobEvents(tuple(listed), num_events)
 
     async def follow(self, job_id: str, *, owner: str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """What happens to a job from line `after` of its answer on, until its end.
+        """Yield the events of a job after line `after` of its answer, until the job ends.
 
-        Erasing the job ends this with a `progress` event whose job has the state `cancelled`.
-        A job that is begun anew by another process writes the same lines again; those already told are not repeated.
+        If the job is deleted, the last event is `progress` with the state `cancelled`. If another process restarts the
+        job, it writes the same lines again; lines that were already yielded are not repeated.
         """
         job = await self.get(job_id, owner=owner)
         reported: tuple[str, float] | None = None
@@ -192,7 +193,7 @@ class Jobs:
             job = found
 
     async def _frames(self, job: Job, after: int) -> AsyncGenerator[tuple[int, FrameMasks | SoundEvent], None]:
-        """The frames and events behind line `after`, part by part; line 1 is the clip's, the last the summary's."""
+        """Yield frames and events after line `after`. Line 1 is the clip, the last line the summary."""
         for number, start in enumerate(job.part_starts):
             following = job.part_starts[number + 1] if number + 1 < len(job.part_starts) else job.num_lines
             if following <= after:
@@ -204,5 +205,5 @@ class Jobs:
     async def _part(self, job: Job, number: int) -> list[AnswerEvent]:
         data = await self._blobs.get(job.part_name(number))
         if data is None:
-            raise ServiceError("job_expired", "The job's answer is no longer kept.")
+            raise ServiceError("job_expired", "The job's answer was deleted.")
         return list(decode_stored(data))

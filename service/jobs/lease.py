@@ -1,4 +1,4 @@
-"""A job that this process works on: its lease, its stored state, and the parts of its answer."""
+"""Lease of a job that this process works on, and the log that stores its answer in parts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from service.domain.result import FrameMasks
 from service.ports import JobStore
 from service.storage.blobs import Blobs
 
+# Most parts that wait in memory while the blob store is unreachable (8 MiB of run lengths).
 _PARTS_HELD = 32
-"""So many parts may wait in memory for a store that is away (8 MiB of run lengths)."""
 
 
 class LeaseLostError(Exception):
-    """The job was erased, or another process has its lease."""
+    """The job was deleted, or another process holds its lease."""
 
 
 class JobLease:
-    """The lease of a job that this process works on. Saves go one after the other."""
+    """Lease of a job that this process works on. Writes are serialised."""
 
     def __init__(self, job: Job, store: JobStore, holder: str) -> None:
         self.job = job
@@ -35,7 +35,7 @@ class JobLease:
         self._saving = asyncio.Lock()
 
     async def save(self, **changes: Any) -> None:
-        """Write the job with changes; raises LeaseLostError."""
+        """Save the job with the given fields changed, and renew the lease. Raises LeaseLostError."""
         async with self._saving:
             changed = replace(self.job, **changes)
             if self.is_lost or not await self._store.save(changed, holder=self._holder):
@@ -44,7 +44,7 @@ class JobLease:
             self.job = changed
 
     async def settle(self) -> None:
-        """Mark the job as finished in every respect, its webhook included."""
+        """Mark the job as completely finished, including its webhook."""
         async with self._saving:
             if not self.is_lost:
                 await self._store.settle(self.job, holder=self._holder)
@@ -59,14 +59,14 @@ class JobLease:
                 self.is_lost = True
 
     def lose(self) -> None:
-        """Give the job up: its lease is gone, or it was erased. Its work is cancelled."""
+        """Cancel the work on the job, because its lease is lost or the job was deleted."""
         self.is_lost = True
         if self.work is not None:
             self.work.cancel()
 
 
 class AnswerLog:
-    """Collects an answer's lines into parts and notes them in the job."""
+    """Collects the lines of an answer, stores them in parts and records the parts in the job."""
 
     def __init__(self, lease: JobLease, blobs: Blobs, *, flush_bytes: int, flush_s: float, clock: Clock) -> None:
         self._lease = lease
@@ -82,7 +82,7 @@ class AnswerLog:
         self._since_s = clock()
 
     async def write(self, event: AnswerEvent) -> None:
-        """Add a line; store a part when there is enough. Raises ServiceError when the store stays away too long."""
+        """Add a line and store a part when it is due. Raises ServiceError if the store is unreachable for too long."""
         if isinstance(event, ClipStarted):
             self._num_samples = event.clip.num_samples
         self._num_frames += isinstance(event, FrameMasks)
@@ -96,11 +96,11 @@ class AnswerLog:
         except ServiceError:
             if self._num_bytes >= _PARTS_HELD * self._flush_bytes:
                 raise
-            # a store that is away for a moment costs no work: the lines wait here
+            # keep the lines in memory through a short outage of the store, so that no work is lost
             self._since_s, self._due_bytes = self._clock(), self._num_bytes + self._flush_bytes
 
     async def flush(self) -> None:
-        """Store what is collected: the bytes first, then the job that tells of them."""
+        """Store the collected lines: first the bytes, then the job that refers to them."""
         if not self._lines:
             return
         job = self._lease.job

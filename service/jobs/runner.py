@@ -1,4 +1,4 @@
-"""Works on jobs: claim one, answer it into parts, tell its webhook; give it back when this process ends."""
+"""Process jobs: claim one, store its answer in parts, send its webhook; requeue it when this process ends."""
 
 from __future__ import annotations
 
@@ -28,29 +28,31 @@ from service.storage.blobs import Blobs
 
 logger = logging.getLogger(__name__)
 
+# Seconds before a failed store operation is retried.
 _RETRY_S = 1.0
+# A lease is renewed this many times within its duration.
 _RENEWALS_PER_LEASE = 5
-# Latest ended jobs that the drain rate is measured on.
+# Number of recently ended jobs over which the drain rate is measured.
 _RATE_JOBS = 16
+# A job fails as `poison_clip` after this many crashes of its process. Workers have a stricter limit for single chunks.
 MAX_DEATHS = 5
-"""A job whose process died so often is what kills them. Workers have a stricter rule for single chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobPolicy:
-    """How jobs are worked on.
+    """Limits and intervals of the job runner.
 
     Attributes:
-        lease_s: a job that is not saved for this long belongs to whoever claims it.
-        num_parallel: jobs of this process at once; their samples yield to people waiting anyway.
-        num_telling: ended jobs whose webhooks are being told at once, beside those.
+        lease_s: duration of a lease; a job that is not saved for this long can be claimed by another process.
+        num_parallel: most jobs in progress in this process. Their samples have a lower priority than requests.
+        num_telling: most webhooks in delivery, in addition to the jobs in progress.
         flush_bytes, flush_s: a part of the answer is stored at this size or age.
-        poll_s: how often the queue is looked at when nothing wakes the runner.
-        retry_for_s: failures that trying again can help are tried again while the job is younger than this.
-        sweep_s: how often ended jobs are looked through.
-        keep_answers_s: remembered answers of idempotency keys are kept for this long.
-        keep_blobs_s: what no job accounts for (its process died between two steps) is gone after this; far over the
-            longest life of a job.
+        poll_s: interval at which the queue is polled.
+        retry_for_s: retryable failures are retried while the job is younger than this.
+        sweep_s: interval at which ended jobs are cleaned up.
+        keep_answers_s: age at which stored answers of idempotency keys are deleted.
+        keep_blobs_s: age at which blobs without a job are deleted (a crash between two steps leaves them). Much longer
+            than any job lives.
     """
 
     lease_s: float
@@ -67,11 +69,11 @@ class JobPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RunnerParts:
-    """What a runner works with.
+    """Components that the runner uses.
 
     Attributes:
-        tell: delivers a job's end to its webhook and does not raise.
-        caller_of: finds the caller of a key id.
+        tell: sends the webhook of an ended job; does not raise.
+        caller_of: returns the caller with a key id.
     """
 
     store: JobStore
@@ -84,12 +86,12 @@ class RunnerParts:
 
 
 class JobRunner:
-    """Works on jobs until closed.
+    """Processes jobs until closed.
 
     Args:
-        parts: what it works with.
-        policy: how.
-        max_upload_bytes: bound of an upload that is read back.
+        parts: the components to use.
+        policy: limits and intervals.
+        max_upload_bytes: largest upload that is read back from the blob store.
         clock: seconds, monotonic.
         wall_clock: seconds since 1970.
     """
@@ -110,13 +112,13 @@ class JobRunner:
         self._ended_at_s: deque[float] = deque(maxlen=_RATE_JOBS)
 
     def start(self) -> None:
-        """Begin to claim jobs."""
+        """Start to claim jobs."""
         num_tasks = self._policy.num_parallel + self._policy.num_telling
         self._tasks = [asyncio.create_task(self._work_on_jobs(), name="jobs") for _ in range(num_tasks)]
         self._tasks.append(asyncio.create_task(self._sweep(), name="sweep jobs"))
 
     async def aclose(self) -> None:
-        """Requeue running jobs for another process, or for this one after its restart."""
+        """Stop, and requeue running jobs for another process or for the next start."""
         await end_tasks(self._tasks)
 
     def seconds_per_job(self) -> float | None:
@@ -126,11 +128,11 @@ class JobRunner:
         return (self._clock() - self._ended_at_s[0]) / (len(self._ended_at_s) - 1)
 
     def wake(self) -> None:
-        """There is a new job."""
+        """Poll the queue now, because a job was added."""
         self._wake.set()
 
     def drop(self, job_id: str) -> None:
-        """The job was erased: stop its work, if it is here."""
+        """Cancel the work on a deleted job, if this process holds it."""
         if job_id in self._leases:
             self._leases[job_id].lose()
 
@@ -174,14 +176,14 @@ class JobRunner:
 
     @asynccontextmanager
     async def _leased(self, job: Job) -> AsyncIterator[JobLease]:
-        """Around the work on a claimed job: renew its lease; requeue it when this process ends."""
+        """Renew the lease of a claimed job during the body. Requeue the job if the body is cancelled."""
         lease = JobLease(job, self._parts.store, self._holder)
         self._leases[job.job_id] = lease
         keeping = asyncio.create_task(self._keep(lease))
         try:
             yield lease
         except LeaseLostError:
-            logger.info("a job was erased or is another's by now", extra={"job_id": job.job_id})
+            logger.info("the lease of a job is lost", extra={"job_id": job.job_id})
         except asyncio.CancelledError:
             await end_tasks([] if lease.work is None else [lease.work])
             await self._give_back(lease)
@@ -191,21 +193,21 @@ class JobRunner:
             await end_tasks([keeping])
 
     async def _has_ended(self, lease: JobLease) -> bool:
-        """Answer it; False if it was lost or goes back to the queue."""
+        """Process the job. Return False if its lease was lost or it was requeued."""
         work = lease.work = asyncio.create_task(self._run(lease), name=f"job {lease.job.job_id}")
         await asyncio.wait([work])
         if lease.is_lost or work.cancelled():
             return False
         error = work.exception()
         if isinstance(error, ServiceError) and self._may_try_again(lease.job, error):
-            logger.info("job is tried again", extra={"code": error.code})
+            logger.info("a job is requeued to be retried", extra={"code": error.code})
             await asyncio.sleep(min(error.retry_after_s or _RETRY_S, self._policy.lease_s))
             await self._give_back(lease)
             return False
         if isinstance(error, ServiceError):
             await self._end(lease, state="failed", code=error.code, detail=error.detail)
         elif error is not None:
-            logger.error("a job failed inside", exc_info=error)
+            logger.error("a job failed with an unexpected error", exc_info=error)
             await self._end(lease, state="failed", code="internal", detail="Something failed inside the service.")
         return True
 
@@ -216,10 +218,10 @@ class JobRunner:
         try:
             await lease.give_back()
         except ServiceError:
-            logger.warning("a job could not be given back; its lease will run out")
+            logger.warning("a job could not be requeued; its lease will expire")
 
     async def _keep(self, lease: JobLease) -> None:
-        """Renew the lease; one that is gone ends the work."""
+        """Renew the lease periodically. Cancel the work if the lease is lost."""
         while not lease.is_lost:
             await asyncio.sleep(self._policy.lease_s / _RENEWALS_PER_LEASE)
             try:
@@ -230,7 +232,7 @@ class JobRunner:
                 lease.lose()
 
     async def _run(self, lease: JobLease) -> None:
-        """Answer the job; failures that are final become its end."""
+        """Compute the answer of the job. Store final failures in the job; raise those that will be retried."""
         job = lease.job
         if not job.has_ended:
             num_deaths = job.num_deaths + (job.state == "running")
@@ -240,7 +242,7 @@ class JobRunner:
             )
             try:
                 if num_deaths >= MAX_DEATHS:
-                    raise ServiceError("poison_clip", "The processes that worked on this job died; it is given up.")
+                    raise ServiceError("poison_clip", "Processes crashed while working on this job; it is not retried.")
                 await self._answer(lease)
             except ServiceError as error:
                 if self._may_try_again(lease.job, error):
@@ -253,7 +255,7 @@ class JobRunner:
         await self._persist(lambda: lease.save(ended_at_s=self._wall_clock(), **changes))
 
     async def _persist(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Until the store takes it; raises LeaseLostError."""
+        """Retry until the store accepts the write. Raises LeaseLostError."""
         while True:
             try:
                 await action()
@@ -287,7 +289,7 @@ class JobRunner:
                 await self._flush(log)
 
     async def _flush(self, log: AnswerLog) -> None:
-        """Store what is left of an answer; a store that is away for less than a lease costs no work."""
+        """Store the rest of the answer. Retries while the store is unreachable, for at most the duration of a lease."""
         until_s = self._clock() + self._policy.lease_s
         while True:
             try:
@@ -324,9 +326,9 @@ class JobRunner:
                 await self._parts.blobs.delete_all("jobs", older_than_s=self._policy.keep_blobs_s)
                 await self._parts.blobs.measure()
             except ServiceError:
-                logger.info("jobs could not be swept")
+                logger.info("ended jobs could not be cleaned up")
             except Exception:
-                logger.exception("sweeping jobs failed")
+                logger.exception("cleaning up ended jobs failed")
             await asyncio.sleep(self._policy.sweep_s)
 
 

@@ -23,7 +23,7 @@ MAX_URL_CHARS = 2048
 
 _IPv4 = ipaddress.IPv4Address
 _IPv6 = ipaddress.IPv6Address
-# Public by their number, yet answered inside a cloud: Azure's wire server and the retired 6to4 relay (RFC 7526).
+# Public addresses that are served inside a cloud: Azure's wire server and the retired 6to4 relay (RFC 7526).
 _REFUSED_V4 = tuple(map(ipaddress.IPv4Network, ("168.63.129.16/32", "192.88.99.0/24", "192.0.0.0/24")))
 # Site-local (RFC 3879), local NAT64 (RFC 8215), discard (RFC 6666), ORCHID (RFC 4843, 7343), SRv6 (RFC 9602).
 _REFUSED_V6 = tuple(
@@ -41,7 +41,7 @@ _LOCAL_NAMES = ("localhost", "local", "internal", "home.arpa", "localdomain")
 
 
 def is_public(address: str) -> bool:
-    """Return whether a numeric address is a public unicast one, looking through every form that embeds IPv4."""
+    """Return whether a numeric address is a public unicast address. Embedded IPv4 addresses are checked too."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -104,7 +104,7 @@ def is_local_name(host: str) -> bool:
 
 
 def refused(reason: str) -> ServiceError:
-    """Return the `bad_option` for a webhook."""
+    """Return the `bad_option` error of a webhook that is refused."""
     return ServiceError("bad_option", f"webhook: {reason}.")
 
 
@@ -132,7 +132,7 @@ class Resolver:
         self._look_up = look_up or _look_up
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """Return the addresses of a name; raises OSError, which TimeoutError is one of."""
+        """Return the addresses of a name. Raises OSError; its subclass TimeoutError after `timeout_s`."""
         async with asyncio.timeout(self._timeout_s):
             await self._slots.acquire()
             loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
-"""Deliver a job's end to the address that its caller gave: signed, three retries, no redirects, no private addresses.
+"""Send a signed webhook when a job ends: three retries, no redirects, no private addresses.
 
-A name is resolved once for each try, and the connection goes to the address that was checked, so DNS rebinding has no
-effect.
+A name is resolved once per attempt and the connection goes to the address that was checked, which prevents DNS
+rebinding.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ Sleep = Callable[[float], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class WebhookPolicy:
-    """Which addresses may be told, and how long that may take.
+    """Allowed addresses, retries and timeout.
 
     Attributes:
-        private_hosts: names or addresses that are allowed although they are private.
-        delays_s: waits before the three retries.
-        timeout_s: of one try.
+        private_hosts: private names or addresses that are allowed.
+        delays_s: delays before each of the retries.
+        timeout_s: timeout of one attempt.
     """
 
     private_hosts: frozenset[str] = frozenset()
@@ -58,9 +58,9 @@ class Webhooks:
 
     Args:
         policy: limits.
-        wall_clock: seconds since 1970, part of what is signed.
-        resolve: name to addresses, or OSError; None takes a `Resolver`.
-        sleep: how retries wait.
+        wall_clock: seconds since 1970; the time is part of the signed text.
+        resolve: returns the addresses of a name or raises OSError; None uses a `Resolver`.
+        sleep: waits between attempts.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Webhooks:
         """Raise `bad_option` for a URL that can be refused without DNS.
 
         A name is resolved only at delivery, where each address is checked: a resolver that does not answer must not
-        delay the request that hands in a job.
+        delay the request that submits a job.
         """
         parsed = parse_webhook(url)
         if parsed.host in self._policy.private_hosts:
@@ -95,8 +95,8 @@ class Webhooks:
             self._check_port(parsed)
 
     async def tell(self, job: Job) -> None:
-        """Deliver a job's state; gives up, with a log line, after the last retry."""
-        assert job.webhook is not None, "only jobs with a webhook are told"
+        """Send the state of a job. Logs a warning if the last attempt fails; does not raise."""
+        assert job.webhook is not None, "the job has no webhook"
         for delay_s in (*self._policy.delays_s, None):
             try:
                 if await self._post(job, job.webhook):
@@ -105,10 +105,10 @@ class Webhooks:
                 logger.info("webhook failed", extra={"reason": type(error).__name__})
             if delay_s is not None:
                 await self._sleep(delay_s)
-        logger.warning("webhook given up", extra={"job_id": job.job_id})
+        logger.warning("webhook could not be delivered", extra={"job_id": job.job_id})
 
     async def _post(self, job: Job, webhook: str) -> bool:
-        """One try; whether it was taken (2xx)."""
+        """Make one attempt. Return whether the status was 2xx."""
         url = parse_webhook(webhook)
         address = await self._address_of(url)
         events = None
@@ -160,6 +160,6 @@ class Webhooks:
 
 
 def sign(body: bytes, *, secret: str, timestamp: str) -> str:
-    """The signature header: `sha256=` and the HMAC of `timestamp.body`, in hex."""
+    """Return the signature header: `sha256=` and the hex HMAC-SHA256 of `timestamp.body`."""
     digest = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
     return f"sha256={digest}"

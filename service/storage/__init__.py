@@ -1,1 +1,1 @@
-"""Folder, object-store and in-memory implementations of the ports."""
+"""Stores of a single process (memory and files), and blobs in a folder or an object store."""

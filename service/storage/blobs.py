@@ -1,7 +1,7 @@
 """Blobs in a folder or in an S3-compatible store, through obstore (one code path for both).
 
-obstore's asynchronous byte streams were seen to abort the interpreter at exit, so large blobs are read by ranges and
-written from a thread.
+Large blobs are read by ranges and written from a thread, because obstore's asynchronous byte streams can abort the
+interpreter at exit.
 """
 
 from __future__ import annotations
@@ -26,29 +26,28 @@ if TYPE_CHECKING:
     from obstore.store import RetryConfig  # of its stubs only
 
 _PIECE_BYTES = 4 * 1024**2
-# How obstore words a full disk (ENOSPC, EDQUOT, EFBIG): its errors carry no number.
+# Message of obstore for a full disk (ENOSPC, EDQUOT, EFBIG). Its exceptions have no errno.
 _FULL = re.compile(r"os error (28|122|27)\)")
 _FAILURES = (BaseError, OSError)
+# obstore's defaults would block a request for three minutes while the store is unreachable.
 _RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
-"""obstore's own would hold a request for three minutes while its store is away."""
 
 logger = logging.getLogger(__name__)
 
 
 class Blobs:
-    """Named bytes that outlive a process, over obstore. Every call may raise `backend_down` or `storage_full`.
+    """Persistent named blobs. Every call may raise `backend_down` or `storage_full`.
 
     Args:
-        location: a folder, or a URL such as `s3://bucket/prefix`. Where an object store is and who asks comes from the
-            environment, as its own tools read it: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-            AWS_ENDPOINT_URL (a store of another maker), AWS_ALLOW_HTTP=true (one without TLS); on AWS itself the
-            instance's or the pod's role.
+        location: a folder, or a URL such as `s3://bucket/prefix`. Endpoint and credentials of an object store come from
+            the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL (a store that is not
+            AWS), AWS_ALLOW_HTTP=true (a store without TLS); on AWS itself from the role of the instance or pod.
 
-        max_bytes: most bytes of all blobs of a folder; more is `storage_full`. Several processes that share a folder
-            agree after `measure`. A store behind a URL has its own quota and is not measured.
+        max_bytes: most bytes of all blobs of a folder; beyond this writes raise `storage_full`. Processes that share a
+            folder see each other's blobs after `measure`. A store behind a URL has its own quota and is not measured.
 
     Raises:
-        ValueError: the URL names no store that is known.
+        ValueError: the scheme of the URL is not supported.
     """
 
     def __init__(self, location: str | Path, *, max_bytes: int | None = None) -> None:
@@ -67,11 +66,11 @@ class Blobs:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the folder's blobs, as last measured and counted since."""
+        """Bytes of all blobs of the folder: the last measurement plus later changes by this process."""
         return self._used_bytes
 
     async def measure(self) -> None:
-        """Count the folder anew: other processes write to it too."""
+        """Measure the size of the folder again, because other processes may write to it."""
         if self._max_bytes is not None:
             try:
                 self._used_bytes = await asyncio.to_thread(self._measure)
@@ -96,21 +95,21 @@ class Blobs:
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait([writing])  # the descriptor is its owner's again only when the thread is done with it
+            await asyncio.wait([writing])  # the caller may close the descriptor only after the thread has finished
             raise
         except _FAILURES as error:
             self._used_bytes -= num_bytes
             raise _down(error) from error
 
     async def delete(self, name: str) -> None:
-        """Delete one blob; one that is gone is no error."""
+        """Delete a blob. A missing blob is not an error."""
         try:
             await asyncio.to_thread(self._delete, name)
         except _FAILURES as error:
             raise _down(error) from error
 
     async def get(self, name: str) -> bytes | None:
-        """All bytes of a blob."""
+        """Return all bytes of a blob, or None if it does not exist."""
         try:
             answer = await obstore.get_async(self._store, name)
             return bytes(await answer.bytes_async())
@@ -120,19 +119,19 @@ class Blobs:
             raise _down(error) from error
 
     async def read(self, name: str) -> AsyncIterator[bytes]:
-        """The bytes piece by piece."""
+        """Yield the bytes of a blob in pieces. Raises `internal` if it does not exist."""
         try:
             num_bytes = (await obstore.head_async(self._store, name))["size"]
             for start in range(0, num_bytes, _PIECE_BYTES):
                 end = min(num_bytes, start + _PIECE_BYTES)
                 yield bytes(await obstore.get_range_async(self._store, name, start=start, end=end))
         except FileNotFoundError as error:
-            raise ServiceError("internal", "A stored file is gone.") from error
+            raise ServiceError("internal", "A stored file is missing.") from error
         except _FAILURES as error:
             raise _down(error) from error
 
     async def delete_all(self, prefix: str, *, older_than_s: float = 0.0) -> None:
-        """Delete every blob under a prefix, or the old ones among them."""
+        """Delete all blobs under a prefix that are at least `older_than_s` old."""
         try:
             await asyncio.to_thread(self._delete_all, prefix, timedelta(seconds=older_than_s))
         except _FAILURES as error:
@@ -154,13 +153,13 @@ class Blobs:
             size = obstore.head(self._store, name)["size"] if num_bytes is None else num_bytes
             obstore.delete(self._store, name)
         except FileNotFoundError:
-            return  # another process swept it
+            return  # another process has deleted it
         self._used_bytes = max(0, self._used_bytes - size)
 
     def _reserve(self, num_bytes: int) -> None:
         if self._max_bytes is not None and self._used_bytes + num_bytes > self._max_bytes:
             raise ServiceError(
-                "storage_full", "Kept uploads and answers fill their room; try again later.", retry_after_s=30.0
+                "storage_full", "The storage for uploads and answers is full; try again later.", retry_after_s=30.0
             )
         self._used_bytes += num_bytes
 
@@ -169,7 +168,7 @@ class Blobs:
 
 
 class _PreadFile(io.RawIOBase):
-    """A file that leaves the descriptor's own position alone."""
+    """File object that reads with `pread`, so that the position of the descriptor does not change."""
 
     def __init__(self, fd: int, num_bytes: int) -> None:
         super().__init__()
@@ -200,6 +199,6 @@ class _PreadFile(io.RawIOBase):
 
 def _down(error: Exception) -> ServiceError:
     if (isinstance(error, OSError) and error.errno is not None) or _FULL.search(str(error)):
-        return ServiceError("storage_full", "The store of uploads takes no more; try again later.", retry_after_s=30.0)
-    logger.warning("the store of uploads failed", extra={"reason": f"{type(error).__name__}: {str(error)[:300]}"})
-    return ServiceError("backend_down", "The store of uploads does not answer; try again.", retry_after_s=5.0)
+        return ServiceError("storage_full", "The blob store is full; try again later.", retry_after_s=30.0)
+    logger.warning("the blob store failed", extra={"reason": f"{type(error).__name__}: {str(error)[:300]}"})
+    return ServiceError("backend_down", "The blob store does not respond; try again.", retry_after_s=5.0)

@@ -1,4 +1,4 @@
-"""Answers kept in this process: the least recently used leave first."""
+"""In-memory LRU cache of answers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class MemoryCache:
     """`ports.ResultCache` of one process.
 
     Args:
-        max_bytes: of all answers together.
-        ttl_s: an answer is kept for at most this long.
+        max_bytes: limit on the bytes of all answers together.
+        ttl_s: lifetime of an answer in seconds.
         clock: seconds, monotonic.
     """
 
@@ -24,7 +24,7 @@ class MemoryCache:
         self._num_bytes = 0
 
     async def get(self, key: str) -> bytes | None:
-        """The answer, if it is still there."""
+        """Return the answer, or None if it is not cached or has expired."""
         if key not in self._entries:
             return None
         until_s, answer = self._entries[key]
@@ -35,7 +35,7 @@ class MemoryCache:
         return answer
 
     async def put(self, key: str, answer: bytes) -> None:
-        """Keep an answer; one that is over the bound by itself is not kept."""
+        """Store an answer and evict the least recently used ones. An answer larger than `max_bytes` is not stored."""
         if key in self._entries:
             self._drop(key)
         if len(answer) > self._max_bytes:

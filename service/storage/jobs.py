@@ -1,4 +1,4 @@
-"""Jobs of a single process: in memory, each change also a file of a folder, so that a restart goes on."""
+"""Job store of a single process: in memory, with one file per job so that jobs survive a restart."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from service.domain.job import Job
 
 logger = logging.getLogger(__name__)
 
+# Suffixes of a job's file before and after its webhook was sent.
 _OPEN, _SETTLED = ".json", ".settled.json"
-"""A job's file, until its end was told and after."""
 
 
 class FolderJobStore:
-    """`ports.JobStore` of one process. Writes of one job come one after the other: they are its holder's.
+    """`ports.JobStore` of one process. Only the holder writes a job, one write at a time.
 
     Args:
-        folder: of one file a job; None keeps them in memory only.
-        ttl_s: ended jobs are kept for this long.
-        wall_clock: seconds since 1970, since the times of jobs outlive the process.
+        folder: folder with one file per job; None keeps jobs in memory only.
+        ttl_s: seconds for which ended jobs are kept.
+        wall_clock: seconds since 1970, because times of jobs are compared across restarts.
 
     Raises:
-        OSError: the folder can be neither made nor read.
+        OSError: the folder cannot be created or read.
     """
 
     def __init__(self, folder: Path | None, *, ttl_s: float, wall_clock: Clock) -> None:
@@ -46,25 +46,25 @@ class FolderJobStore:
             self._load(folder)
 
     async def add(self, job: Job) -> None:
-        """Keep a new job and queue it."""
+        """Store a new job and queue it."""
         await self._write(job)
         self._jobs[job.job_id] = job
         self._queue.append(job.job_id)
 
     async def get(self, job_id: str) -> Job | None:
-        """The job as last saved."""
+        """Return the job as last saved, or None."""
         return self._jobs.get(job_id)
 
     async def was_known(self, job_id: str) -> bool:
-        """Whether it was kept by this process and its time is over."""
+        """Return whether this process has stored the job and deleted it after its lifetime."""
         return job_id in self._expired
 
     async def num_waiting(self) -> int:
-        """Jobs queued."""
+        """Return the number of queued jobs."""
         return len(self._queue)
 
     async def claim(self, holder: str) -> Job | None:
-        """The oldest queued job; within one process no holder dies alone."""
+        """Claim the oldest queued job. Leases never expire, because all holders are in this process."""
         while self._queue:
             job = self._jobs.get(self._queue.popleft())
             if job is not None:
@@ -73,7 +73,7 @@ class FolderJobStore:
         return None
 
     async def save(self, job: Job, *, holder: str) -> bool:
-        """Write it."""
+        """Save the job. Return False if `holder` does not hold it."""
         if self._holders.get(job.job_id) != holder:
             return False
         self._jobs[job.job_id] = job
@@ -81,13 +81,13 @@ class FolderJobStore:
         return True
 
     async def give_back(self, job: Job, *, holder: str) -> None:
-        """Queue it first."""
+        """Put the job back at the head of the queue."""
         if await self.save(job, holder=holder):
             del self._holders[job.job_id]
             self._queue.appendleft(job.job_id)
 
     async def settle(self, job: Job, *, holder: str) -> None:
-        """Keep it for its time."""
+        """Mark the job as completely finished; it is deleted `ttl_s` after its end."""
         if self._holders.get(job.job_id) != holder:
             return
         self._jobs[job.job_id] = job
@@ -96,11 +96,11 @@ class FolderJobStore:
             self._settled.add(job.job_id)
 
     async def erase(self, job_id: str) -> None:
-        """Forget it at once."""
+        """Delete the job at once."""
         self._forget(job_id)
 
     async def sweep(self) -> Sequence[str]:
-        """Forget what is over."""
+        """Delete expired jobs and return their ids."""
         now_s = self._wall_clock()
         for job_id in [job_id for job_id, at_s in self._expired.items() if at_s <= now_s - self._ttl_s]:
             del self._expired[job_id]
@@ -119,12 +119,12 @@ class FolderJobStore:
         self._unlink(job_id)
 
     def _load(self, folder: Path) -> None:
-        """Jobs of the former process: those that were not settled are queued again, oldest first."""
-        for path in sorted(folder.glob("*.json")):  # of two files of a job the settled one comes last
+        """Load the jobs of the previous process and queue the unsettled ones, oldest first."""
+        for path in sorted(folder.glob("*.json")):  # if a job has two files, the settled one sorts last
             try:
                 job = decode_job(path.read_bytes())
             except ServiceError:
-                logger.error("a job file is unreadable and left alone", extra={"file": path.name})
+                logger.error("a job file is unreadable and ignored", extra={"file": path.name})
                 continue
             self._jobs[job.job_id] = job
             if path.name.endswith(_SETTLED):
@@ -133,7 +133,7 @@ class FolderJobStore:
         self._queue.extend(job.job_id for job in sorted(waiting, key=lambda job: job.created_at_s))
 
     async def _write(self, job: Job, *, is_settled: bool = False) -> None:
-        """To the end even when cancelled; a job that was erased meanwhile stays erased."""
+        """Write the file, and finish writing even if cancelled. A job that is deleted meanwhile stays deleted."""
         if self._folder is None:
             return
         is_new = job.job_id not in self._jobs
@@ -147,7 +147,7 @@ class FolderJobStore:
             raise
         except OSError as error:
             raise ServiceError(
-                "storage_full", "The job cannot be kept; try again later.", retry_after_s=30.0
+                "storage_full", "The job cannot be stored; try again later.", retry_after_s=30.0
             ) from error
         finally:
             if not is_new and job.job_id not in self._jobs:
@@ -164,7 +164,7 @@ def _ended_s(job: Job) -> float:
 
 
 def _write_durably(path: Path, data: bytes, other: Path) -> None:
-    """Either the old or the new content survives a crash; `other` goes once `path` is there."""
+    """Replace `path` atomically and durably, then delete `other`."""
     fresh = path.with_suffix(".new")
     try:
         with fresh.open("wb") as file:
@@ -173,6 +173,6 @@ def _write_durably(path: Path, data: bytes, other: Path) -> None:
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError:
-        fresh.unlink(missing_ok=True)  # a full disk leaves nothing half-made
+        fresh.unlink(missing_ok=True)  # leave no partial file on a full disk
         raise
     other.unlink(missing_ok=True)

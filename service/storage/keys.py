@@ -1,4 +1,4 @@
-"""Idempotency keys of a single process: in memory, each remembered reply also a line of a file, for a restart."""
+"""Idempotency keys of a single process: in memory, with an append-only file of replies that survives a restart."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from service.ports import KeyRecord
 
 logger = logging.getLogger(__name__)
 
+# Most keys in memory (20 MB at about 200 bytes each). Beyond this the oldest keys are evicted early.
 _MAX_KEYS = 100_000
-"""At about 200 bytes each, 20 MB; beyond it the oldest are forgotten early."""
+# A file with fewer lines is not compacted.
 _LEAST_LINES = 1000
-"""A shorter file is not written anew."""
 
 
 class FolderKeyStore:
     """`ports.KeyStore` of one process.
 
-    A key that is in use lives in memory only: its request ends with the process, and the key is free again. What a key
-    was answered with is appended to a file and flushed to the disk before the caller is told.
+    A key in use is in memory only: its request ends with the process, which releases the key. A reply is appended to
+    the file and flushed to disk before `finish` returns.
 
     Args:
         path: the file, in a folder that exists; None keeps keys in memory only.
-        wall_clock: seconds since 1970, since remembered keys outlive the process.
+        wall_clock: seconds since 1970, because expiry times are compared across restarts.
 
     Raises:
-        OSError: the file can be neither read nor written.
+        OSError: the file cannot be read or written.
     """
 
     def __init__(self, path: Path | None, *, wall_clock: Clock) -> None:
@@ -49,7 +49,7 @@ class FolderKeyStore:
             self._was_written(lines)
 
     async def begin(self, scope: str, fingerprint: str, *, lease_s: float) -> KeyRecord | None:
-        """Take a key."""
+        """Acquire a key. Return its record if it is already in use or has a reply, else None."""
         now_s = self._clock()
         until_s, found = self._records.get(scope, (0.0, None))
         if found is not None and until_s > now_s:
@@ -60,12 +60,12 @@ class FolderKeyStore:
         return None
 
     async def renew(self, scope: str, *, lease_s: float) -> None:
-        """Still running."""
+        """Extend the lease of a key whose request is still running."""
         if scope in self._records:
             self._records[scope] = (self._clock() + lease_s, self._records[scope][1])
 
     async def finish(self, scope: str, record: KeyRecord, *, ttl_s: float) -> None:
-        """Remember; raises ServiceError `storage_full` where the file takes no more."""
+        """Store the reply of a key. Raises ServiceError `storage_full` if the file cannot be written."""
         until_s = self._clock() + ttl_s
         self._records[scope] = (until_s, record)
         if self._path is not None:
@@ -73,7 +73,7 @@ class FolderKeyStore:
             await asyncio.shield(writing)
 
     async def forget(self, scope: str) -> None:
-        """Forget a key that was in use; nothing of it is in the file."""
+        """Release a key that was in use. It has no line in the file."""
         self._records.pop(scope, None)
 
     async def _write(self, path: Path, line: bytes) -> None:
@@ -88,16 +88,16 @@ class FolderKeyStore:
                     await asyncio.to_thread(_append, path, line)
                     self._num_lines += 1
             except OSError as error:
-                self._is_torn = True  # half a line may be there: it must not swallow the next one
-                raise ServiceError("storage_full", "The key cannot be remembered; try again later.") from error
+                self._is_torn = True  # the file may end with half a line, so it is rewritten before the next append
+                raise ServiceError("storage_full", "The key cannot be stored; try again later.") from error
 
     def _was_written(self, lines: Sequence[bytes]) -> None:
-        """The file is new; it is written anew when it has doubled."""
+        """Record that the file was compacted. It is compacted again when its length has doubled."""
         self._num_lines, self._is_torn = len(lines), False
         self._rewrite_at = max(_LEAST_LINES, 2 * len(lines))
 
     def _lines(self) -> list[bytes]:
-        """Of what is remembered; a key in use is not."""
+        """Return the lines of all keys with a reply."""
         return [
             _line(scope, until_s, record)
             for scope, (until_s, record) in self._records.items()
@@ -124,7 +124,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _rewrite(path: Path, lines: Sequence[bytes]) -> None:
-    """Either the old or the new file survives a crash."""
+    """Replace the file atomically and durably."""
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
     _append(fresh, b"".join(lines))
@@ -132,7 +132,7 @@ def _rewrite(path: Path, lines: Sequence[bytes]) -> None:
 
 
 def _load(path: Path, *, now_s: float) -> dict[str, tuple[float, KeyRecord]]:
-    """The keys that are still remembered; a line that a crash cut short was never answered for, and is left out."""
+    """Load the keys that have not expired. Truncated lines are skipped: their callers have received no answer."""
     records: dict[str, tuple[float, KeyRecord]] = {}
     num_unreadable = 0
     for line in path.read_bytes().splitlines():
