@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+# What a call costs beside the predictor: hand-over, assembly, answers. Keeps noise in the costs from making many calls
+# of what one could do.
 HANDOVER_S = 0.0005
-"""What a call costs beside the predictor: hand-over, assembly, answers. Keeps noise in the costs from making many calls
-of what one could do."""
 
 
 class BatchPlan:

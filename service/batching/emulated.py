@@ -20,8 +20,8 @@ from service.domain.result import SOUNDING, ModelInfo
 from service.telemetry.metrics import Metrics
 
 ITEM_SIDE_PX = 64
+# 12 288: one frame of 64 x 64 RGB.
 ITEM_BYTES = ITEM_SIDE_PX * ITEM_SIDE_PX * 3
-"""12 288: one frame of 64 x 64 RGB."""
 DEFAULT_MAX_BATCH = 64
 
 

@@ -11,8 +11,8 @@ from service.batching.device import SliceResult
 from service.batching.sample_queue import SampleSlice
 from service.domain.errors import ServiceError
 
+# Samples that one encoder thread takes at once: enough to pay for the hand-over, few enough to share the work.
 ENCODE_GROUP_SAMPLES = 8
-"""Samples that one encoder thread takes at once: enough to pay for the hand-over, few enough to share the work."""
 EncodeInput = Sequence[tuple[SampleSlice, NDArray[np.float32]]]
 
 

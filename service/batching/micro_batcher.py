@@ -27,11 +27,11 @@ from service.telemetry.traces import NO_TRACES, Traces
 
 logger = logging.getLogger(__name__)
 
+# Loop passes without a new arrival before a batch leaves early: what is already in a socket's buffer takes about three
+# passes (read, start the handler, reach the batcher), so requests that come together leave together.
 SETTLE_PASSES = 3
-"""Loop passes without a new arrival before a batch leaves early: what is already in a socket's buffer takes about three
-passes (read, start the handler, reach the batcher), so requests that come together leave together."""
+# Weight of the newest batch in the moving average of the drain rate.
 RATE_SMOOTHING = 0.2
-"""Weight of the newest batch in the moving average of the drain rate."""
 
 RunBatch = Callable[[Sequence[SampleSlice]], Awaitable[BatchOutcome]]
 EncodeOutput = list[tuple[tuple[FrameMasks, ...] | ServiceError, float]]

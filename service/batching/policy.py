@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Batch shapes a device is warmed up for. Few shapes: equal shapes give equal bytes, and no shape is met cold.
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-"""Batch shapes a device is warmed up for. Few shapes: equal shapes give equal bytes, and no shape is met cold."""
 
 
 @dataclass(frozen=True, slots=True)

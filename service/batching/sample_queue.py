@@ -12,8 +12,8 @@ from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 
+# Once jobs have waited for their patience, one sample in this many is theirs whatever else waits.
 JOB_SHARE = 8
-"""Once jobs have waited for their patience, one sample in this many is theirs whatever else waits."""
 
 
 @dataclass(eq=False, slots=True)

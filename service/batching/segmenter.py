@@ -26,10 +26,10 @@ from service.telemetry.traces import NO_TRACES, Traces
 
 logger = logging.getLogger(__name__)
 
+# An idle device is asked for its health this often; a busy one is judged by its calls.
 IDLE_CHECK_S = 5.0
-"""An idle device is asked for its health this often; a busy one is judged by its calls."""
+# How long the present device call may take to end at shutdown; the thread is a daemon, so the process ends anyway.
 STOP_TIMEOUT_S = 10.0
-"""How long the present device call may take to end at shutdown; the thread is a daemon, so the process ends anyway."""
 
 
 class LocalSegmenter(MicroBatcher):

@@ -20,8 +20,8 @@ from service.media.policy import DecodeJob, MediaPolicy
 from service.media.sandbox.clip_decode import samples_of
 from service.media.sandbox.source import UploadSource
 
+# The field's frame size (AVSBench).
 _SIDE_PX = 224
-"""The field's frame size (AVSBench)."""
 _REPEATS = 3
 _LIMITS = MediaPolicy(max_clip_s=math.inf, max_pixels=8192 * 8192, max_samples=1_000_000)
 

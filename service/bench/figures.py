@@ -11,10 +11,10 @@ from pathlib import Path
 
 from service.settings import Settings
 
+# Measured values by dotted name (docs/contract.md, "Benchmark").
 Figures = dict[str, float]
-"""Measured values by dotted name (docs/contract.md, "Benchmark")."""
+# Is told what is measured next.
 OnStep = Callable[[str], None]
-"""Is told what is measured next."""
 MIN_CALLS = 5
 
 

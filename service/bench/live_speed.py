@@ -17,8 +17,8 @@ from service.domain.errors import ServiceError
 from service.domain.live import LiveFrame, LiveInput, LiveMasks, LiveOptions, SoundPiece
 
 SIDE_PX = 224
+# Streams at once and their frames per second.
 ON_ANY = (1, 10)
-"""Streams at once and their frames per second."""
 ON_GPU = (16, 25)
 
 

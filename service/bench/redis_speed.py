@@ -18,16 +18,16 @@ from service.redis.link import RedisLink
 from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
 from service.telemetry.metrics import Metrics
 
+# Slow enough that two workers, a front and a Redis on two cores do not compete for them.
 ACCELERATOR = EmulatedAccelerator(batch_s=0.200, item_s=0.010, max_batch=16)
-"""Slow enough that two workers, a front and a Redis on two cores do not compete for them."""
+# For each of two workers a batch on the device, one behind it and one on its way there and back.
 _CLIENTS = 6 * ACCELERATOR.max_batch
-"""For each of two workers a batch on the device, one behind it and one on its way there and back."""
 _SIDE_PX = 64
 _SETTLE_S = 3.0
 _START_S = 60.0
 _LOOK_S = 0.1
+# Least number of batches in a figure: answers come a batch at a time.
 _BATCHES = 20
-"""Least number of batches in a figure: answers come a batch at a time."""
 
 
 def measure_workers(plan: BenchPlan, on_step: OnStep) -> Figures:

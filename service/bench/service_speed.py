@@ -20,8 +20,8 @@ from service.telemetry.metrics import Metrics
 from service.wiring.policies import media_policy
 
 CLIENTS = (1, 4, 16)
+# The loads that other servers were measured with.
 ITEM_CLIENTS = (1, 8, 32)
-"""The loads that other servers were measured with."""
 _ITEM_BYTES = 12_288
 
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from service.domain.chunk import SAMPLE_RATE_HZ
 from service.domain.result import SOUNDING, ModelInfo
 
+# Pixels of the frame per logit, as in the mask heads of the real model.
 STRIDE = 4
-"""Pixels of the frame per logit, as in the mask heads of the real model."""
+# Loudness is judged by the last 0.2 s of the window: what sounds now, not what sounded before.
 _TAIL_SAMPLES = SAMPLE_RATE_HZ // 5
-"""Loudness is judged by the last 0.2 s of the window: what sounds now, not what sounded before."""
+# Under -60 dBFS nothing sounds.
 _SILENCE_RMS = 1e-3
-"""Under -60 dBFS nothing sounds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 _TAG = PREFIX + "{cache}:"
 _ORDER, _SIZES, _TOTAL = _TAG + "order", _TAG + "sizes", _TAG + "total"
 _ENTRY = _TAG + "entry:"
+# What a look or a put may cost; a Redis that takes longer is no cache to a request that waits.
 _PATIENCE_S = 1.0
-"""What a look or a put may cost; a Redis that takes longer is no cache to a request that waits."""
 
 # KEYS entry, order, sizes, total; ARGV id, bytes, ttl ms, most bytes, entry prefix.
 _PUT = """

@@ -37,10 +37,10 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+# Share of the lease after which an entry that was not renewed counts as its worker's death; renewals come at a fifth.
+#
+# A wedged worker is so noticed within the lease, not just after it.
 DEAD_AFTER = 0.75
-"""Share of the lease after which an entry that was not renewed counts as its worker's death; renewals come at a fifth.
-
-A wedged worker is so noticed within the lease, not just after it."""
 MAX_DEATHS_ALONE = 2
 POISON = ServiceError("poison_clip", "The clip ended its worker twice and is not tried again; change the clip.")
 _REPLIES_TTL_MS = 60_000

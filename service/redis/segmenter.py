@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 _REPLY_WAIT_MS = 1000
 _REPLY_BATCH = 64
 _RETRY_S = 0.2
+# Room for a message's header in the budget of outstanding bytes.
 _HEADER_BYTES = 4096
-"""Room for a message's header in the budget of outstanding bytes."""
 _RATE_WEIGHT = 0.2
 
 

@@ -32,15 +32,15 @@ from service.domain.errors import CODES, ServiceError
 from service.domain.request import accept_traceparent
 from service.domain.result import ModelInfo
 
+# Raised with every change of the layout; it is part of every Redis key, so versions never read each other.
 VERSION: Final = 1
-"""Raised with every change of the layout; it is part of every Redis key, so versions never read each other."""
 _MAGIC: Final = b"AVES"
 _PREFIX: Final = struct.Struct("<4sBBI")
 _CHUNK, _ANSWER, _FAILURE = 1, 2, 3
 _MAX_SIDE_PX: Final = 4096
 _MAX_AUDIO_SAMPLES: Final = 3600 * SAMPLE_RATE_HZ
+# An answer of 32 samples with many masks at 4K stays far under this.
 _MAX_HEADER_BYTES: Final = 64 * 1024**2
-"""An answer of 32 samples with many masks at 4K stays far under this."""
 
 _MODEL: Final = TypeAdapter(ModelInfo)
 _MASKS: Final = TypeAdapter(MaskPolicy)

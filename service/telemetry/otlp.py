@@ -29,17 +29,17 @@ from service.telemetry.traces import Span, SpanKind, Value, failing, is_our_fail
 
 logger = logging.getLogger(__name__)
 
+# OTLP specification: appended to the base address of the collector.
 PATH = "/v1/traces"
-"""OTLP specification: appended to the base address of the collector."""
 _SCOPE = "avesformer"
 _MAX_QUEUED_SPANS = 4096
 _MAX_BATCH_SPANS = 512
 _EVERY_MS = 2000.0
 _SEND_TIMEOUT_S = 5.0
+# As many as the largest batch has samples, each of which could be a request of its own.
 _MAX_LINKS = 1024
-"""As many as the largest batch has samples, each of which could be a request of its own."""
+# Longest wait for the collector at shutdown.
 _CLOSE_S = 3.0
-"""Longest wait for the collector at shutdown."""
 _KINDS: Mapping[SpanKind, api.SpanKind] = {
     "internal": api.SpanKind.INTERNAL,
     "server": api.SpanKind.SERVER,

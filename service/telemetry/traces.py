@@ -15,10 +15,10 @@ from typing import Literal, Protocol
 from service.domain.errors import CODES, Kind, ServiceError
 
 Value = str | int | float | bool
+# `server` answers a caller, `producer` hands work to a queue, `consumer` takes it from one.
 SpanKind = Literal["internal", "server", "producer", "consumer"]
-"""`server` answers a caller, `producer` hands work to a queue, `consumer` takes it from one."""
+# Kinds that mark a span as failed; what a caller did wrong is an answer like any other.
 OUR_FAILURES = frozenset({Kind.INTERNAL, Kind.UNAVAILABLE, Kind.DEADLINE_EXCEEDED, Kind.STORAGE_FULL})
-"""Kinds that mark a span as failed; what a caller did wrong is an answer like any other."""
 _SAMPLED_FLAG = 1
 
 

@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 _RENEWALS_PER_LEASE = 5
 _RETRY_S = 0.2
+# Failures of this worker rather than of the chunk: another worker may do better.
 _OWN_TROUBLE = frozenset({"draining", "queue_full", "warming_up", "backend_down"})
-"""Failures of this worker rather than of the chunk: another worker may do better."""
+# Longest wait for new chunks in one go: also how often dead workers' chunks are looked for while idle.
 _TAKE_WAIT_S = 0.25
-"""Longest wait for new chunks in one go: also how often dead workers' chunks are looked for while idle."""
+# Shortest wait for the device: its remaining time is an estimate.
 _MIN_WAIT_S = 0.005
-"""Shortest wait for the device: its remaining time is an estimate."""
 
 
 @dataclass(frozen=True, slots=True)

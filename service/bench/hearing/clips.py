@@ -21,10 +21,10 @@ from model.network.preprocess import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 
 FRAMES_AT_ONCE = 8
 SECONDS = 5.0
+# Half of the usual 25 frames per second: half the time to render, encode and decode; masks do not depend on it.
 FRAME_RATE = Fraction(25, 2)
-"""Half of the usual 25 frames per second: half the time to render, encode and decode; masks do not depend on it."""
+# Loudest peak of a new mix, as in the world's own.
 CEILING = 0.95
-"""Loudest peak of a new mix, as in the world's own."""
 
 Gates = NDArray[np.float64]
 Truth = dict[str, Any]

@@ -32,11 +32,11 @@ from service.bench.hearing.clips import (
 from service.bench.hearing.rotation import rotated
 
 SIZES = ((320, 240), (480, 270))
+# Frames per second at 1080 lines, where each frame costs twenty small ones to make.
 FULL_HD_RATE = Fraction(5, 2)
-"""Frames per second at 1080 lines, where each frame costs twenty small ones to make."""
 EDIT_S = 0.3
+# Seeds from one number of visible objects to the next; base clips never reach so far.
 VISIBLE_SEEDS = 100_000
-"""Seeds from one number of visible objects to the next; base clips never reach so far."""
 TIMING_FPS = 10.0
 
 

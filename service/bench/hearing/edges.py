@@ -16,10 +16,10 @@ from service.bench.hearing.score import BoolMask, said_in
 from service.domain.result import FrameMasks
 
 BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE_HZ
+# An edge said within this of the true one is taken for it.
 MATCH_S = 0.75
-"""An edge said within this of the true one is taken for it."""
+# A true edge counts if the object keeps its state for so long before and after it.
 STEADY_S = 0.3
-"""A true edge counts if the object keeps its state for so long before and after it."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 _TURNS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+# From the box type of a version 0 `tkhd` to its matrix (ISO/IEC 14496-12, 8.3.2).
 _MATRIX_OFFSET_BYTES = 40
-"""From the box type of a version 0 `tkhd` to its matrix (ISO/IEC 14496-12, 8.3.2)."""
 
 
 def rotated(data: bytes, degrees: int) -> bytes:

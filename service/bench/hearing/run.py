@@ -41,11 +41,11 @@ from service.domain.result import FrameMasks
 from service.settings import Settings
 
 SEMANTIC = "semantic"
+# Longest wait for the service to say which model it runs.
 ANSWER_S = 60.0
-"""Longest wait for the service to say which model it runs."""
 Truth = dict[str, Any]
+# Number of a clip, its truth, and what came back.
 Answer = tuple[int, Truth, Sequence[FrameMasks]]
-"""Number of a clip, its truth, and what came back."""
 
 
 @dataclass(frozen=True)

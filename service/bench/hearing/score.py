@@ -16,8 +16,8 @@ from service.domain.result import FrameMasks
 NUM_RESAMPLES = 1000
 
 BoolMask = NDArray[np.bool_]
+# A clip and a value, or a tuple of values, of each sample that counts.
 Values = Sequence[tuple[int, Any]]
-"""A clip and a value, or a tuple of values, of each sample that counts."""
 Statistic = Callable[[NDArray[np.float64]], float]
 
 
