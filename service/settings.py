@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     grpc_port: int = Field(50051, ge=0, le=65535, description="gRPC port (0: any free one)")
     worker_port: int = Field(8001, ge=0, le=65535, description="Ops port of `avesformer worker`")
     checkpoint: Path | None = Field(
-        None, description="Checkpoint file or shipped name (tiny, tiny-semantic); empty: tiny"
+        None, description="Checkpoint file or shipped name (lite, tiny, tiny-semantic); empty: lite"
     )
     device: Literal["auto", "cpu", "cuda"] | str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -1,6 +1,6 @@
 """Writes what depends on other files into the Kubernetes components.
 
-    python deploy/kubernetes/update.py model/weights/tiny.safetensors
+    python deploy/kubernetes/update.py model/weights/lite.safetensors
 
 The autoscaler watches streams whose names hold the checkpoint's hash, and the operator's PrometheusRule holds the rules
 of deploy/prometheus/alerts.yml. Standard library only.

@@ -42,7 +42,7 @@ def evaluate(
     data: Annotated[DataName, typer.Option(help="Data set.")] = DataName.SYNTHETIC,
     root: Annotated[Path | None, typer.Option(help="Folder of AVSBench, or of pictures.")] = None,
     split: Annotated[Split | None, typer.Option(help="Split (AVSBench: test, pictures: val).")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name; pictures: lite, else tiny.")] = None,
     num_clips: Annotated[int, typer.Option(min=2, help="Unseen synthetic clips.")] = 120,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
@@ -75,7 +75,8 @@ def evaluate(
     if robust and data is DataName.SYNTHETIC:
         raise typer.BadParameter("choose --data pictures or avsbench-…", param_hint="--robust")
     with one_line_failures():
-        loaded = load_checkpoint(checkpoint or SHIPPED_CHECKPOINT)
+        default = SHIPPED_CHECKPOINT if data is DataName.PICTURES else Path("tiny")
+        loaded = load_checkpoint(checkpoint or default)
         place = choose_device(device)
         part = split or (Split.VAL if data is DataName.PICTURES else Split.TEST)
         if root is None or data is DataName.SYNTHETIC:

@@ -18,7 +18,7 @@ from model.network.config import ModelConfig
 
 FORMAT = "avesformer-checkpoint"
 FORMAT_VERSION = 1
-SHIPPED_CHECKPOINT = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
+SHIPPED_CHECKPOINT = Path(__file__).parents[1] / "weights" / "lite.safetensors"
 
 
 class CheckpointError(ValueError):

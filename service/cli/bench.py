@@ -32,7 +32,9 @@ def bench(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     only: Annotated[str, typer.Option(help=f"Comma-separated parts: {', '.join(PARTS)}.")] = ",".join(PARTS),
     clip: Annotated[list[Path] | None, typer.Option(help="Clips to measure instead of the built-in ones.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File or shipped name: lite, tiny, tiny-semantic (lite).")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Approximate seconds per figure.")] = 5.0,
 ) -> None:

@@ -39,7 +39,7 @@ Host = Annotated[str | None, typer.Option(help="Address to bind (AVES_HOST, 127.
 Port = Annotated[int | None, typer.Option(help="HTTP port (AVES_PORT, 8000).")]
 GrpcPort = Annotated[int | None, typer.Option(help="gRPC port (AVES_GRPC_PORT, 50051).")]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (AVES_CHECKPOINT, tiny).")
+    Path | None, typer.Option(help="File or shipped name: lite, tiny, tiny-semantic (AVES_CHECKPOINT, lite).")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N (AVES_DEVICE, auto).")]
 RedisUrl = Annotated[str | None, typer.Option("--redis", help="Redis URL (AVES_REDIS_URL, none).")]

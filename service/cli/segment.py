@@ -63,7 +63,9 @@ def segment(
     api_key: Annotated[
         str | None, typer.Option(envvar="AVES_API_KEY", help="API key for --url; prefer the environment variable.")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="File or shipped name: tiny, tiny-semantic (tiny).")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File or shipped name: lite, tiny, tiny-semantic (lite).")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     *,
     fields: dict[str, str],

@@ -11,7 +11,7 @@ from support.browser import Browser
 from support.service_process import ServiceProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
-CLIP = Path(__file__).parents[1] / "assets" / "example.mp4"
+CLIP = Path(__file__).parents[1] / "assets" / "synthetic.mp4"
 STATUS = "document.getElementById('status').textContent"
 NUM_PAINTED = """(() => {
   const canvas = document.getElementById('overlay');

@@ -21,7 +21,7 @@ from model.network.config import variant
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(1200)]
 
-CLIP = ROOT / "tests" / "assets" / "example.mp4"
+CLIP = ROOT / "tests" / "assets" / "synthetic.mp4"
 
 
 @pytest.fixture(scope="module")

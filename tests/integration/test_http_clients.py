@@ -72,7 +72,7 @@ async def test_only_trusted_proxies_set_the_prefix(tmp_path):
 
 
 async def test_the_location_of_a_job_carries_the_prefix(tmp_path):
-    clip = (Path(__file__).parents[1] / "assets" / "example.mp4").read_bytes()
+    clip = (Path(__file__).parents[1] / "assets" / "synthetic.mp4").read_bytes()
     async with (
         running_front(root_path="/avs", state_dir=tmp_path) as front,
         httpx.AsyncClient(base_url=front.http_url, timeout=60) as client,

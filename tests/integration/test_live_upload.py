@@ -104,7 +104,7 @@ def test_with_an_exact_model(seconds: int) -> None:
 
 
 def test_with_the_shipped_weights() -> None:
-    clip = (Path(__file__).parents[1] / "assets" / "example.mp4").read_bytes()
+    clip = (Path(__file__).parents[1] / "assets" / "synthetic.mp4").read_bytes()
     uploaded, live = asyncio.run(both_ways(clip, SHIPPED))
     assert sum(bool(frame.masks) for frame in uploaded) >= 40
     assert mean_iou(uploaded, live) >= LEAST_IOU

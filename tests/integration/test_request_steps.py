@@ -20,7 +20,7 @@ from model.network.avesformer import AVESFormer
 from service.predictors.torch import load_predictor
 
 ROOT = Path(__file__).parents[2]
-CLIP = ROOT / "tests" / "assets" / "example.mp4"
+CLIP = ROOT / "tests" / "assets" / "synthetic.mp4"
 HANG_S = 120.0
 
 

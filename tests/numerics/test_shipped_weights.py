@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ UNSEEN = range(7_000_000, 7_000_020)
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor.load(None, device="cpu", threads=1)
+    return Predictor.load(Path("tiny"), device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")

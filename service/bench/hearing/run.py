@@ -41,6 +41,8 @@ from service.domain.result import FrameMasks
 from service.settings import Settings
 
 SEMANTIC = "semantic"
+# Its clips are of the synthetic world.
+SYNTHETIC_CHECKPOINT = Path("tiny")
 # Longest wait for the service to say which model it runs.
 ANSWER_S = 60.0
 Truth = dict[str, Any]
@@ -132,8 +134,8 @@ def with_service(url: str | None, checkpoint: Path | None, then: Callable[[str],
     """Run `then` against the service at url, or one started for it; returns what the service says of its model."""
     with ExitStack() as stack:
         if url is None:
-            chosen_settings: dict[str, Any] = {"checkpoint": checkpoint.resolve()} if checkpoint else {}
-            service = stack.enter_context(running_service(Settings(**chosen_settings)))
+            chosen: dict[str, Any] = {"checkpoint": checkpoint.resolve() if checkpoint else SYNTHETIC_CHECKPOINT}
+            service = stack.enter_context(running_service(Settings(**chosen)))
             url = f"http://127.0.0.1:{service.http_port}"
         then(url)
         model = httpx.get(f"{url}/version", timeout=ANSWER_S).raise_for_status().json()["model"]
@@ -147,7 +149,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--conditions", default="", help=f"some of visible, {', '.join(CONDITIONS)}; default: all")
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first clip; below 2**31")
     parser.add_argument("--url", help="of a running service; without it one is started")
-    parser.add_argument("--checkpoint", type=Path, help="for the service that is started; default: the shipped one")
+    parser.add_argument("--checkpoint", type=Path, help="for the service that is started; default: the shipped tiny")
     parser.add_argument("--semantic", type=Path, metavar="FILE", help="measure this semantic checkpoint's labels too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="folder for the clips, made once and used again")
     parser.add_argument("--workers", type=int, default=1, help="clips written, and requests under way, at a time")

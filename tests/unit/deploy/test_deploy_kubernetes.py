@@ -199,7 +199,7 @@ def test_autoscaler_watches_the_streams_that_workers_read() -> None:
     scaled = of_kind("gpu", "ScaledObject")["avesformer-worker"]["spec"]
     streams = {trigger["metadata"]["stream"] for trigger in scaled["triggers"]}
     watched = next(iter(streams)).split("{")[1].split("}")[0]
-    shipped = ROOT / "model" / "weights" / "tiny.safetensors"
+    shipped = ROOT / "model" / "weights" / "lite.safetensors"
     digest = hashlib.sha256(shipped.read_bytes()).hexdigest() if shipped.exists() else watched
     assert streams == {stream_name(f"sha256:{digest}", is_interactive=kind) for kind in (True, False)}
     assert {trigger["metadata"]["consumerGroup"] for trigger in scaled["triggers"]} == {GROUP}

@@ -144,8 +144,8 @@ def test_training_imports_neither_av_nor_pycocotools() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_example_clip_is_of_this_world() -> None:
-    path = ASSETS / "example.mp4"
+def test_the_synthetic_clip_is_of_this_world() -> None:
+    path = ASSETS / "synthetic.mp4"
     assert path.stat().st_size < 500_000
     truth = _truth(path)
     assert truth["world_version"] == WORLD_VERSION

@@ -47,7 +47,8 @@ def test_a_bare_name_is_a_shipped_checkpoint_unless_a_file_is_called_so(
     tmp_path: Path, tiny: AVESFormer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_checkpoint(Path("tiny")) == SHIPPED_CHECKPOINT
+    assert find_checkpoint(Path("lite")) == SHIPPED_CHECKPOINT
+    assert find_checkpoint(Path("tiny")) == SHIPPED_CHECKPOINT.with_name("tiny.safetensors")
     assert find_checkpoint(Path("nothing")) == Path("nothing")
     assert find_checkpoint(Path("below/tiny")) == Path("below/tiny")
     write(tmp_path / "tiny", tiny)
