@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.clips import ClipSpec, make_clip
 from support.decoding import Decoded, decode_here, make_job
-from support.fragments import later
+from support.fragments import later, without_offsets
 from support.hostile import find, fragmented_clip, patch, put32, rename
 
 from service.domain.errors import ServiceError
@@ -110,6 +110,25 @@ def test_reordered_frames_without_offsets_come_in_order(spec: ClipSpec, fps: flo
     np.testing.assert_array_equal(untold.frames, told.frames)
     if fps is None:
         assert untold.timestamps_s.tolist() == [round(n / 25, 6) for n in range(spec.num_frames)]
+
+
+@WAYS
+@pytest.mark.parametrize("fps", [None, 2.5])
+def test_reordered_frames_of_fragments_without_offsets_come_in_order(fps: float | None, piece_bytes: int) -> None:
+    """The frames of the clip that tells its offsets, at even times from 0, as the delay is untold too."""
+    data = fragmented_clip()
+    untold_data = without_offsets(data)
+    assert len(untold_data) == len(data)
+    assert untold_data.count(b"free") == data.count(b"free") + 5
+    told = decode_here(data, make_job(fps=None))
+    untold = decode_here(untold_data, make_job(fps=fps), piece_bytes=piece_bytes)
+    if fps is None:
+        assert untold.timestamps_s.tolist() == [round(n / 25, 6) for n in range(50)]
+        np.testing.assert_array_equal(untold.frames, told.frames)
+        return
+    assert len(untold.indexes) == 5
+    np.testing.assert_allclose(untold.timestamps_s, untold.indexes / 25, atol=1e-6)
+    np.testing.assert_array_equal(untold.frames, told.frames[untold.indexes])
 
 
 def slides(starts_s: list[int], *, end_s: float, sound_end_s: float, media_s: float | None = None) -> bytes:
