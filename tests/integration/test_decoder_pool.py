@@ -19,6 +19,7 @@ import pytest
 from support.clips import ClipSpec, make_clip
 from support.decoding import decode_here, make_job
 from support.hostile import find
+from support.odd_clips import odd_clip
 from support.pools import HANG_S, code_of, decode_through, known, make_request, read_all, running_pool, soon, uploaded
 
 from service.domain.deadline import Deadline
@@ -73,6 +74,15 @@ async def decode_killing(pool: DecoderPool, upload: Upload, number: int) -> None
     async with pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()) as reader:
         async for _ in reader.blocks():
             os.kill(reader.pid, number)
+
+
+@pytest.mark.parametrize("name", ["hlg", "pq"])
+async def test_a_child_converts_hdr_within_its_limits(pool: DecoderPool, tmp_path: Path, name: str) -> None:
+    data = odd_clip(name)
+    here = decode_here(data, make_job(fps=5))
+    async with uploaded(data, tmp_path) as upload, pool.open(upload, make_request(fps=5), deadline=soon()) as reader:
+        through = await read_all(reader)
+    np.testing.assert_array_equal(here.frames, through.frames)
 
 
 async def test_a_child_gives_what_the_same_process_gives(pool: DecoderPool, tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ def with_matrix(data: bytes, matrix: tuple[int, int, int, int], *, scale: int = 
     return patch(data, find(data, "tkhd") + _MATRIX_AT, struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30))
 
 
+def _hdr(transfer: str) -> dict[str, str]:
+    """Options of x265 for a picture of BT.2020 with this transfer function."""
+    colours = f"colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
+    return {"preset": "ultrafast", "x265-params": f"log-level=none:pools=1:{colours}"}
+
+
 ODD_SPECS: dict[str, ClipSpec] = {
     "plain": ClipSpec(),
     "no_b_frames": ClipSpec(b_frames=0),
@@ -64,6 +70,8 @@ ODD_SPECS: dict[str, ClipSpec] = {
     "full_range": ClipSpec(pixel_format="yuvj420p"),
     "interlaced": ClipSpec(codec_options={"x264-params": "interlaced=1"}),
     "hevc": ClipSpec(codec="libx265", codec_options={"preset": "ultrafast", "x265-params": "log-level=none:pools=1"}),
+    "hlg": ClipSpec(codec="libx265", pixel_format="yuv420p10le", codec_options=_hdr("arib-std-b67"), num_frames=30),
+    "pq": ClipSpec(codec="libx265", pixel_format="yuv420p10le", codec_options=_hdr("smpte2084"), num_frames=30),
     "vp9": ClipSpec(codec="libvpx-vp9", codec_options={"deadline": "realtime", "cpu-used": "8"}, num_frames=30),
     "av1": ClipSpec(codec="libsvtav1", codec_options={"preset": "12", "svtav1-params": "lp=1"}, num_frames=30),
     "mpeg4": ClipSpec(codec="mpeg4"),

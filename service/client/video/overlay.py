@@ -22,6 +22,7 @@ from service.client.video.overlay_source import OverlaySource
 from service.client.video.paint import OverlayPainter, PaintPolicy, Picture
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
+from service.media.sandbox.colour import Colours
 from service.media.sandbox.orientation import orientation_of
 from service.media.sandbox.picture import presumed_colorspace
 from service.media.sandbox.sampling import Shown
@@ -135,8 +136,13 @@ class _Overlay:
 
     def _rgb(self, frame: VideoFrame) -> Picture:
         """The frame as RGB, with the colours that a player would show."""
-        shown = self._to_rgb.reformat(frame, format="rgb24", src_colorspace=presumed_colorspace(frame))
-        return shown.to_ndarray().astype(np.uint8, copy=False)
+        colours = Colours.of(frame)
+        shown = self._to_rgb.reformat(
+            frame, format="rgb24" if colours is None else "rgb48le", src_colorspace=presumed_colorspace(frame)
+        ).to_ndarray()
+        if colours is not None:
+            return colours.to_bt709(shown.astype(np.uint16, copy=False))
+        return shown.astype(np.uint8, copy=False)
 
     def _paint(self, picture: Picture, *, time_s: float) -> Picture:
         if self._painter is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class Aperture:
         """Whether it lies inside a picture of this size."""
         return self.left + self.width <= width and self.top + self.height <= height
 
-    def crop(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def crop(self, picture: NDArray[Any]) -> NDArray[Any]:
         """Return the part of a coded picture, (H, W, ...); the whole picture where the part does not fit."""
         if not self.fits(picture.shape[1], picture.shape[0]):
             return picture

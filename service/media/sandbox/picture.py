@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from service.domain.errors import ServiceError
 from service.media.policy import PICTURE_DECODERS, MediaPolicy
 from service.media.sandbox.aperture import Aperture
+from service.media.sandbox.colour import Colours
 from service.media.sandbox.orientation import orientation_of
 from service.media.sandbox.packets import Plan
 from service.media.sandbox.sampling import Shown
@@ -210,9 +212,11 @@ class FrameMaker:
         self._reformatter = VideoReformatter()
 
     def make(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """The frame upright and squashed, uint8 RGB (height, width, 3), by swscale's bilinear filter."""
+        """The frame upright and squashed, uint8 RGB (height, width, 3) of BT.709, by swscale's bilinear filter."""
         orientation = orientation_of(frame)
-        frame = self._cropped(frame)
+        colours = Colours.of(frame)
+        format_name = "rgb24" if colours is None else "rgb48le"
+        frame = self._cropped(frame, format_name)
         width, height = self._width, self._height
         if orientation.is_transposed:
             width, height = height, width
@@ -220,21 +224,24 @@ class FrameMaker:
             frame,
             width,
             height,
-            "rgb24",
+            format_name,
             interpolation="BILINEAR",
             threads=1,
             src_colorspace=presumed_colorspace(frame),
-        )
-        return orientation.apply(small.to_ndarray().astype(np.uint8, copy=False))
+        ).to_ndarray()
+        if colours is not None:
+            return orientation.apply(colours.to_bt709(small.astype(np.uint16, copy=False)))
+        return orientation.apply(small.astype(np.uint8, copy=False))
 
-    def _cropped(self, frame: VideoFrame) -> VideoFrame:
+    def _cropped(self, frame: VideoFrame, format_name: str) -> VideoFrame:
         if self._aperture is None or not self._aperture.fits(frame.width, frame.height):
             return frame
         whole = self._reformatter.reformat(
-            frame, frame.width, frame.height, "rgb24", threads=1, src_colorspace=presumed_colorspace(frame)
+            frame, frame.width, frame.height, format_name, threads=1, src_colorspace=presumed_colorspace(frame)
         )
-        part = self._aperture.crop(whole.to_ndarray().astype(np.uint8, copy=False))
-        return VideoFrame.from_ndarray(part, format="rgb24")
+        dtype = np.uint8 if format_name == "rgb24" else np.uint16
+        part: NDArray[Any] = self._aperture.crop(whole.to_ndarray().astype(dtype, copy=False))
+        return VideoFrame.from_ndarray(part, format=format_name)
 
 
 def presumed_colorspace(frame: VideoFrame) -> Colorspace | None:
