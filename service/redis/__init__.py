@@ -1,1 +1,1 @@
-"""The Redis implementations of the ports."""
+"""Redis implementations of the ports: segmenter, jobs, keys and cache."""

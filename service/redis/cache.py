@@ -1,4 +1,4 @@
-"""Answers kept in Redis' data role for all fronts, within a bound: the least recently used leave first."""
+"""LRU cache of answers in Redis, shared by all fronts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 _TAG = PREFIX + "{cache}:"
 _ORDER, _SIZES, _TOTAL = _TAG + "order", _TAG + "sizes", _TAG + "total"
 _ENTRY = _TAG + "entry:"
-# What a look or a put may cost; a Redis that takes longer is no cache to a request that waits.
+# Timeout in seconds of one cache operation. A slower Redis counts as a miss.
 _PATIENCE_S = 1.0
 
-# KEYS entry, order, sizes, total; ARGV id, bytes, ttl ms, most bytes, entry prefix.
+# KEYS entry, order, sizes, total; ARGV id, bytes, ttl ms, max bytes, entry prefix.
 _PUT = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -52,12 +52,12 @@ return answer
 
 
 class RedisCache:
-    """`ports.ResultCache` over Redis; without it there are just no hits.
+    """`ports.ResultCache` over Redis. While Redis is unreachable, every lookup is a miss.
 
     Args:
-        link: the Redis of chunks, which needs no persistence.
-        max_bytes: of all answers of all fronts together.
-        ttl_s: an answer is kept for at most this long.
+        link: the Redis of chunk data, which needs no persistence.
+        max_bytes: limit on the bytes of all answers of all fronts together.
+        ttl_s: lifetime of an answer in seconds.
     """
 
     def __init__(self, link: RedisLink, *, max_bytes: int, ttl_s: float) -> None:
@@ -66,7 +66,7 @@ class RedisCache:
         self._ttl_ms = int(ttl_s * 1000)
 
     async def get(self, key: str) -> bytes | None:
-        """The answer, if it is still there."""
+        """Return the answer, or None if it is not cached."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 found: bytes | None = await self._link.script(_GET, [_ENTRY + key, _ORDER], [key])
@@ -75,7 +75,7 @@ class RedisCache:
         return found
 
     async def put(self, key: str, answer: bytes) -> None:
-        """Keep an answer; one that is over the bound by itself is not kept."""
+        """Store an answer and evict the least recently used ones. An answer larger than `max_bytes` is not stored."""
         if len(answer) > self._max_bytes:
             return
         try:
@@ -83,4 +83,4 @@ class RedisCache:
             async with asyncio.timeout(_PATIENCE_S):
                 await self._link.script(_PUT, keys, [key, answer, self._ttl_ms, self._max_bytes, _ENTRY])
         except (ServiceError, TimeoutError):
-            logger.info("an answer is not kept")
+            logger.info("an answer could not be cached")

@@ -1,8 +1,8 @@
-"""The worker's side of the queue: a consumer group whose entries are leases, renewed while a chunk runs.
+"""The worker's side of the chunk queue: a Redis consumer group whose pending entries are leases.
 
-An entry stays in the group's pending list until its answer is in the front's reply stream. A worker that dies stops
-renewing; its entries grow idle and another worker (or its own next life) claims them. Such a chunk may be what killed
-its worker, so it runs alone from then on; only deaths while alone count against it, and two make it `poison_clip`.
+An entry stays pending until its answer is in the front's reply stream. A crashed worker stops renewing; its entries
+become idle and another worker, or the restarted one, claims them. A claimed chunk may have caused the crash, so it runs
+alone from then on. Only crashes while it runs alone count against it; after two of them it fails as `poison_clip`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# Share of the lease after which an entry that was not renewed counts as its worker's death; renewals come at a fifth.
+# Share of the lease after which an entry that was not renewed can be claimed by another worker. Entries are renewed
+# after a fifth of the lease.
 #
-# A wedged worker is so noticed within the lease, not just after it.
+# The share is below 1 so that a stuck worker is noticed before its lease ends.
 DEAD_AFTER = 0.75
+# A chunk fails as `poison_clip` after this many crashes while it ran alone.
 MAX_DEATHS_ALONE = 2
-POISON = ServiceError("poison_clip", "The clip ended its worker twice and is not tried again; change the clip.")
+POISON = ServiceError("poison_clip", "The clip crashed its worker twice and is not retried; change the clip.")
 _REPLIES_TTL_MS = 60_000
 _ALONE_TTL_S = 86_400
 _DEAD_LETTERS_KEPT = 1000
@@ -50,11 +52,12 @@ _DEAD_LETTERS_KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class ChunkSourcePolicy:
-    """How a worker holds chunks.
+    """Name and lease of a worker.
 
     Attributes:
-        worker: its name, the same over restarts (host and ops port), so that its next life takes over at once.
-        lease_s: a chunk that is not renewed for this long (less a margin) belongs to whoever claims it.
+        worker: name of the worker (host and ops port). It survives restarts, so that a restarted worker claims its old
+            chunks at once.
+        lease_s: duration of a lease; a chunk that is not renewed within `DEAD_AFTER` of it can be claimed.
     """
 
     worker: str
@@ -63,7 +66,7 @@ class ChunkSourcePolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Ticket:
-    """What the stream entry of a chunk says."""
+    """The stream entry of a chunk."""
 
     stream: str
     entry_id: str
@@ -73,7 +76,7 @@ class _Ticket:
 
     @property
     def token(self) -> str:
-        """Names the entry among all streams: two may number theirs alike."""
+        """Unique id of the entry over all streams; entry ids are unique only within a stream."""
         return f"{self.stream}/{self.entry_id}"
 
     @property
@@ -83,13 +86,13 @@ class _Ticket:
 
 @dataclass(frozen=True, slots=True)
 class LeasedChunk:
-    """A chunk that a worker holds under a lease.
+    """A chunk that a worker has leased.
 
     Attributes:
-        token: names it within its source.
-        chunk: what to segment.
+        token: unique id within its source.
+        chunk: the chunk to segment.
         attempt: 1 for the first delivery.
-        is_suspect: its last worker died with it; it must run with no other chunk beside it.
+        is_suspect: whether its previous worker crashed; such a chunk must run alone.
     """
 
     token: str
@@ -99,13 +102,13 @@ class LeasedChunk:
 
 
 class RedisChunkSource:
-    """Where the workers of one checkpoint take chunks and send answers. Every call may raise `backend_down`.
+    """Source of the chunks of one checkpoint, and sink of their answers. Every call may raise `backend_down`.
 
     Args:
-        jobs: the Redis of streams.
+        jobs: the Redis of the streams.
         data: the Redis of payloads and replies; may be the same.
-        policy: name and lease.
-        checkpoint: of the model that this worker runs; names the streams.
+        policy: name and lease of the worker.
+        checkpoint: checkpoint that this worker runs; part of the stream names.
         metrics: counts redeliveries and dead letters.
         clock: seconds, monotonic.
     """
@@ -135,7 +138,7 @@ class RedisChunkSource:
         self.num_late_replies = 0
 
     async def announce(self, info: ModelInfo) -> None:
-        """Publish the model under this worker's name for one lease, and set the clock against Redis'."""
+        """Publish the model of this worker for one lease, and measure the offset to the clock of Redis."""
         await self._join()
         await publish_model(self._jobs, worker=self._consumer, info=info, ttl_s=self._policy.lease_s)
         seconds, micros = await self._jobs.call("TIME")
@@ -150,7 +153,7 @@ class RedisChunkSource:
             )
 
     async def take(self, max_samples: int, *, wait_s: float) -> Sequence[LeasedChunk]:
-        """Interactive chunks first, then those of jobs; if there are none, wait for one of either."""
+        """Lease chunks of up to `max_samples` samples, interactive ones first. If none wait, wait up to `wait_s`."""
         await self._join()
         try:
             taken = await self._jobs.script(
@@ -165,7 +168,7 @@ class RedisChunkSource:
         return await self._open(tickets)
 
     async def reclaim(self) -> LeasedChunk | None:
-        """The next chunk of a former life of this worker, or of one whose lease is over."""
+        """Claim a chunk that this worker held before a restart, or one with an expired lease. None if there is none."""
         await self._join()
         try:
             while (ticket := await self._claim()) is not None:
@@ -177,12 +180,12 @@ class RedisChunkSource:
         return None
 
     async def start_alone(self, leased: LeasedChunk) -> None:
-        """Note the run before it begins: a death cannot note itself. Noted twice, by a repeated command, it is one."""
+        """Record the solo run before it starts, because a crashed worker cannot. Idempotent."""
         name = self._tickets[leased.token].alone_name
         await self._jobs.pipeline([("SADD", name, leased.attempt), ("EXPIRE", name, _ALONE_TTL_S)])
 
     async def renew(self, leased_chunks: Sequence[LeasedChunk]) -> frozenset[str]:
-        """Extend what is still this worker's."""
+        """Renew the leases of chunks. Return the tokens of those that this worker no longer holds."""
         lost = {leased.token for leased in leased_chunks if leased.token not in self._tickets}
         for stream in self._streams:
             mine = [(d.token, self._tickets[d.token]) for d in leased_chunks if d.token in self._tickets]
@@ -200,7 +203,10 @@ class RedisChunkSource:
         return frozenset(lost)
 
     async def complete(self, leased: LeasedChunk, answer: SegmentedChunk | ServiceError) -> bool:
-        """Check the lease, reply, then end the entry; a death in between repeats the reply, which the front drops."""
+        """Check the lease, reply, then delete the entry. Return False if the lease was lost.
+
+        After a crash between the last two steps another worker replies again; the front drops the second reply.
+        """
         ticket = self._tickets.get(leased.token)
         if ticket is None or await self.renew([leased]):
             self.num_late_replies += 1
@@ -211,7 +217,7 @@ class RedisChunkSource:
         return True
 
     async def release(self, leased: LeasedChunk) -> None:
-        """Let any worker claim it at once; the run that did not end does not count."""
+        """Give up the lease so that any worker can claim the chunk at once. The unfinished run is not counted."""
         ticket = self._tickets.pop(leased.token, None)
         if ticket is not None:
             keys = [ticket.stream, ticket.alone_name]
@@ -219,7 +225,7 @@ class RedisChunkSource:
             await self._jobs.script(RELEASE, keys, [GROUP, self._consumer, ticket.entry_id, idle_ms])
 
     async def _join(self) -> None:
-        """Make streams and groups where they are missing, and look for former lives of this worker."""
+        """Create missing streams and groups, and find consumers of this worker from before a restart."""
         if self._is_joined:
             return
         self._former = []
@@ -263,7 +269,7 @@ class RedisChunkSource:
         return None
 
     async def _open(self, tickets: Sequence[_Ticket]) -> list[LeasedChunk]:
-        """Fetch the chunks behind new entries; what is unreadable, gone or late is answered here."""
+        """Fetch the chunks of new entries. Chunks that are unreadable, missing or late are answered here."""
         if not tickets:
             return []
         bodies = await self._data.pipeline([("GET", payload_name(ticket.ref)) for ticket in tickets])
@@ -275,7 +281,7 @@ class RedisChunkSource:
         return leased_chunks
 
     async def _reopen(self, ticket: _Ticket) -> LeasedChunk | None:
-        """A dead worker's chunk, unless it has killed enough of them."""
+        """Fetch the chunk of a crashed worker. Fail it as `poison_clip` after `MAX_DEATHS_ALONE` crashes."""
         pending, deaths = await self._jobs.pipeline(
             [
                 ("XPENDING", ticket.stream, GROUP, ticket.entry_id, ticket.entry_id, 1),
@@ -297,7 +303,7 @@ class RedisChunkSource:
         return leased
 
     async def _read_chunk(self, ticket: _Ticket, body: bytes | None, *, attempt: int) -> Chunk | None:
-        if body is None:  # its front dropped it, or the data role lost it: a front that still waits sends it again
+        if body is None:  # its front dropped it, or Redis lost it; a front that still waits sends it again
             await self._refuse(ticket, b"", attempt=attempt)
             return None
         try:
@@ -313,7 +319,7 @@ class RedisChunkSource:
         return chunk
 
     async def _give_up(self, ticket: _Ticket, failure: ServiceError, *, reason: str, attempt: int) -> None:
-        logger.error("a chunk is given up", extra={"reason": reason, "attempt": attempt})
+        logger.error("a chunk has failed for good", extra={"reason": reason, "attempt": attempt})
         self._metrics.dead_letters_total.inc()
         fields = ("ref", ticket.ref, "request_id", ticket.request_id, "reason", reason, "attempt", attempt)
         name = dead_letter_name(self._checkpoint)
@@ -322,7 +328,7 @@ class RedisChunkSource:
         await self._finish(ticket)
 
     async def _reply(self, ticket: _Ticket, body: bytes, *, attempt: int) -> None:
-        """Into the front's stream, which vanishes when the front no longer reads it; the payload is done with."""
+        """Append the reply to the front's stream, which expires unless the front reads it. Delete the payload."""
         name = replies_name(ticket.front)
         fields = ("ref", ticket.ref, "attempt", attempt, "worker", self._policy.worker, "body", body)
         await self._data.pipeline(
@@ -334,7 +340,7 @@ class RedisChunkSource:
         )
 
     async def _refuse(self, ticket: _Ticket, body: bytes, *, attempt: int) -> None:
-        """End an entry without work, then say so; if the second step is lost, its front sends the chunk again."""
+        """Delete the entry without work, then reply. If the reply is lost, the front sends the chunk again."""
         if await self._finish(ticket):
             await self._reply(ticket, body, attempt=attempt)
 
@@ -343,7 +349,7 @@ class RedisChunkSource:
         return bool(await self._jobs.script(FINISH, keys, [GROUP, self._consumer, ticket.entry_id]))
 
     def _age_s(self, ticket: _Ticket) -> float:
-        """Seconds since the entry was added, by Redis' clock."""
+        """Return the seconds since the entry was added, by the clock of Redis."""
         added_s = int(ticket.entry_id.partition("-")[0]) / 1000
         return max(0.0, self._clock() + self._server_offset_s - added_s)
 

@@ -1,4 +1,4 @@
-"""Jobs shared by all fronts: records, a queue, and leases by Redis' clock. Needs an append-only Redis to be durable."""
+"""Job store shared by all fronts: records, queue and leases by the clock of Redis. Durable with append-only Redis."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ return 1
 """
 )
 
-# KEYS record, queue; ARGV id, record. Repeatable: the client does so when a reply was lost.
+# KEYS record, queue; ARGV id, record. Idempotent, because the client retries when a reply was lost.
 _ADD = """
 if redis.call('HSETNX', KEYS[1], 'record', ARGV[2]) == 1 then redis.call('RPUSH', KEYS[2], ARGV[1]) end
 return 1
 """
 
-# KEYS ended; ARGV record prefix, gone prefix, ms to remember.
+# KEYS ended; ARGV record prefix, prefix of expired ids, ms to keep expired ids.
 _SWEEP = (
     _NOW
     + """
@@ -81,8 +81,8 @@ class RedisJobStore:
 
     Args:
         link: the Redis of jobs.
-        ttl_s: ended jobs are kept for this long.
-        lease_s: a job that its holder does not save for this long may be claimed by another.
+        ttl_s: seconds for which ended jobs are kept.
+        lease_s: duration of a lease; a job that is not saved for this long can be claimed by another process.
     """
 
     def __init__(self, link: RedisLink, *, ttl_s: float, lease_s: float) -> None:
@@ -91,41 +91,41 @@ class RedisJobStore:
         self._lease_ms = int(lease_s * 1000)
 
     async def add(self, job: Job) -> None:
-        """Keep a new job and queue it."""
+        """Store a new job and queue it."""
         await self._link.script(_ADD, [_RECORD + job.job_id, _QUEUE], [job.job_id, encode_job(job)])
 
     async def get(self, job_id: str) -> Job | None:
-        """The job as last saved."""
+        """Return the job as last saved, or None."""
         record = await self._link.call("HGET", _RECORD + job_id, "record")
         return None if record is None else decode_job(record)
 
     async def was_known(self, job_id: str) -> bool:
-        """Whether its time is over."""
+        """Return whether the job has expired and was deleted."""
         return bool(await self._link.call("EXISTS", _GONE + job_id))
 
     async def num_waiting(self) -> int:
-        """Jobs queued."""
+        """Return the number of queued jobs."""
         return int(await self._link.call("LLEN", _QUEUE))
 
     async def claim(self, holder: str) -> Job | None:
-        """A job whose holder stopped saving it, else the oldest queued one."""
+        """Claim a job whose lease has expired, else the oldest queued one. None if there is none."""
         record = await self._link.script(_CLAIM, [_QUEUE, _RUNNING], [_RECORD, holder, self._lease_ms])
         return None if record is None else decode_job(record)
 
     async def save(self, job: Job, *, holder: str) -> bool:
-        """Write it and renew the lease."""
+        """Save the job and renew its lease. Return False if `holder` does not hold it."""
         return bool(await self._write(job, holder, "save", self._lease_ms))
 
     async def give_back(self, job: Job, *, holder: str) -> None:
-        """Queue it first."""
+        """Put the job back at the head of the queue."""
         await self._write(job, holder, "give back", 0)
 
     async def settle(self, job: Job, *, holder: str) -> None:
-        """Keep it for its time."""
+        """Mark the job as completely finished; it is deleted after `ttl_s`."""
         await self._write(job, holder, "settle", self._ttl_ms)
 
     async def erase(self, job_id: str) -> None:
-        """Forget it at once."""
+        """Delete the job at once."""
         await self._link.pipeline(
             [
                 ("DEL", _RECORD + job_id),
@@ -136,7 +136,7 @@ class RedisJobStore:
         )
 
     async def sweep(self) -> Sequence[str]:
-        """Forget what is over; of several fronts each job is one's."""
+        """Delete expired jobs and return their ids. Each id is returned to one front only."""
         over = await self._link.script(_SWEEP, [_ENDED], [_RECORD, _GONE, self._ttl_ms])
         return [job_id.decode() for job_id in over]
 

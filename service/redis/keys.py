@@ -9,8 +9,8 @@ from service.redis.link import PREFIX, RedisLink
 
 _KEY = PREFIX + "idempotency:"
 
-# KEYS key; ARGV fingerprint, lease ms, taker. Fields of a key that is taken, nothing for one that is taken now. The
-# client repeats a command whose reply was lost: the taker's own second call is not another's use of the key.
+# KEYS key; ARGV fingerprint, lease ms, taker. Returns the fields of a key that is in use, false if this call acquires
+# the key. Idempotent for the same taker, because the client retries when a reply was lost.
 _BEGIN = """
 local found = redis.call('HMGET', KEYS[1], 'fingerprint', 'reply', 'taker')
 if found[1] and found[3] ~= ARGV[3] then return found end
@@ -31,16 +31,16 @@ class RedisKeyStore:
         self._link = link
 
     async def begin(self, scope: str, fingerprint: str, *, lease_s: float) -> KeyRecord | None:
-        """Take a key."""
+        """Acquire a key. Return its record if it is already in use or has a reply, else None."""
         found = await self._link.script(_BEGIN, [_KEY + scope], [fingerprint, int(lease_s * 1000), uuid.uuid4().hex])
         return None if found is None else KeyRecord(found[0].decode(), found[1])
 
     async def renew(self, scope: str, *, lease_s: float) -> None:
-        """Still running."""
+        """Extend the lease of a key whose request is still running."""
         await self._link.call("PEXPIRE", _KEY + scope, int(lease_s * 1000))
 
     async def finish(self, scope: str, record: KeyRecord, *, ttl_s: float) -> None:
-        """Remember."""
+        """Store the reply of a key for `ttl_s` seconds."""
         key = _KEY + scope
         await self._link.pipeline(
             [
@@ -50,5 +50,5 @@ class RedisKeyStore:
         )
 
     async def forget(self, scope: str) -> None:
-        """Forget."""
+        """Release a key."""
         await self._link.call("DEL", _KEY + scope)

@@ -1,17 +1,17 @@
-"""A connection to one Redis, its failures as ServiceErrors, and the names of every key of the chunk queue.
+"""Connection to one Redis that raises ServiceErrors, and the names of all keys of the chunk queue.
 
-redis-py is used directly. FastStream was considered: its batch and reclaim subscribers cover the easy half, but intake
-by free capacity, lease renewal, solo redelivery, deletion on acknowledgement, cancellation and replies per front would
-still be written by hand, next to a framework that owns the loop. Lua scripts rather than the newer XACKDEL and
-XREADGROUP CLAIM keep one code path from Redis 7.0 to the newest.
+redis-py is used directly. FastStream was considered: it has batch and reclaim subscribers, but intake by free capacity,
+lease renewal, solo redelivery, deletion on acknowledgement, cancellation and replies per front would still be custom
+code inside a framework that owns the loop. Lua scripts are used instead of the newer XACKDEL and XREADGROUP CLAIM, so
+that one code path works from Redis 7.0 on.
 
 Fail-over: a node that was demoted to a replica keeps its connections open and refuses writes with READONLY. The link
-treats this as a lost connection: all pooled connections are reopened before their next use, so that they reach whatever
-the address names now, and the command is sent again.
+treats this as a lost connection: it reopens all pooled connections before their next use, so that they reach the node
+that the address now resolves to, and sends the command again.
 
 Cluster mode: the keys of one queue share the hash tag of its checkpoint, so each script touches one slot; payload and
-reply keys carry no tag and spread. This client speaks to one endpoint; a sharded cluster behind plain nodes would need
-`RedisCluster` here and nothing else.
+reply keys have no tag, so they are distributed over all slots. This client uses one endpoint; a sharded cluster without
+a proxy would need `RedisCluster` here and no other change.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ RETRY_AFTER_S = 2.0
 _CONNECT_TIMEOUT_S = 2.0
 # Timeout of one command, seconds; a blocking read must be shorter.
 SOCKET_TIMEOUT_S = 5.0
-# A key that never exists: deleting it writes nothing, and a replica refuses even that.
+# A key that never exists. Deleting it changes nothing, but a replica refuses the command.
 _NO_KEY = PREFIX + "none"
 
 
 class GroupMissingError(Exception):
-    """The stream or its group is not there: Redis came back without its data."""
+    """The stream or its group is missing, because Redis has lost its data."""
 
 
 class GroupExistsError(Exception):
@@ -78,15 +78,15 @@ class _ReopeningPool(BlockingConnectionPool):
 
 
 class RedisLink:
-    """One Redis as a component sees it: commands with bytes back, and whether it answered last time.
+    """Client of one Redis: sends commands, returns bytes, and tracks whether Redis responds.
 
     Args:
         url: see `service.domain.redis_address`.
         clock: seconds, monotonic.
-        max_connections: bound of the pool; further calls wait for a connection.
+        max_connections: size of the pool; further calls wait for a connection.
 
     Raises:
-        ValueError: the URL is not usable.
+        ValueError: the URL is invalid.
     """
 
     def __init__(self, url: str, *, clock: Clock, max_connections: int = 32) -> None:
@@ -98,24 +98,25 @@ class RedisLink:
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
             max_connections=max_connections,
-            # One retry covers a pooled connection that died idle; entries added twice are dropped by their reference.
+            # One retry covers a pooled connection that was closed while idle. An entry added twice has the same
+            # reference, so the second one is dropped.
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
         )
         self._client = Redis.from_pool(self._pool)
-        # Replies as they come over the wire: one shape in every version of client and server.
+        # Raw replies have the same shape in all versions of client and server.
         self._client.response_callbacks.clear()
         self._down_since_s: float | None = None
 
     @property
     def down_for_s(self) -> float:
-        """Seconds since Redis stopped answering; 0 while it answers."""
+        """Seconds since Redis stopped responding; 0 while it responds."""
         return 0.0 if self._down_since_s is None else max(1e-9, self._clock() - self._down_since_s)
 
     async def call(self, *words: str | bytes | float) -> Any:
         """Return the reply of one command.
 
         Raises:
-            ServiceError: `backend_down` if Redis does not answer, `queue_full` if its memory is at the limit.
+            ServiceError: `backend_down` if Redis does not respond, `queue_full` if its memory is at the limit.
             GroupMissingError: the consumer group is gone.
         """
         replies = await self.pipeline([words])
@@ -127,7 +128,7 @@ class RedisLink:
         return replies
 
     async def script(self, source: str, keys: Sequence[str], words: Sequence[str | bytes | float]) -> Any:
-        """Run a Lua script atomically. Its hash is sent, and its source to a node that does not know it."""
+        """Run a Lua script atomically. Sends its hash first, and its source if the node does not know the hash."""
         return await self._try(lambda: self._run(source, keys, words))
 
     async def check_primary(self) -> None:
@@ -139,7 +140,7 @@ class RedisLink:
         await self._client.aclose()
 
     async def _try(self, send: Callable[[], Awaitable[Any]]) -> Any:
-        """Send; once more over fresh connections if the node turns out to be no primary any more."""
+        """Send; retry once over new connections if the node is no longer the primary."""
         epoch = self._pool.epoch
         try:
             try:
@@ -148,7 +149,7 @@ class RedisLink:
                 if not _is_demoted(error):
                     raise
                 if self._pool.epoch == epoch:
-                    logger.warning("redis is no primary any more; connecting anew")
+                    logger.warning("redis is no longer the primary; reconnecting")
                     self._pool.reopen_all()
                 reply = await cancel_reliably(_coroutine(send))
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
@@ -167,7 +168,7 @@ class RedisLink:
         return list(await pipe.execute())
 
     async def _run(self, source: str, keys: Sequence[str], words: Sequence[str | bytes | float]) -> Any:
-        # Not SCRIPT LOAD and the hash once more: during a fail-over the two commands may reach different nodes.
+        # Send EVAL rather than SCRIPT LOAD and EVALSHA: during a fail-over two commands may reach different nodes.
         arguments = (len(keys), *keys, *words)
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         try:
@@ -178,7 +179,7 @@ class RedisLink:
     def _went_down(self, error: Exception) -> ServiceError:
         if self._down_since_s is None:
             self._down_since_s = self._clock()
-            logger.warning("redis does not answer", extra={"reason": type(error).__name__})
+            logger.warning("redis does not respond", extra={"reason": type(error).__name__})
         return backend_down()
 
 
@@ -187,7 +188,7 @@ async def _coroutine(send: Callable[[], Awaitable[Any]]) -> Any:
 
 
 def _connection_options(address: RedisAddress) -> dict[str, Any]:
-    """redis-py's arguments for a connection to an address."""
+    """Return the redis-py arguments for a connection to an address."""
     options: dict[str, Any] = {
         "db": address.database,
         "username": address.username,
@@ -203,7 +204,7 @@ def _connection_options(address: RedisAddress) -> dict[str, Any]:
 
 
 def _is_demoted(error: RedisError) -> bool:
-    """Whether the node is a replica, or cut blocked clients off because it became one.
+    """Return whether the node is a replica, or has unblocked its clients because it became one.
 
     Redis before 7.0 reports a READONLY inside a script as an error of the script.
     """
@@ -212,12 +213,12 @@ def _is_demoted(error: RedisError) -> bool:
 
 
 def fields_of(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """A stream entry's fields from Redis' alternating list."""
+    """Return the fields of a stream entry from the alternating list of names and values."""
     return dict(zip(flat[::2], flat[1::2], strict=False))
 
 
 def backend_down() -> ServiceError:
-    """Redis or every worker behind it is unreachable."""
+    """Return the error for an unreachable Redis, or for no reachable worker."""
     return ServiceError(
         "backend_down", "The queue to the workers is unreachable; try again.", retry_after_s=RETRY_AFTER_S
     )
@@ -236,32 +237,32 @@ def _translate(error: RedisError) -> Exception:
 
 
 def stream_name(checkpoint: str, *, is_interactive: bool) -> str:
-    """The stream of a checkpoint's chunks; people waiting and jobs have one each."""
+    """Return the stream of a checkpoint's chunks. Interactive requests and jobs have separate streams."""
     return f"{_tagged(checkpoint)}:{'interactive' if is_interactive else 'batch'}"
 
 
 def dead_letter_name(checkpoint: str) -> str:
-    """The stream of chunks given up on, with the reason."""
+    """Return the dead-letter stream: chunks that failed for good, with the reason."""
     return f"{_tagged(checkpoint)}:dead"
 
 
 def alone_name(stream: str, entry_id: str) -> str:
-    """The set of a chunk's runs alone that began and did not end; in the same slot as its stream."""
+    """Return the set of a chunk's solo runs that have started and not ended; in the same slot as its stream."""
     return f"{stream}:alone-runs:{entry_id}"
 
 
 def payload_name(ref: str) -> str:
-    """The key of a chunk's bytes."""
+    """Return the key of a chunk's bytes."""
     return f"{PREFIX}payload:{ref}"
 
 
 def replies_name(front: str) -> str:
-    """The stream of answers to one front."""
+    """Return the stream of replies to one front."""
     return f"{PREFIX}replies:{front}"
 
 
 def worker_name(worker: str) -> str:
-    """The key under which a worker publishes its model while it lives."""
+    """Return the key under which a worker publishes its model."""
     return f"{WORKERS_KEY}:{worker}"
 
 

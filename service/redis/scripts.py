@@ -1,7 +1,7 @@
-"""What a worker does to the queue in one step: Lua that Redis runs whole, so that no other worker comes in between."""
+"""Lua scripts of the chunk queue. Redis runs each of them atomically."""
 
-# KEYS streams by priority; ARGV group, consumer, samples wanted, samples of an entry that does not say. One chunk at a
-# time, so that a worker takes what it has room for and not a chunk more. Answers {place of the stream, id, fields}.
+# KEYS streams by priority; ARGV group, consumer, samples wanted, samples of an entry without that field. Reads one
+# chunk at a time, so that a worker takes no more chunks than it has room for. Returns {index of stream, id, fields}.
 TAKE = """
 local taken, room = {}, tonumber(ARGV[3])
 for place, stream in ipairs(KEYS) do
@@ -20,7 +20,7 @@ end
 return taken
 """
 
-# KEYS stream; ARGV group, consumer, ids. Answers per id: 1 renewed, 0 not this consumer's, -1 deleted by its front.
+# KEYS stream; ARGV group, consumer, ids. Returns per id: 1 renewed, 0 not this consumer's, -1 deleted by its front.
 RENEW = """
 local states = {}
 for i = 3, #ARGV do
@@ -38,7 +38,7 @@ end
 return states
 """
 
-# KEYS stream, runs alone; ARGV group, consumer, id. Only the owner may end an entry.
+# KEYS stream, solo runs; ARGV group, consumer, id. Only the owner may delete an entry.
 FINISH = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
@@ -48,7 +48,7 @@ redis.call('DEL', KEYS[2])
 return 1
 """
 
-# KEYS stream, runs alone; ARGV group, consumer, id, idle ms. The entry becomes claimable at once.
+# KEYS stream, solo runs; ARGV group, consumer, id, idle ms. Makes the entry claimable at once.
 RELEASE = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
@@ -57,7 +57,7 @@ redis.call('DEL', KEYS[2])
 return 1
 """
 
-# KEYS stream; ARGV group, consumer. Deleting a consumer deletes what is pending for it, so only an empty one goes.
+# KEYS stream; ARGV group, consumer. Deleting a consumer deletes its pending entries, so only an empty one is deleted.
 LEAVE = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
 if #pending > 0 then return 0 end

@@ -1,8 +1,8 @@
-"""The front's side of the queue: chunks out to workers of any machine, masks back on this front's own stream.
+"""The front's side of the chunk queue: sends chunks to workers and receives masks on a reply stream of its own.
 
-A chunk's bytes are a key with a time to live, the stream entry is a reference to it. What is outstanding is kept here
-until its answer comes, so that nothing that Redis forgets is lost: a watch sends again what has vanished, and gives up
-with `backend_down` when Redis or the workers stay away.
+The bytes of a chunk are stored under a key that expires; the stream entry refers to that key. Outstanding chunks stay
+in memory until they are answered, so a chunk that Redis loses is sent again. If Redis or the workers are unreachable
+for too long, chunks fail as `backend_down`.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ logger = logging.getLogger(__name__)
 _REPLY_WAIT_MS = 1000
 _REPLY_BATCH = 64
 _RETRY_S = 0.2
-# Room for a message's header in the budget of outstanding bytes.
+# Bytes reserved for a message's header in the budget of outstanding bytes.
 _HEADER_BYTES = 4096
 _RATE_WEIGHT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class RedisSegmenterPolicy:
-    """Bounds of a front's use of Redis.
+    """Limits of a front's use of Redis.
 
     Attributes:
-        max_outstanding_bytes: of chunks sent and not answered; further ones wait.
-        payload_ttl_s: a chunk's bytes outlive their front by at most this.
-        watch_s: seconds between looks at the workers and at what is outstanding.
-        outage_grace_s: how long Redis may be away before its chunks fail.
-        worker_grace_s: how long all workers may be away (one that is restarted, say) before theirs do.
-        max_sends: sends of one chunk, the first included.
+        max_outstanding_bytes: limit on the bytes of unanswered chunks; further chunks wait.
+        payload_ttl_s: lifetime of a chunk's bytes in Redis.
+        watch_s: interval at which workers and outstanding chunks are checked.
+        outage_grace_s: outage of Redis after which outstanding chunks fail.
+        worker_grace_s: time without any worker, such as during a restart, after which outstanding chunks fail.
+        max_sends: most times that one chunk is sent, including the first.
     """
 
     max_outstanding_bytes: int
@@ -69,7 +69,7 @@ class RedisSegmenterPolicy:
 
 @dataclass(eq=False, slots=True)
 class _Outstanding:
-    """A chunk that is sent and not answered."""
+    """A chunk that was sent and is not answered yet."""
 
     chunk: Chunk
     model: ModelInfo
@@ -91,12 +91,12 @@ class _Outstanding:
 
 
 class RedisSegmenter:
-    """`ports.Segmenter` over Redis; needs no torch.
+    """`ports.Segmenter` over Redis. Does not need torch.
 
     Args:
-        jobs: the Redis of streams and of the workers' descriptions.
+        jobs: the Redis of the streams and of the worker directory.
         data: the Redis of payloads and replies; may be the same.
-        policy: bounds.
+        policy: limits.
         metrics: counts live workers and waiting samples.
         clock: seconds, monotonic.
     """
@@ -123,13 +123,13 @@ class RedisSegmenter:
         self.num_dropped_replies = 0
 
     async def start(self) -> None:
-        """Start listening; returns when a worker was seen, however long Redis or all workers are away."""
+        """Start to listen. Returns when the first worker is live, without a timeout."""
         self._spawn(self._forever(self._read_replies))
         self._spawn(self._forever(self._watch))
         await self._has_model.wait()
 
     async def aclose(self) -> None:
-        """Fail what is outstanding, stop listening, leave nothing of this front in Redis."""
+        """Fail outstanding chunks, stop listening, delete all data of this front from Redis."""
         for entry in list(self._outstanding.values()):
             entry.fail(ServiceError("draining", "The service is shutting down; send the request again."))
         await asyncio.sleep(0)
@@ -137,34 +137,34 @@ class RedisSegmenter:
         try:
             await self._data.call("UNLINK", replies_name(self._front))
         except ServiceError:
-            logger.info("redis was away at shutdown")
+            logger.info("redis was unreachable at shutdown")
 
     def is_healthy(self) -> bool:
-        """A front has no device that could die."""
+        """Always True: a front has no device."""
         return True
 
     def is_ready(self) -> bool:
-        """Whether a worker was seen at all; later absences are answered by `backend_down`, request by request."""
+        """Whether a worker has ever been live. Later outages fail single requests as `backend_down`."""
         return self._model is not None
 
     @property
     def queue_depth(self) -> int:
-        """Samples sent and not answered."""
+        """Number of samples that were sent and are not answered."""
         return sum(len(entry.chunk.samples) for entry in self._outstanding.values())
 
     @property
     def samples_per_s(self) -> float:
-        """Measured rate of answers (moving average), 0 before the first."""
+        """Samples answered per second (moving average); 0 before the first answer."""
         return self._samples_per_s
 
     def predicted_wait_s(self, num_samples: int) -> float:
-        """Seconds until `num_samples` more samples would be answered, behind this front's own."""
+        """Return the seconds until `num_samples` more samples would be answered, after the outstanding ones."""
         rate = self.samples_per_s
         return (self.queue_depth + num_samples) / rate if rate else 0.0
 
     @property
     def compute_type(self) -> str | None:
-        """None: each worker chooses its own; its `/version` and log tell."""
+        """None: each worker chooses its own, which its `/version` reports."""
         return None
 
     @property
@@ -173,7 +173,7 @@ class RedisSegmenter:
         return {}
 
     async def describe(self) -> ModelInfo:
-        """The model of the live workers; the present one stays while any of its workers lives."""
+        """Return the model of the live workers. The current model stays while one of its workers is live."""
         if self._model is None or not self._is_served(self._model):
             await self._refresh_models()
         if self._model is None:
@@ -183,15 +183,15 @@ class RedisSegmenter:
         return self._model
 
     def expect(self, request_id: str) -> AbstractContextManager[None]:
-        """Batches are formed by the workers, which see what is in the stream; nothing to say from here."""
+        """No-op: the workers form the batches."""
         return nullcontext()
 
     def is_idle(self) -> bool:
-        """Whether fewer chunks of this front are under way than workers live."""
+        """Return whether this front has fewer outstanding chunks than there are live workers."""
         return self._model is not None and len(self._outstanding) < self._live[self._model]
 
     async def segment(self, chunk: Chunk) -> SegmentedChunk:
-        """The masks of a chunk, from whichever worker takes it."""
+        """Return the masks of a chunk, computed by any worker. Raises ServiceError."""
         num_bytes = chunk.samples.num_bytes + _HEADER_BYTES
         async with bounded_wait(chunk.deadline.timeout_s(self._clock), partial(deadline_exceeded, "predict")):
             await self._budget.acquire(num_bytes)
@@ -231,11 +231,11 @@ class RedisSegmenter:
                 return model
         model = await self.describe()
         if chunk.checkpoint not in ("", model.checkpoint):
-            raise backend_down()  # a rolling upgrade took the last worker of that checkpoint away
+            raise backend_down()  # a rolling upgrade has removed the last worker of that checkpoint
         return model
 
     async def _send(self, entry: _Outstanding) -> None:
-        """Bytes first, reference second: a worker never sees a reference without its bytes."""
+        """Store the bytes before the reference, so that a worker never sees a reference without its bytes."""
         entry.num_sends += 1
         entry.num_absences = 0
         if entry.num_sends > self._policy.max_sends:
@@ -250,13 +250,13 @@ class RedisSegmenter:
         entry.entry_id = await self._jobs.call("XADD", entry.stream, "*", *fields)
 
     async def _retire(self, entry: _Outstanding) -> None:
-        """Nobody waits for it any more: unread, it vanishes; running, its worker sees that the entry is gone."""
+        """Delete a chunk that nobody waits for. A worker that runs it notices when it renews the lease."""
         try:
             if entry.entry_id:
                 await self._jobs.call("XDEL", entry.stream, entry.entry_id)
             await self._data.call("UNLINK", payload_name(entry.ref))
         except ServiceError:
-            logger.info("a dropped chunk is left to its time to live")
+            logger.info("a dropped chunk could not be deleted and will expire")
 
     async def _read_replies(self) -> None:
         name = replies_name(self._front)
@@ -270,7 +270,7 @@ class RedisSegmenter:
     def _take_reply(self, fields: dict[bytes, bytes]) -> None:
         entry = self._outstanding.get(fields.get(b"ref", b"").decode("ascii", "replace"))
         if entry is None or entry.answer.done():
-            self.num_dropped_replies += 1  # of a chunk that was answered by another attempt, or that nobody awaits
+            self.num_dropped_replies += 1  # answered by another attempt, or no longer awaited
             return
         body = fields.get(b"body", b"")
         if not body:
@@ -285,7 +285,7 @@ class RedisSegmenter:
             entry.fail(answer)
             return
         if len(answer.frames) != len(entry.chunk.samples):
-            entry.fail(ServiceError("internal", "A worker's answer does not fit its question."))
+            entry.fail(ServiceError("internal", "A worker's answer does not match its chunk."))
             return
         self._note_rate(len(answer.frames))
         entry.answer.set_result(answer)
@@ -306,7 +306,7 @@ class RedisSegmenter:
                 entry.fail(error)
 
     async def _watch(self) -> None:
-        """Fail what cannot be met any more, send again what has vanished."""
+        """Fail chunks that cannot be answered any more, and send lost chunks again."""
         try:
             await self._refresh_models()
             await self._audit()
@@ -317,9 +317,9 @@ class RedisSegmenter:
         await asyncio.sleep(self._policy.watch_s)
 
     async def _audit(self) -> None:
-        """Look at every outstanding entry; one that is missing twice without an answer was lost by Redis.
+        """Check every outstanding entry. An entry that is missing twice without an answer was lost by Redis.
 
-        A worker replies before it deletes, and the reply may still be on its way at the first look.
+        A worker replies before it deletes the entry, and the reply may not have arrived at the first check.
         """
         entries = [entry for entry in self._outstanding.values() if entry.entry_id and not entry.answer.done()]
         if not entries:
@@ -328,7 +328,7 @@ class RedisSegmenter:
         for entry, present in zip(entries, found, strict=True):
             entry.num_absences = 0 if present else entry.num_absences + 1
             if entry.num_absences >= 2 and not entry.answer.done():
-                logger.warning("a chunk vanished from the queue and is sent again")
+                logger.warning("a chunk is missing from the queue and is sent again")
                 await self._send_again(entry)
         due_s = self._clock() - self._policy.payload_ttl_s / 3
         ttl_ms = int(self._policy.payload_ttl_s * 1000)
@@ -358,7 +358,7 @@ class RedisSegmenter:
         return max(self._jobs.down_for_s, self._data.down_for_s) > self._policy.outage_grace_s
 
     async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeat a step for the life of the front; a failed one is tried again."""
+        """Repeat a step forever. A failed step is retried."""
         while True:
             try:
                 await step()

@@ -1,10 +1,10 @@
-"""Versioned bytes for what crosses Redis: chunks on the way to a worker, answers on the way back.
+"""Versioned binary format of the messages in Redis: chunks to a worker, answers back to a front.
 
 Layout of every message: 4 bytes magic, 1 byte version, 1 byte kind, uint32 little-endian header length, the header
-(JSON), then raw little-endian arrays whose shapes follow from the header alone. Nothing in it can run code, and reading
-checks every length, bound and type before it trusts one: whoever can write to Redis can at most make a chunk fail.
-Deadlines travel as remaining milliseconds, since two machines share no monotonic clock. A field of the header that a
-reader does not know is passed over and one that may be absent has a default, so such a field needs no new version.
+(JSON), then raw little-endian arrays whose shapes follow from the header alone. Messages contain no executable content,
+and readers validate all lengths, ranges and types, so a forged message can only make a chunk fail. Deadlines are sent
+as remaining milliseconds, because machines have no common monotonic clock. Readers ignore unknown header fields and use
+defaults for optional ones, so adding an optional field needs no new version.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from service.domain.errors import CODES, ServiceError
 from service.domain.request import accept_traceparent
 from service.domain.result import ModelInfo
 
-# Raised with every change of the layout; it is part of every Redis key, so versions never read each other.
+# Raise this with every change of the layout. It is part of every Redis key, so versions never read each other's data.
 VERSION: Final = 1
 _MAGIC: Final = b"AVES"
 _PREFIX: Final = struct.Struct("<4sBBI")
 _CHUNK, _ANSWER, _FAILURE = 1, 2, 3
 _MAX_SIDE_PX: Final = 4096
 _MAX_AUDIO_SAMPLES: Final = 3600 * SAMPLE_RATE_HZ
-# An answer of 32 samples with many masks at 4K stays far under this.
+# Limit in bytes. An answer of 32 samples with many masks at 4K is far smaller.
 _MAX_HEADER_BYTES: Final = 64 * 1024**2
 
 _MODEL: Final = TypeAdapter(ModelInfo)
@@ -48,11 +48,11 @@ _SEGMENTED: Final = TypeAdapter(SegmentedChunk)
 
 
 class WireError(ValueError):
-    """The bytes are not a message of this version."""
+    """The bytes are not a valid message of this version."""
 
 
 def encode_chunk(chunk: Chunk, *, clock: Clock) -> bytes:
-    """A chunk as bytes; its deadline becomes the milliseconds that remain now."""
+    """Encode a chunk. Its deadline is encoded as the milliseconds that remain now."""
     block = chunk.samples
     timeout_s = chunk.deadline.timeout_s(clock)
     header = {
@@ -79,15 +79,15 @@ def encode_chunk(chunk: Chunk, *, clock: Clock) -> bytes:
 
 
 def decode_chunk(data: bytes, *, clock: Clock, elapsed_s: float = 0.0) -> Chunk:
-    """The chunk in `data`, read-only arrays over the same memory.
+    """Decode a chunk. Its arrays are read-only views of `data`.
 
     Args:
-        data: what `encode_chunk` made.
-        clock: this process's clock; the deadline is put on it.
-        elapsed_s: seconds since it was encoded, by a clock that both sides share (Redis').
+        data: output of `encode_chunk`.
+        clock: monotonic clock of this process, to which the deadline is converted.
+        elapsed_s: seconds since the chunk was encoded, by a clock that both sides share (Redis).
 
     Raises:
-        WireError: not such a message, or one whose parts do not fit together.
+        WireError: the bytes are not a chunk, or its parts are inconsistent.
     """
     header, body = _unpack(data, _CHUNK)
     try:
@@ -120,7 +120,7 @@ def decode_chunk(data: bytes, *, clock: Clock, elapsed_s: float = 0.0) -> Chunk:
 
 
 def encode_answer(answer: SegmentedChunk | ServiceError) -> bytes:
-    """A chunk's masks, or why there are none."""
+    """Encode the masks of a chunk, or the error that it failed with."""
     if isinstance(answer, ServiceError):
         header = {"code": answer.code, "detail": answer.detail, "retry_after_s": answer.retry_after_s}
         return _pack(_FAILURE, header)
@@ -128,7 +128,7 @@ def encode_answer(answer: SegmentedChunk | ServiceError) -> bytes:
 
 
 def decode_answer(data: bytes) -> SegmentedChunk | ServiceError:
-    """What `encode_answer` made; raises WireError for anything else."""
+    """Decode the output of `encode_answer`. Raises WireError for anything else."""
     kind = _kind(data)
     header, body = _unpack(data, kind)
     _require(not body, "bytes after the answer")
@@ -147,12 +147,12 @@ def decode_answer(data: bytes) -> SegmentedChunk | ServiceError:
 
 
 def encode_model(info: ModelInfo) -> bytes:
-    """A model's description as JSON bytes."""
+    """Encode a model's description as JSON."""
     return _MODEL.dump_json(info)
 
 
 def decode_model(data: bytes) -> ModelInfo:
-    """What `encode_model` made; raises WireError for anything else."""
+    """Decode the output of `encode_model`. Raises WireError for anything else."""
     try:
         info = _MODEL.validate_json(data, strict=True)
     except ValidationError as error:
@@ -192,7 +192,7 @@ def _read_block(body: memoryview, shape: tuple[int, int, int], num_audio: int) -
 
 
 class _Reader:
-    """Takes arrays off the front of a buffer, by counts that were checked already."""
+    """Reads consecutive arrays from a buffer. Raises WireError if it is too short or too long."""
 
     def __init__(self, body: memoryview) -> None:
         self._body = body

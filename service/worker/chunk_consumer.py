@@ -1,4 +1,4 @@
-"""The worker: take what the batcher has room for, segment, reply; keep leases; run suspects alone."""
+"""Consume chunks in a worker: lease what the batcher has room for, segment, reply, renew leases, run suspects alone."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ logger = logging.getLogger(__name__)
 
 _RENEWALS_PER_LEASE = 5
 _RETRY_S = 0.2
-# Failures of this worker rather than of the chunk: another worker may do better.
+# Failures of this worker rather than of the chunk, which is released for another worker.
 _OWN_TROUBLE = frozenset({"draining", "queue_full", "warming_up", "backend_down"})
-# Longest wait for new chunks in one go: also how often dead workers' chunks are looked for while idle.
+# Longest wait in seconds for new chunks, and so the interval at which an idle worker looks for expired leases.
 _TAKE_WAIT_S = 0.25
-# Shortest wait for the device: its remaining time is an estimate.
+# Shortest wait in seconds for the device, because its remaining time is an estimate.
 _MIN_WAIT_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerPolicy:
-    """What a worker holds at once.
+    """Limits on the chunks that a worker holds.
 
     Attributes:
-        max_held_samples: intake stops at this, whatever the device does: taken and not yet answered.
-        lease_s: the source's lease; renewals come five times within it.
-        ahead_s: the next batch is taken when the device will be free within this. Long enough to fetch it; no longer,
-            since a chunk that waits here is one that an idle worker cannot take.
+        max_held_samples: most samples that are leased and not yet answered.
+        lease_s: lease of the source; it is renewed five times within this.
+        ahead_s: the next batch is leased when the device will be free within this. It must cover the time to fetch a
+            batch. A longer value would keep chunks from idle workers.
     """
 
     max_held_samples: int
@@ -55,12 +55,12 @@ class _RunningChunk:
 
 
 class ChunkConsumer:
-    """Moves chunks from a source through the worker's own segmenter.
+    """Leases chunks from a source, segments them and sends the answers.
 
     Args:
-        source: where chunks come from.
-        segmenter: started; the same batcher that a single process has.
-        policy: bounds.
+        source: source of chunks.
+        segmenter: started local segmenter.
+        policy: limits.
         clock: seconds, monotonic.
         traces: spans of deliveries.
     """
@@ -88,7 +88,7 @@ class ChunkConsumer:
 
     @property
     def num_held_samples(self) -> int:
-        """Samples taken and not answered."""
+        """Number of samples that are leased and not answered."""
         return sum(len(running.leased.chunk.samples) for running in self._running.values())
 
     @property
@@ -102,7 +102,7 @@ class ChunkConsumer:
         return self._stopped.is_set()
 
     async def run(self, *, drain_s: float) -> None:
-        """Work until `stop`, then let what is held finish for at most `drain_s`; the rest is given back."""
+        """Work until `stop`, then let held chunks finish for at most `drain_s` seconds and release the rest."""
         keeping = asyncio.create_task(self._forever(self._keep))
         taking = asyncio.create_task(self._take_until_stopped())
         try:
@@ -135,7 +135,7 @@ class ChunkConsumer:
                 await asyncio.sleep(_RETRY_S)
 
     async def _take_suspect(self) -> bool:
-        """Run one dead worker's chunk with nothing beside it; whether there was one."""
+        """Claim a chunk of a crashed worker and run it alone. Return False if there was none."""
         if self._clock() < self._next_reclaim_s:
             return False
         suspect = await self._source.reclaim()
@@ -148,7 +148,7 @@ class ChunkConsumer:
         if others:
             await asyncio.wait(others)
         try:
-            if suspect.token in self._running:  # its lease may have gone, or its front
+            if suspect.token in self._running:  # its lease may be lost or its front may have gone
                 await self._source.start_alone(suspect)
         except ServiceError:
             task.cancel()
@@ -158,7 +158,7 @@ class ChunkConsumer:
         return True
 
     async def _take_new(self) -> None:
-        """Fill the room there is. While the stream has more, the batch waits for it (within its window)."""
+        """Lease chunks while there is room. Until the stream is empty, the batcher waits for more within its window."""
         with ExitStack() as expecting:
             wait_s = _TAKE_WAIT_S
             while not self.is_stopping and (room := self._room()) > 0:
@@ -170,12 +170,12 @@ class ChunkConsumer:
                     wait_s = 0.0
                 for leased in taken:
                     self._start(leased)
-                await asyncio.sleep(0)  # each has now reached the batcher, and counts there
+                await asyncio.sleep(0)  # lets each chunk enter the queue of the batcher, so that `_room` counts it
         until_room_s = self._segmenter.busy_for_s - self._policy.ahead_s
         await self._wait_for_change(min(_TAKE_WAIT_S, max(_MIN_WAIT_S, until_room_s)))
 
     def _room(self) -> int:
-        """Samples to take now: those of the next batch, and only once the device is about to need it."""
+        """Return how many samples to lease now: those of the next batch, once the device is about to need it."""
         if self._segmenter.busy_for_s > self._policy.ahead_s:
             return 0
         left = self._policy.max_held_samples - self.num_held_samples
@@ -192,7 +192,7 @@ class ChunkConsumer:
         self._changed.set()
 
     async def _handle(self, leased: LeasedChunk, after: asyncio.Event | None) -> None:
-        """Segment and reply. A cancelled chunk (lease lost, nobody waits) leaves the batcher's queue."""
+        """Segment a chunk and reply. Cancelling the task removes the chunk from the queue of the batcher."""
         if after is not None:
             await after.wait()
         answer: SegmentedChunk | ServiceError
@@ -214,10 +214,10 @@ class ChunkConsumer:
             await self._persist(lambda: self._source.release(leased))
             return
         if not await self._persist(lambda: self._source.complete(leased, answer)):
-            logger.info("a late answer is dropped", extra={"attempt": leased.attempt})
+            logger.info("an answer is dropped because its lease was lost", extra={"attempt": leased.attempt})
 
     async def _persist(self, action: Callable[[], Awaitable[bool | None]]) -> bool | None:
-        """Try until Redis answers: the chunk is done, only its reply is not. Losing the lease ends the task."""
+        """Retry until Redis responds. The task is cancelled if the lease is lost meanwhile."""
         while True:
             try:
                 return await action()
@@ -225,7 +225,7 @@ class ChunkConsumer:
                 await asyncio.sleep(_RETRY_S)
 
     async def _keep(self) -> None:
-        """Announce this worker and renew what it holds."""
+        """Publish this worker, renew its leases and cancel chunks whose lease is lost."""
         info = await self._segmenter.describe()
         if not self.is_stopping:
             await self._source.announce(info)
@@ -250,7 +250,7 @@ class ChunkConsumer:
         try:
             await action()
         except ServiceError:
-            logger.warning("redis was away at shutdown; leases will run out by themselves")
+            logger.warning("redis was unreachable at shutdown; leases will expire")
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         self._changed.clear()
@@ -263,5 +263,5 @@ class ChunkConsumer:
             except ServiceError:
                 await asyncio.sleep(_RETRY_S)
             except Exception:
-                logger.exception("keeping leases failed")
+                logger.exception("renewing leases failed")
                 await asyncio.sleep(_RETRY_S)

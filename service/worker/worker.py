@@ -1,4 +1,4 @@
-"""Runs a worker: load the model, take chunks until told to stop, end when the device dies."""
+"""Run a worker: load the model, consume chunks until stopped, end if the device dies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from service.redis.chunk_source import RedisChunkSource
 from service.telemetry.traces import NO_TRACES, Traces
 from service.worker.chunk_consumer import ChunkConsumer, ConsumerPolicy
 
-# Batches that a worker may hold: one on the device, one waiting, two being encoded and sent. A bound on memory only;
-# when chunks are taken follows from what the device needs next, so that the others are left to other workers.
+# Most batches that a worker holds: one on the device, one waiting, two being encoded and sent. This only limits memory;
+# chunks are leased when the device is about to need them, so that other workers can take the rest.
 _BATCHES_HELD = 4
+# Interval in seconds of health checks of the device.
 _HEALTH_CHECK_S = 0.5
 
 # Returns the source of chunks for the worker of this name that runs this model.
@@ -27,14 +28,14 @@ OpenSource = Callable[[str, ModelInfo], RedisChunkSource]
 
 @dataclass(frozen=True, slots=True)
 class WorkerPolicy:
-    """Seconds of a chunk's lease, and seconds for held chunks to finish at the end."""
+    """Seconds of a chunk's lease, and seconds that held chunks may take to finish at shutdown."""
 
     lease_s: float
     drain_s: float
 
 
 class Worker:
-    """The loop of a worker process."""
+    """Main loop of a worker process."""
 
     def __init__(
         self,
@@ -48,9 +49,9 @@ class Worker:
         """Wire the worker; `run` starts it.
 
         Args:
-            segmenter: not started; the same as in a single process.
-            open_source: returns the source of chunks, once the model is known.
-            policy: bounds.
+            segmenter: local segmenter, not started.
+            open_source: returns the source of chunks, given the worker's name and its model.
+            policy: lease and drain time.
             clock: seconds, monotonic.
             traces: spans of deliveries.
         """
@@ -63,7 +64,7 @@ class Worker:
 
     @property
     def has_started(self) -> bool:
-        """Whether the model is loaded and chunks are taken."""
+        """Whether the model is loaded and chunks are consumed."""
         return self._consumer is not None
 
     async def run(self, stopping: asyncio.Event, *, name: str, on_warm: Callable[[], None] = lambda: None) -> bool:
@@ -71,7 +72,7 @@ class Worker:
 
         Args:
             stopping: set when the process should end.
-            name: this worker's, the same over restarts.
+            name: name of this worker; it must survive restarts.
             on_warm: called once the model is loaded and warm, before the first chunk is taken.
         """
         await self._segmenter.start()
@@ -92,13 +93,13 @@ class Worker:
         return is_healthy
 
     def unready(self) -> ServiceError | None:
-        """Return why chunks cannot be taken now; None when they can."""
+        """Return the reason why chunks cannot be consumed now; None if they can."""
         if not self._segmenter.is_ready() or self._consumer is None:
             return ServiceError("warming_up", "The model is being loaded.")
         if self._consumer.is_stopping:
             return ServiceError("draining", "This worker is shutting down.")
         if not self._consumer.is_announced:
-            return ServiceError("backend_down", "Redis does not answer.")
+            return ServiceError("backend_down", "Redis does not respond.")
         return None
 
     async def _until_stopped(self, stopping: asyncio.Event, running: asyncio.Task[None]) -> bool:
