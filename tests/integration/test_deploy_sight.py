@@ -135,6 +135,9 @@ def work(front: Metrics, worker: Metrics, *, is_bad: bool) -> None:
     for stage in STAGES:
         front.stage_duration_seconds.labels(stage).observe(0.1)
     front.cache_lookups_total.labels("hit").inc()
+    front.key_requests_total.labels("alice", "ok").inc()
+    front.key_upload_bytes_total.labels("alice").inc(1000)
+    front.key_samples_total.labels("alice").inc(10)
     front.worker_up.set(0 if is_bad else 2)
     worker.worker_up.set(1)
     worker.queue_depth.set(9 if is_bad else 0)
