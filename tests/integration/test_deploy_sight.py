@@ -143,6 +143,8 @@ def work(front: Metrics, worker: Metrics, *, is_bad: bool) -> None:
     worker.queue_depth.set(9 if is_bad else 0)
     worker.queue_oldest_seconds.set(30 if is_bad else 0)
     front.build_info.labels("0.1.0", "tiny", "sha256:a").set(1)
+    for process in (front, worker):
+        process.device_info.labels("cpu", "float32", "", "").set(1)
     worker.build_info.labels("0.1.0", "tiny", "sha256:b" if is_bad else "sha256:a").set(1)
     if not is_bad:
         worker.samples_total.inc(64)
