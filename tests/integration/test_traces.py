@@ -216,7 +216,9 @@ async def test_a_collector_that_comes_back_is_used_again(
         collector.status = 200
         assert (await post(front, clip)).status_code == 200
         await asyncio.to_thread(collector.wait_for, lambda: collector.named("POST /segment"))
-    told = [entry.getMessage() for entry in caplog.records if entry.getMessage().startswith("the collector")]
+    # A front of an earlier test may still flush to a collector that is gone.
+    own = [entry for entry in caplog.records if getattr(entry, "collector", collector.url).startswith(collector.url)]
+    told = [entry.getMessage() for entry in own if entry.getMessage().startswith("the collector")]
     assert told == [
         "the collector does not take traces; they are dropped until it does",
         "the collector takes traces again",
