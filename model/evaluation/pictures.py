@@ -132,8 +132,8 @@ def evaluate_pictures(
             embeddings = torch.cat([hearing.embedding(pair.recording) for pair in pairs])
             answers = _answers(model, labelled.frame, embeddings, has_only_experts=has_only_experts)
             for pair, answer in zip(pairs, answers, strict=True):
-                entry = _compare(pair, labelled.frame, labelled.classes, answer, index)
-                _count(figures, entry, index)
+                entry = compare_answer(pair, labelled.frame, labelled.classes, answer, index)
+                count_answer(figures, entry, index)
                 if show is not None:
                     show(entry)
         if progress is not None:
@@ -177,7 +177,16 @@ def _answers(model: AVESFormer, frame: Pixels, embeddings: Tensor, *, has_only_e
     return list(classes.cpu().numpy())
 
 
-def _compare(pair: Pair, frame: Pixels, classes: Pixels, answer: Pixels, index: PicturesIndex) -> PairAnswer:
+def compare_answer(pair: Pair, frame: Pixels, classes: Pixels, answer: Pixels, index: PicturesIndex) -> PairAnswer:
+    """Compare an answer with what sounds in the picture.
+
+    Args:
+        pair: picture and recording.
+        frame: (H, W, 3) uint8.
+        classes: (H, W) uint8 label map of the picture.
+        answer: (H, W) uint8: 1 + kind where the model says that it sounds.
+        index: pictures and recordings.
+    """
     counted = classes != IGNORED
     heard = index.heard(pair.kind)
     sounds = np.isin(classes, [1 + kind for kind in heard]) & counted
@@ -191,7 +200,8 @@ def _compare(pair: Pair, frame: Pixels, classes: Pixels, answer: Pixels, index: 
     return PairAnswer(pair, frame, truth, answer, iou, float(said.mean()))
 
 
-def _count(figures: PicturesFigures, entry: PairAnswer, index: PicturesIndex) -> None:
+def count_answer(figures: PicturesFigures, entry: PairAnswer, index: PicturesIndex) -> None:
+    """Add an answer to the figures."""
     pair = entry.pair
     if pair.kind is None:
         if pair.purpose == "other":
