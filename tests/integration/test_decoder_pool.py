@@ -20,12 +20,24 @@ from support.clips import ClipSpec, make_clip
 from support.decoding import decode_here, make_job
 from support.hostile import find
 from support.odd_clips import odd_clip
-from support.pools import HANG_S, code_of, decode_through, known, make_request, read_all, running_pool, soon, uploaded
+from support.pools import (
+    HANG_S,
+    code_of,
+    decode_through,
+    gone,
+    known,
+    limits_of,
+    make_request,
+    read_all,
+    running_pool,
+    soon,
+    status_of,
+    uploaded,
+)
 
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.media.decoders.pool import DecoderPool, MediaPolicy
-from service.media.sandbox.warmup import make_warmup_jpeg
 from service.media.upload import Upload
 from service.telemetry.metrics import Metrics
 
@@ -39,18 +51,6 @@ async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DecoderPool]:
         yield running
 
 
-def limits_of(pid: int) -> dict[str, tuple[str, str]]:
-    """Soft and hard limits of a process by name; psutil needs more rights for other users' processes."""
-    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
-    return {line[:26].strip(): (line[26:47].strip(), line[47:68].strip()) for line in lines}
-
-
-def status_of(pid: int) -> dict[str, str]:
-    """The fields of /proc/PID/status."""
-    pairs = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: value.strip() for name, value in pairs}
-
-
 def oom_score_of(pid: int) -> int:
     """How much the kernel prefers to end this process when memory runs out, -1000 to 1000."""
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
@@ -60,13 +60,6 @@ def zygote_of() -> psutil.Process:
     """The only zygote."""
     (zygote,) = PROCESS.children()
     return zygote
-
-
-async def gone(pool: DecoderPool) -> None:
-    """Wait until no child is left."""
-    async with asyncio.timeout(HANG_S):
-        while pool.num_children:
-            await asyncio.sleep(0.01)
 
 
 async def decode_killing(pool: DecoderPool, upload: Upload, number: int) -> None:
@@ -410,164 +403,6 @@ async def test_children_that_die_before_their_job_are_replaced(pool: DecoderPool
             with contextlib.suppress(psutil.NoSuchProcess):  # ended with the first process of its namespace
                 child.kill()
         assert await code_of(pool, make_clip(), tmp_path) == "ok"
-
-
-def large_clip(**changes: object) -> bytes:
-    """A clip of 16 reference pictures; decoding takes about 100 MiB."""
-    return make_clip(width=1920, height=1080, num_frames=20, gop=20, codec_options={"refs": "16"}, **changes)
-
-
-async def test_clips_that_do_not_fit_into_memory_together_wait(tmp_path: Path) -> None:
-    data = large_clip()
-    policy = MediaPolicy(max_total_bytes=150 << 20)
-    async with running_pool(num_decoders=4, policy=policy) as pool, uploaded(data, tmp_path) as upload:
-        async with pool.open(upload, make_request(), deadline=soon()) as first:
-            assert known(first.clip)
-            second = asyncio.create_task(decode_through(pool, upload))
-            await asyncio.sleep(0.5)
-            assert not second.done()
-            with pytest.raises(ServiceError) as caught:
-                async with pool.open(upload, make_request(), deadline=Deadline.after(0.2, clock=time.monotonic)):
-                    pass
-            assert caught.value.code == "deadline_exceeded"
-            await read_all(first)
-        assert (await second).clip.num_samples == 1
-        await gone(pool)
-        assert pool.held_bytes == 0
-
-
-async def test_many_large_clips_end_without_a_deadlock(tmp_path: Path) -> None:
-    data = large_clip()
-    policy = MediaPolicy(max_total_bytes=150 << 20)
-    async with running_pool(num_decoders=2, policy=policy) as pool, uploaded(data, tmp_path) as upload:
-        decodings = [asyncio.create_task(decode_through(pool, upload)) for _ in range(6)]
-        for task in decodings[1::3]:
-            await asyncio.sleep(0.1)
-            task.cancel()
-        ends = await asyncio.gather(*decodings, return_exceptions=True)
-        assert [type(end).__name__ for end in ends].count("CancelledError") == 2
-        assert [end.clip.num_samples for end in ends if not isinstance(end, BaseException)] == [1] * 4
-        await gone(pool)
-        assert pool.held_bytes == 0
-
-
-async def test_a_clip_that_can_never_fit_is_too_costly(tmp_path: Path) -> None:
-    async with running_pool(policy=MediaPolicy(max_total_bytes=64 << 20)) as pool:
-        async with uploaded(large_clip(), tmp_path) as upload:
-            with pytest.raises(ServiceError) as caught:
-                await decode_through(pool, upload)
-        assert caught.value.code == "too_costly"
-        assert "64 MiB" in caught.value.detail
-        assert await code_of(pool, make_clip(), tmp_path) == "ok"
-
-
-async def test_a_child_that_dies_gives_its_memory_back(pool: DecoderPool, tmp_path: Path) -> None:
-    request = make_request(fps=None, side_px=224)
-    async with uploaded(large_clip(), tmp_path) as upload, pool.open(upload, request, deadline=soon()) as reader:
-        os.kill(reader.pid, signal.SIGKILL)
-        await read_all(reader)
-        assert pool.held_bytes > 64 << 20
-    await gone(pool)
-    assert pool.held_bytes == 0
-
-
-async def test_a_large_picture_is_decoded_when_its_upload_is_complete(pool: DecoderPool, tmp_path: Path) -> None:
-    data = make_clip(width=2560, height=1440, num_frames=20, codec_options={"refs": "16"}, movflags="faststart")
-    async with uploaded(data[:-1000], tmp_path, is_complete=False) as upload:
-        decoding = asyncio.create_task(decode_through(pool, upload))
-        await asyncio.sleep(0.3)
-        assert pool.held_bytes == MediaPolicy().granted_bytes
-        await upload.write(data[-1000:])
-        upload.finish()
-        assert (await decoding).clip.num_samples == 1
-
-
-async def test_a_child_stays_within_its_estimate(pool: DecoderPool, tmp_path: Path) -> None:
-    data = make_clip(
-        width=2560,
-        height=1440,
-        num_frames=20,
-        gop=20,
-        pixel_format="yuv444p10le",
-        codec_options={"refs": "16"},
-    )
-    request = make_request(fps=None, side_px=224)
-    async with uploaded(data, tmp_path) as upload, pool.open(upload, request, deadline=soon()) as reader:
-        peaks: list[str] = []
-        async for _ in reader.blocks():
-            # A child that has ended already says nothing of its memory.
-            peaks += [value for name, value in status_of(reader.pid).items() if name == "VmHWM"]
-        assert 200 << 10 < int(peaks[-1].split()[0]) < pool.held_bytes >> 10
-        assert int(limits_of(reader.pid)["Max address space"][1]) < MediaPolicy().memory_bytes
-
-
-async def test_pictures_of_live_streams(pool: DecoderPool) -> None:
-    with pool.open_stills() as stills:
-        rgb, size = await stills.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
-        assert (rgb.shape, size) == ((24, 40, 3), (32, 32))
-        frame = np.zeros((50, 30, 3), np.uint8)
-        frame[25:] = 255
-        small = await stills.resize_rgb(frame, height=10, width=10)
-        assert small[:4].max() == 0
-        assert small[6:].min() == 255
-        with pytest.raises(ServiceError) as caught:
-            await stills.decode_jpeg(b"no jpeg", height=24, width=40)
-        assert caught.value.code == "broken"
-        with pytest.raises(ServiceError) as caught:
-            await stills.resize_rgb(np.zeros((4000, 4000, 3), np.uint8), height=10, width=10)
-        assert caught.value.code == "picture_too_large"
-    await gone(pool)
-
-
-async def test_a_killed_picture_decoder_is_replaced(pool: DecoderPool) -> None:
-    with pool.open_stills() as stills:
-        await stills.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
-        os.kill(stills.pid, signal.SIGKILL)
-        await gone(pool)
-        rgb, _ = await stills.decode_jpeg(make_warmup_jpeg(), height=24, width=40)
-    assert rgb.shape == (24, 40, 3)
-
-
-async def test_each_live_stream_has_a_picture_decoder_of_its_own(pool: DecoderPool) -> None:
-    with pool.open_stills() as one, pool.open_stills() as other:
-        assert pool.num_children == 0  # until a picture comes
-        for stills in (one, other, one):
-            await stills.decode_jpeg(make_warmup_jpeg(), height=8, width=8)
-        assert one.pid != other.pid
-        assert pool.num_children == 2
-        os.kill(one.pid, signal.SIGKILL)
-        await other.decode_jpeg(make_warmup_jpeg(), height=8, width=8)
-    await gone(pool)
-
-
-async def test_picture_decoders_are_bounded_by_the_streams() -> None:
-    async with running_pool(max_live_streams=2) as pool:
-        with pool.open_stills(), pool.open_stills():
-            with pytest.raises(ServiceError) as caught, pool.open_stills():
-                pass
-            assert caught.value.code == "too_many_requests"
-        with pool.open_stills() as stills:
-            await stills.decode_jpeg(make_warmup_jpeg(), height=8, width=8)
-
-
-async def test_pictures_of_a_stream_that_come_together_are_decoded_in_turn(pool: DecoderPool) -> None:
-    with pool.open_stills() as stills:
-        answers = await asyncio.gather(*(stills.decode_jpeg(make_warmup_jpeg(), height=8, width=8) for _ in range(50)))
-        assert all(rgb.shape == (8, 8, 3) for rgb, _ in answers)
-        assert pool.num_children == 1
-
-
-async def test_a_picture_decoder_is_replaced_before_it_grows_old(
-    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.media.decoders.stills._MAX_PICTURES", 3)
-    pids = []
-    with pool.open_stills() as stills:
-        for _ in range(7):
-            await stills.decode_jpeg(make_warmup_jpeg(), height=8, width=8)
-            pids.append(stills.pid)
-    assert [len(set(pids[at : at + 3])) for at in (0, 3)] == [1, 1]
-    assert len(set(pids)) == 3
 
 
 async def test_variable_rate_through_a_child(pool: DecoderPool, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,3 +102,22 @@ async def code_of(pool: DecoderPool, data: bytes, directory: Path, request: Deco
 def known(clip: ClipInfo) -> bool:
     """Whether a clip is wholly described."""
     return None not in (clip.duration_s, clip.frame_rate, clip.num_samples)
+
+
+async def gone(pool: DecoderPool) -> None:
+    """Wait until no child is left."""
+    async with asyncio.timeout(HANG_S):
+        while pool.num_children:
+            await asyncio.sleep(0.01)
+
+
+def limits_of(pid: int) -> dict[str, tuple[str, str]]:
+    """Soft and hard limits of a process by name; psutil needs more rights for other users' processes."""
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    return {line[:26].strip(): (line[26:47].strip(), line[47:68].strip()) for line in lines}
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """The fields of /proc/PID/status."""
+    pairs = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: value.strip() for name, value in pairs}

@@ -12,11 +12,12 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,10 @@ def measure(url: str, index: PicturesIndex, pictures: Sequence[Picture], *, work
     """Figures of the service at `url`; the same as those of `avesformer evaluate --data pictures`."""
     figures = PicturesFigures(index.kinds)
     with tempfile.TemporaryDirectory() as folder, open_client(url) as client, ThreadPoolExecutor(workers) as pool:
-        for entry in _all(pool.map(partial(ask, client, index, Path(folder)), pictures)):
+        answers = pool.map(partial(ask, client, index, Path(folder)), pictures)
+        for entry in chain.from_iterable(answers):
             count_answer(figures, entry, index)
     return figures.summary()
-
-
-def _all(groups: Iterator[list[PairAnswer]]) -> Iterator[PairAnswer]:
-    for group in groups:
-        yield from group
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
