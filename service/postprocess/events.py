@@ -86,13 +86,14 @@ class EventTracker:
         time_s = frame.sample_time_s
         boundary_s = self._boundary_s(time_s)
         self._last_s = time_s
+        closed = self._closed(boundary_s)
         sounding = {(mask.label, mask.track_id): mask for mask in frame.masks}
         for key, mask in sounding.items():
             self._hear(key, mask, boundary_s)
         for key, event in self._open.items():
             if event.ended_at_s is None and not self._continues(sounding.get(key)):
                 event.ended_at_s = boundary_s
-        return self._closed(time_s)
+        return sorted(closed + self._closed(time_s), key=event_order)
 
     def finish(self) -> list[SoundEvent]:
         """Close what is open at the last sample."""
@@ -114,11 +115,11 @@ class EventTracker:
     def _continues(self, mask: Mask | None) -> bool:
         return mask is not None and mask.score >= min(self._rules.event_offset, self._rules.event_onset)
 
-    def _closed(self, now_s: float) -> list[SoundEvent]:
-        """Take the events whose pause is over: a later onset would lie beyond `now_s`."""
+    def _closed(self, onset_s: float) -> list[SoundEvent]:
+        """Take the events whose pause would be too long if the label sounded again at `onset_s`."""
         gap_s = self._rules.event_gap_s
         return self._take(
-            [key for key, event in self._open.items() if event.ended_at_s is not None and _over(event, now_s, gap_s)]
+            [key for key, event in self._open.items() if event.ended_at_s is not None and _over(event, onset_s, gap_s)]
         )
 
     def _take(self, keys: Iterable[_Key]) -> list[SoundEvent]:
@@ -133,9 +134,9 @@ def event_order(event: SoundEvent) -> tuple[float, float, str, int]:
     return (event.start_s, event.end_s, event.label, -1 if event.track_id is None else event.track_id)
 
 
-def _over(event: _OpenEvent, now_s: float, gap_s: float) -> bool:
+def _over(event: _OpenEvent, onset_s: float, gap_s: float) -> bool:
     assert event.ended_at_s is not None
-    return now_s - event.ended_at_s > gap_s
+    return onset_s - event.ended_at_s > gap_s
 
 
 def _event(key: _Key, event: _OpenEvent) -> SoundEvent:

@@ -69,6 +69,18 @@ def test_an_event_closes_as_soon_as_its_pause_is_over() -> None:
     assert tracker.finish() == []
 
 
+def test_a_pause_that_no_sample_falls_into_is_measured_all_the_same() -> None:
+    """Frames of a variable rate: the sound stops between 2.0 and 2.1 s and is heard again at 5.0 s."""
+    tracker = EventTracker(SegmentOptions(**{**PLAIN, "event_gap_s": 0.5}))
+    scores = {1.9: 0.7, 2.0: 0.7, 2.1: 0, 5.0: 0.7, 5.1: 0}
+    found = [event for time_s, score in scores.items() for event in tracker.add(frame(time_s, {("dog", None): score}))]
+    found += tracker.finish()
+    assert [(event.start_s, event.end_s) for event in found] == [
+        (pytest.approx(1.9), pytest.approx(2.05)),
+        (pytest.approx(3.55), pytest.approx(5.05)),
+    ]
+
+
 def test_labels_and_tracks_have_events_of_their_own_with_area_and_score() -> None:
     tracker = EventTracker(SegmentOptions(**PLAIN), step_s=STEP_S)
     tracker.add(frame(0.05, {("dog", 1): 0.8, ("dog", 2): 0.9, ("car", None): 0.7}))
