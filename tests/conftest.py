@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("suite")  # a busy machine is no finding
+# A busy machine is no finding; the suite tries the same examples each time, so that a red run is red for its change.
+# `--hypothesis-profile=search` looks for new ones: fresh seeds, many more of them.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", settings.get_profile("suite"), derandomize=False, max_examples=2000)
+settings.load_profile("suite")
 
 TOOLS = {
     "redis": (os.environ.get("REDIS_SERVER", "redis-server"), "apt-get install redis-server"),

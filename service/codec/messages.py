@@ -163,9 +163,9 @@ def _plan(declared: dataclasses.Field[Any], descriptor: _Descriptor, codec: Code
 def _shortest(value: float) -> float:
     """Return the decimal number that a `float` field stands for: 0.999618, not 0.9996179938316345.
 
-    Seven significant digits tell any two numbers apart that were given with six.
+    Six significant digits (C's FLT_DIG) are what a 32-bit float gives back as it got them; scores have no more.
     """
-    return float(f"{value:.7g}")
+    return float(f"{value:.6g}")
 
 
 def _of_repeated(descriptor: _Descriptor, codec: Codec | None) -> tuple[_Convert | None, _Convert]:

@@ -1,12 +1,13 @@
 """What a gRPC server encodes is what a client decodes, and the other way round."""
 
 import math
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.codec import protobuf
+from service.codec import messages, protobuf
 from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
 from service.domain.live import LiveFrame, LiveFrameError, LiveMasks, LiveOptions, SoundPiece
@@ -16,6 +17,7 @@ from service.domain.result import SOUNDING, FrameMasks, Mask, ModelInfo, Rle, Su
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 
 MODEL = ModelInfo("tiny", "sha256:ab", ("dog", "drum"), 1, 224, 224)
+_FLOAT = struct.Struct("<f")
 seconds = st.floats(0, 1e5).map(lambda value: round(value, 6))
 counts = st.integers(0, 2**31 - 1)
 
@@ -60,6 +62,12 @@ def test_options_over_grpc(asked: SegmentOptions) -> None:
 @given(frames)
 def test_frames_over_grpc(frame: FrameMasks) -> None:
     assert protobuf.decode_event(protobuf.encode_event(frame), options=SegmentOptions()) == frame
+
+
+def test_every_score_over_grpc() -> None:
+    """All numbers of six decimals between 0 and 1 come out of a 32-bit field as they went in."""
+    for millionths in range(10**6 + 1):
+        assert messages._shortest(_FLOAT.unpack(_FLOAT.pack(millionths / 10**6))[0]) == millionths / 10**6
 
 
 @given(st.none() | seconds, st.none() | seconds, st.none() | counts, st.none() | st.integers(1, 9))
