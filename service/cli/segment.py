@@ -22,7 +22,7 @@ from service.client.answer import Answer, AnswerGatherer
 from service.codec.answer_json import encode_document_end, encode_document_start, encode_frame
 from service.domain.deadline import Deadline
 from service.domain.errors import Kind, ServiceError
-from service.domain.options import OPTIONS, SegmentOptions, parse_options
+from service.domain.options import OPTIONS, RLE, SegmentOptions, parse_options
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext, accept_request_id
 from service.domain.result import FrameMasks
 
@@ -52,9 +52,11 @@ class _Targets:
 
     json: Path | None
     overlay: Path | None
+    is_compressed: bool
+    """Run lengths of the JSON as COCO's strings, else as lists of numbers."""
 
 
-@with_option_flags(OPTIONS)
+@with_option_flags((*OPTIONS, RLE))
 def segment(
     clips: Annotated[list[Path], typer.Argument(help="MP4 or MOV files.", metavar="CLIP")],
     output: Annotated[Path | None, typer.Option(help="JSON file (a folder for several clips); - is stdout.")] = None,
@@ -72,8 +74,9 @@ def segment(
 ) -> None:
     """Segment the sounding objects of CLIPs. Without --url the model runs in this process; the output is the same."""
     try:
+        is_compressed = RLE.parse(fields.pop(RLE.name, "") or str(RLE.default)) == RLE.default
         options = parse_options(fields)
-        targets = _plan_targets(clips, output, overlay)
+        targets = _plan_targets(clips, output, overlay, is_compressed=is_compressed)
     except ServiceError as error:
         complain(error.detail)
         raise typer.Exit(2) from None
@@ -111,7 +114,7 @@ async def _segment_one(
         answer = await answerer.answer(clip, options, lambda event: _show(event, progress, bar))
         progress.update(bar, total=len(answer.frames), completed=len(answer.frames))
         if target.json is not None:
-            _write_json(answer, target.json)
+            _write_json(answer, target.json, is_compressed=target.is_compressed)
         if target.overlay is not None:
             await asyncio.to_thread(_write_overlay, clip, target.overlay, answer, progress)
     except ServiceError as error:
@@ -191,10 +194,12 @@ def _read_blocks(clip: Path) -> Iterator[bytes]:
             yield data
 
 
-def _plan_targets(clips: list[Path], output: Path | None, overlay: Path | None) -> dict[Path, _Targets]:
+def _plan_targets(
+    clips: list[Path], output: Path | None, overlay: Path | None, *, is_compressed: bool
+) -> dict[Path, _Targets]:
     """Return the output files by clip. Raises `bad_option` if results would overwrite each other or their clip."""
     if len(clips) == 1:
-        targets = {clips[0]: _Targets(output or (None if overlay else Path("-")), overlay)}
+        targets = {clips[0]: _Targets(output or (None if overlay else Path("-")), overlay, is_compressed)}
     else:
         names = [clip.stem for clip in clips]
         if len(set(names)) < len(names):
@@ -203,6 +208,7 @@ def _plan_targets(clips: list[Path], output: Path | None, overlay: Path | None) 
             clip: _Targets(
                 _inside(output, f"{clip.stem}.json") or (None if overlay else Path("-")),
                 _inside(overlay, f"{clip.stem}.mp4"),
+                is_compressed,
             )
             for clip in clips
         }
@@ -218,10 +224,10 @@ def _inside(folder: Path | None, name: str) -> Path | None:
     return folder / name
 
 
-def _write_json(answer: Answer, path: Path) -> None:
+def _write_json(answer: Answer, path: Path, *, is_compressed: bool) -> None:
     """Write the answer as the service would send it. `-` is stdout, with one line per clip."""
     if str(path) == "-":
-        for part in _json_parts(answer):
+        for part in _json_parts(answer, is_compressed=is_compressed):
             sys.stdout.buffer.write(part)
         sys.stdout.buffer.write(b"\n")
         sys.stdout.buffer.flush()
@@ -230,17 +236,17 @@ def _write_json(answer: Answer, path: Path) -> None:
     partial = path.with_name(f".{path.name}.part")
     try:
         with partial.open("wb") as file:
-            file.writelines(_json_parts(answer))
+            file.writelines(_json_parts(answer, is_compressed=is_compressed))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _json_parts(answer: Answer) -> Iterator[bytes]:
+def _json_parts(answer: Answer, *, is_compressed: bool) -> Iterator[bytes]:
     started = ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
     yield encode_document_start(started, answer.summary)
     for place, frame in enumerate(answer.frames):
-        yield (b"," if place else b"") + encode_frame(frame)
+        yield (b"," if place else b"") + encode_frame(frame, is_compressed=is_compressed)
     yield encode_document_end(answer.summary, answer.events)
 
 

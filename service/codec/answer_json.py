@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from service.codec.problem_json import Problem
+from service.codec.run_lengths import segmentation
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted, complete_clip
 from service.domain.result import FrameMasks, SoundEvent, Summary
@@ -35,10 +37,13 @@ _TRACKS: Final[Any] = {"masks": {"__all__": {"track_id"}}}
 HEARTBEAT_LINE: Final = b'{"type":"heartbeat"}\n'
 
 
-def encode_line(event: AnswerEvent) -> bytes:
-    """Return an event as one line of NDJSON, newline included."""
+def encode_line(event: AnswerEvent, *, is_compressed: bool = True) -> bytes:
+    """Return an event as one line of NDJSON, newline included; see `encode_frame` for `is_compressed`."""
     name = _KIND_NAMES[type(event)]
-    data = encode_frame(event) if isinstance(event, FrameMasks) else bytes(_ADAPTERS[name].dump_json(event))
+    if isinstance(event, FrameMasks):
+        data = encode_frame(event, is_compressed=is_compressed)
+    else:
+        data = bytes(_ADAPTERS[name].dump_json(event))
     return _PREFIXES[name] + data[1:] + b"\n"
 
 
@@ -80,10 +85,22 @@ def encode_document_start(started: ClipStarted, summary: Summary) -> bytes:
     return bytes(_STARTED.dump_json(dataclasses.replace(started, clip=clip))[:-1]) + b',"frames":['
 
 
-def encode_frame(frame: FrameMasks) -> bytes:
-    """Return one element of the document's `frames`."""
+def encode_frame(frame: FrameMasks, *, is_compressed: bool = True) -> bytes:
+    """Return one element of the document's `frames`.
+
+    Args:
+        frame: with its masks.
+        is_compressed: whether run lengths are COCO's strings, which `decode_line` and `decode_document` read, or lists
+            of numbers.
+    """
     has_tracks = any(mask.track_id is not None for mask in frame.masks)
-    return bytes(_FRAME.dump_json(frame, exclude=None if has_tracks else _TRACKS))
+    excluded = None if has_tracks else _TRACKS
+    if is_compressed:
+        return bytes(_FRAME.dump_json(frame, exclude=excluded))
+    document = _FRAME.dump_python(frame, exclude=excluded)
+    for written, mask in zip(document["masks"], frame.masks, strict=True):
+        written["segmentation"] = segmentation(mask.segmentation, is_compressed=False)
+    return to_json(document)
 
 
 def encode_event(event: SoundEvent) -> bytes:

@@ -12,6 +12,7 @@ from service.domain.option_table import (
     Choice,
     Names,
     Number,
+    Option,
     Rate,
     WholeNumber,
     check_values,
@@ -135,6 +136,13 @@ class AppliedOptions(SegmentOptions):
 
 
 OPTIONS = options_of(SegmentOptions)
+# How an answer is written, not what it holds: beside SegmentOptions, so that equal answers have one cache key.
+RLE = Option(
+    name="rle",
+    type=Choice(("compressed", "uncompressed")),
+    default="compressed",
+    help="Run lengths of masks in JSON and CSV: COCO's string, or a list of numbers.",
+)
 OPTION_NAMES = tuple(declared.name for declared in OPTIONS)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, Literal, get_args
 
 from service.domain.option_table import Choice, Option
@@ -39,12 +38,8 @@ FORMAT: Final = Option(
     default_help="what `Accept` asks for, else json",
     help="Format of the answer; see docs/contract.md.",
 )
-RLE: Final = Option(
-    name="rle",
-    type=Choice(("compressed", "uncompressed")),
-    default="compressed",
-    help="Run lengths of the `coco` format: COCO's string, or a list of numbers.",
-)
+# Formats whose masks are run lengths, so that the option `rle` applies.
+WITH_RUN_LENGTHS: Final = ("json", "ndjson", "sse", "coco", "csv")
 
 
 def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter:
@@ -52,16 +47,13 @@ def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter
 
     Args:
         name: of FORMATS.
-        is_compressed: run lengths of `coco` as strings.
+        is_compressed: run lengths of `coco` and `csv` as COCO's strings.
         max_bytes: of an answer that must be collected.
     """
     if name == "coco":
         return CocoFormatter(is_compressed=is_compressed, max_bytes=max_bytes)
     if name in ("vtt", "srt"):
         return CaptionFormatter(is_webvtt=name == "vtt")
-    made: dict[str, Callable[[], Formatter]] = {
-        "png": PngFormatter,
-        "polygons": PolygonsFormatter,
-        "csv": TableFormatter,
-    }
-    return made[name]()
+    if name == "csv":
+        return TableFormatter(is_compressed=is_compressed)
+    return PngFormatter() if name == "png" else PolygonsFormatter()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from service.codec.run_lengths import segmentation
 from service.domain.errors import ServiceError
 from service.domain.request import ClipStarted
 from service.domain.result import FrameMasks, Mask, Summary
 from service.formats.formatter import Formatter
-from service.formats.pixels import segmentation
 
 _BYTES_PER_MASK = 256  # of the lists and numbers around its run lengths
 

@@ -7,8 +7,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from service.codec.run_lengths import run_lengths
 from service.domain.request import ClipStarted
-from service.domain.result import FrameMasks, SoundEvent, Summary
+from service.domain.result import FrameMasks, Rle, SoundEvent, Summary
 from service.formats.formatter import Formatter
 from service.postprocess.events import event_order
 
@@ -20,9 +21,14 @@ EVENT_COLUMNS = ("label", "track_id", "start_s", "end_s", "peak_area", "mean_sco
 
 
 class TableFormatter(Formatter):
-    """Writes rows of masks as frames come, or rows of events at the end."""
+    """Writes rows of masks as frames come, or rows of events at the end.
 
-    def __init__(self) -> None:
+    Args:
+        is_compressed: whether run lengths are COCO's strings, or numbers separated by blanks.
+    """
+
+    def __init__(self, *, is_compressed: bool) -> None:
+        self._is_compressed = is_compressed
         self._has_masks = True
         self._events: list[SoundEvent] = []
 
@@ -38,7 +44,7 @@ class TableFormatter(Formatter):
                 (
                     *(frame.sample_time_s, frame.timestamp_s, frame.index),
                     *(mask.label, mask.track_id, mask.score, mask.area, *mask.bbox),
-                    *(*mask.segmentation.size, mask.segmentation.counts),
+                    *(*mask.segmentation.size, self._counts(mask.segmentation)),
                 )
                 for mask in frame.masks
             ]
@@ -55,6 +61,9 @@ class TableFormatter(Formatter):
             return b""
         events = sorted(self._events, key=event_order)
         return _rows([[getattr(event, name) for name in EVENT_COLUMNS] for event in events])
+
+    def _counts(self, rle: Rle) -> str:
+        return rle.counts if self._is_compressed else " ".join(map(str, run_lengths(rle.counts)))
 
 
 def _rows(rows: Sequence[Sequence[Any]]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -39,14 +39,26 @@ async def answer_json(
     record: RequestRecord,
     *,
     parts: RestParts,
+    is_compressed: bool = True,
 ) -> None:
-    """Collect the whole answer (on disk beyond 1 MiB), then send it; raises `answer_too_large`, `storage_full`."""
+    """Collect the whole answer (on disk beyond 1 MiB), then send it; raises `answer_too_large`, `storage_full`.
+
+    Args:
+        events: of the answer.
+        sender: where it goes.
+        record: of the request.
+        parts: of the front.
+        is_compressed: run lengths as COCO's strings, else as lists of numbers.
+    """
     max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
     with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=party) as file:
         document = _Document(file, max_bytes=max_bytes)
         async with aclosing(events):
             async for event in events:
-                document.add(event)
+                if isinstance(event, FrameMasks):
+                    document.add_frame(await _in_thread_unless(is_compressed, encode_frame, event))
+                else:
+                    document.add(event)
         opening, closing = document.opening_and_closing()
         note(document.summary, record)
         length = len(opening) + file.size + len(closing)
@@ -68,24 +80,23 @@ class _Document:
         self._max_bytes = max_bytes
         self._events: list[SoundEvent] = []
 
-    def add(self, event: AnswerEvent) -> None:
-        """Take the next event; raises `answer_too_large`, `storage_full`."""
+    def add(self, event: ClipStarted | SoundEvent | Summary) -> None:
+        """Take the next event that is no frame."""
         if isinstance(event, ClipStarted):
             self.started = event
         elif isinstance(event, Summary):
             self.summary = event
-        elif isinstance(event, SoundEvent):
-            self._events.append(event)
         else:
-            self._add_frame(event)
+            self._events.append(event)
 
     def opening_and_closing(self) -> tuple[bytes, bytes]:
         """Return what comes before and after the frames, once all events have been added."""
         opening = encode_document_start(self.started, self.summary)
         return opening, encode_document_end(self.summary, sorted(self._events, key=event_order))
 
-    def _add_frame(self, frame: FrameMasks) -> None:
-        line = (b"," if self._file.size else b"") + encode_frame(frame)
+    def add_frame(self, encoded: bytes) -> None:
+        """Take the JSON of the next frame; raises `answer_too_large`, `storage_full`."""
+        line = (b"," if self._file.size else b"") + encoded
         if self._file.size + len(line) > self._max_bytes:
             detail = (
                 f"The answer is over the limit of {self._max_bytes} bytes for one JSON document; "
@@ -96,11 +107,23 @@ class _Document:
 
 
 async def answer_lines(
-    events: AsyncGenerator[AnswerEvent, None], sender: Sender, record: RequestRecord, *, is_sse: bool = False
+    events: AsyncGenerator[AnswerEvent, None],
+    sender: Sender,
+    record: RequestRecord,
+    *,
+    is_sse: bool = False,
+    is_compressed: bool = True,
 ) -> None:
     """Send lines as they are ready, as NDJSON or as server-sent events.
 
     Nothing is sent before the first frame, so earlier failures keep their status.
+
+    Args:
+        events: of the answer.
+        sender: where they go.
+        record: of the request.
+        is_sse: server-sent events, else NDJSON.
+        is_compressed: run lengths as COCO's strings, else as lists of numbers.
     """
     media_type = SSE_TYPE if is_sse else NDJSON_TYPE
     async with aclosing(events):
@@ -108,11 +131,14 @@ async def answer_lines(
         first = await anext(events)
         assert isinstance(started, ClipStarted)
         await sender.start({"Content-Type": media_type, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        await _write_event(started, sender, record)
-        await _write_event(first, sender, record)
+        for early in (started, first):
+            await _write_event(early, sender, record, is_compressed=is_compressed)
         async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
             async for event in rest:
-                await _write_event(event, sender, record)
+                if event is None:
+                    await sender.write(_framed(HEARTBEAT_LINE, sender))
+                else:
+                    await _write_event(event, sender, record, is_compressed=is_compressed)
         await sender.end()
 
 
@@ -131,10 +157,17 @@ async def end_with_error(problem: Problem, sender: Sender) -> None:
         sender.cut()
 
 
-async def _write_event(event: AnswerEvent | None, sender: Sender, record: RequestRecord) -> None:
+async def _write_event(event: AnswerEvent, sender: Sender, record: RequestRecord, *, is_compressed: bool) -> None:
     if isinstance(event, Summary):
         note(event, record)
-    await sender.write(_framed(HEARTBEAT_LINE if event is None else encode_line(event), sender))
+    await sender.write(_framed(await _in_thread_unless(is_compressed, encode_line, event), sender))
+
+
+async def _in_thread_unless(is_compressed: bool, encode: Callable[..., bytes], event: AnswerEvent) -> bytes:
+    """Encode an event. Lists of run lengths take milliseconds a mask, so a thread writes them."""
+    if is_compressed:
+        return encode(event)
+    return await asyncio.to_thread(encode, event, is_compressed=False)
 
 
 def _framed(line: bytes, sender: Sender) -> bytes:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
+from service.domain.options import RLE
 from service.domain.request import AnswerEvent
 from service.domain.result import Summary
-from service.formats.choose import FORMAT, MEDIA_TYPES, RLE, formatter_of
+from service.formats.choose import FORMAT, MEDIA_TYPES, WITH_RUN_LENGTHS, formatter_of
 from service.rest.answers import MEMORY_BYTES, answer_json, answer_lines, note
 from service.rest.parts import RestParts
 from service.rest.sender import Sender
@@ -43,8 +44,9 @@ def take_format(options: dict[str, str], *, accepted: str) -> ChosenFormat:
     rle = options.pop(RLE.name, "").strip()
     chosen = str(FORMAT.parse(name)) if name else accepted
     is_compressed = not rle or RLE.parse(rle) == RLE.default
-    if not is_compressed and chosen != "coco":
-        raise ServiceError("bad_option", f"rle: uncompressed run lengths need format=coco; the format is {chosen}.")
+    if not is_compressed and chosen not in WITH_RUN_LENGTHS:
+        have = ", ".join(WITH_RUN_LENGTHS)
+        raise ServiceError("bad_option", f"rle: the format {chosen} has no run lengths; {have} have them.")
     return ChosenFormat(chosen, is_compressed)
 
 
@@ -58,9 +60,10 @@ async def send_answer(
 ) -> None:
     """Send an answer in the chosen format; raises ServiceError, also after the start."""
     if chosen.is_streamed:
-        await answer_lines(events, sender, record, is_sse=chosen.name == "sse")
+        is_sse = chosen.name == "sse"
+        await answer_lines(events, sender, record, is_sse=is_sse, is_compressed=chosen.is_compressed)
     elif chosen.name == "json":
-        await answer_json(events, sender, record, parts=parts)
+        await answer_json(events, sender, record, parts=parts, is_compressed=chosen.is_compressed)
     else:
         await _answer_file(events, chosen, sender, record, parts=parts)
 

@@ -22,7 +22,8 @@ from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.option_table import Option, Url
-from service.formats.choose import FORMAT, RLE
+from service.domain.options import RLE
+from service.formats.choose import FORMAT
 from service.jobs.api import JobEvent, JobRequest, Jobs
 from service.rest.answers import HEARTBEAT_S, with_heartbeats
 from service.rest.exchange import exchange

@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from service.core.request_log import RequestRecord
 from service.domain.caller import Caller
 from service.domain.deadline import Deadline
-from service.domain.options import SegmentOptions, parse_options
+from service.domain.options import RLE, SegmentOptions, parse_options
 from service.domain.request import RequestContext
-from service.formats.choose import FORMAT, RLE
+from service.formats.choose import FORMAT
 from service.media.upload import Upload
 from service.rest.exchange import exchange
 from service.rest.formats import ChosenFormat, send_answer, take_format

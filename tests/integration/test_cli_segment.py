@@ -7,6 +7,7 @@ import json
 
 import av
 import pytest
+from pycocotools import mask as coco
 from support.clips import make_clip
 from support.front import running_front
 from typer.testing import CliRunner
@@ -64,7 +65,8 @@ def test_json_to_stdout_by_default(run, clip):
 def test_json_and_overlay_to_files_with_options(run, clip, tmp_path):
     output, overlay = tmp_path / "out" / "a.json", tmp_path / "out" / "a.mp4"
     result = run(
-        clip, "--output", output, "--overlay", overlay, "--fps", "native", "--threshold", 0.2, "--size", "model"
+        *(clip, "--output", output, "--overlay", overlay),
+        *("--fps", "native", "--threshold", 0.2, "--size", "model", "--rle", "uncompressed"),
     )
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
@@ -72,6 +74,9 @@ def test_json_and_overlay_to_files_with_options(run, clip, tmp_path):
     assert len(answer["frames"]) == 75
     assert answer["options"]["fps"] == "native"
     assert answer["options"]["threshold"] == 0.2
+    [first, *_] = [mask for frame in answer["frames"] for mask in frame["masks"]]
+    rle = coco.frPyObjects(first["segmentation"], *first["segmentation"]["size"])
+    assert coco.decode(rle).sum() == first["area"]
     with av.open(str(overlay)) as video:
         assert sum(1 for _ in video.decode(video=0)) == 75
         assert len(video.streams.audio) == 1

@@ -8,14 +8,16 @@ import io
 import json
 import zipfile
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
+from pycocotools import mask as coco
 from support.front import RunningFront, running_front
 from support.odd_clips import odd_clip
 
-from service.formats.choose import FORMATS, MEDIA_TYPES
+from service.formats.choose import FORMATS, MEDIA_TYPES, WITH_RUN_LENGTHS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HANG_S = 60.0
@@ -73,10 +75,58 @@ async def test_accept_and_format_agree(front: RunningFront) -> None:
     assert (await ask(front, accept="text/vtt")).text.startswith("WEBVTT")
     assert (await ask(front, accept="text/csv", format="srt")).headers["content-type"] == MEDIA_TYPES["srt"]
     assert (await ask(front, accept="image/png")).status_code == 406
-    coco = (await ask(front, format="coco", rle="uncompressed")).json()
-    found = [s for annotation in coco["annotations"] for s in annotation["segmentations"] if s is not None]
-    assert len(found) == num_masks
-    assert all(sum(mask["counts"]) == mask["size"][0] * mask["size"][1] for mask in found)
+
+
+def masks_of(name: str, text: str) -> list[dict[str, Any]]:
+    """Return the `segmentation` objects of an answer, frame by frame and in the order of labels."""
+    if name == "csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        sizes = [[int(row["mask_height"]), int(row["mask_width"])] for row in rows]
+        return [{"size": size, "counts": row["counts"]} for size, row in zip(sizes, rows, strict=True)]
+    if name == "coco":
+        annotations = json.loads(text)["annotations"]
+        found = [annotation["segmentations"] for annotation in annotations]
+        return [entry for frame in zip(*found, strict=True) for entry in frame if entry is not None]
+    if name == "json":
+        frames = json.loads(text)["frames"]
+    else:
+        lines = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if '"type"' in line]
+        frames = [line for line in lines if line["type"] == "frame"]
+    return [mask["segmentation"] for frame in frames for mask in frame["masks"]]
+
+
+def pixels(mask: dict[str, Any]) -> bytes:
+    """Decode a mask in either form of run lengths."""
+    counts = mask["counts"]
+    if isinstance(counts, str) and " " in counts:
+        counts = [int(length) for length in counts.split()]
+    rle = {"size": mask["size"], "counts": counts}
+    if isinstance(counts, list):
+        assert sum(counts) == mask["size"][0] * mask["size"][1]
+        rle = coco.frPyObjects(rle, *mask["size"])
+    shown: bytes = coco.decode(rle).tobytes()
+    return shown
+
+
+async def test_both_forms_of_run_lengths_have_the_same_pixels_in_every_format(front: RunningFront) -> None:
+    expected = [pixels(mask) for mask in masks_of("json", (await ask(front, fps="10")).text)]
+    assert len(expected) > 1
+    async with httpx.AsyncClient(timeout=HANG_S, base_url=front.http_url) as http:
+        accepted = await http.post("/v1/jobs", content=odd_clip("plain"), headers=RAW, params={"fps": "10"})
+        location = accepted.headers["location"]
+        async with asyncio.timeout(HANG_S):
+            while (await http.get(location)).json()["state"] not in ("done", "failed"):
+                await asyncio.sleep(0.05)
+        for name in WITH_RUN_LENGTHS:
+            strict = await http.get(f"{location}/result", params={"format": name, "rle": "compressed"})
+            loose = await http.get(f"{location}/result", params={"format": name, "rle": "uncompressed"})
+            answers = [strict, loose]
+            if name in ("json", "ndjson"):
+                answers.append(await ask(front, fps="10", format=name, rle="uncompressed"))
+            for answer in answers:
+                masks = masks_of(name, answer.text)
+                assert isinstance(masks[0]["counts"], str if answer is strict or name == "csv" else list)
+                assert [pixels(mask) for mask in masks] == expected, name
 
 
 async def test_server_sent_events_hold_the_lines(front: RunningFront) -> None:
@@ -89,7 +139,7 @@ async def test_server_sent_events_hold_the_lines(front: RunningFront) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"format": "gif"}, {"rle": "zip", "format": "coco"}, {"rle": "uncompressed", "format": "csv"}]
+    "options", [{"format": "gif"}, {"rle": "zip", "format": "coco"}, {"rle": "uncompressed", "format": "png"}]
 )
 async def test_bad_formats_are_refused(front: RunningFront, options: dict[str, str]) -> None:
     answer = await ask(front, **options)

@@ -78,6 +78,9 @@ def test_all_formats_of_masks_have_the_same_pixels(pixels: np.ndarray) -> None:
     [row] = csv.DictReader(io.StringIO(written("csv", frames).decode()))
     size = [int(row["mask_height"]), int(row["mask_width"])]
     assert (coco.decode({"size": size, "counts": row["counts"].encode()}) == expected).all()
+    [row] = csv.DictReader(io.StringIO(written("csv", frames, is_compressed=False).decode()))
+    loose = {"size": size, "counts": [int(length) for length in row["counts"].split()]}
+    assert (coco.decode(coco.frPyObjects(loose, *size)) == expected).all()
     with zipfile.ZipFile(io.BytesIO(written("png", frames))) as archive:
         name, table = archive.namelist()
         assert table == "masks.csv"
