@@ -166,13 +166,13 @@ class RequestEnvelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         headers = Headers(scope=scope)
         request_id = accept_request_id(headers.get("x-request-id"))
         traceparent = accept_traceparent(headers.get("traceparent"))
         scope.setdefault("state", {}).update(request_id=request_id, traceparent=traceparent)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         connection = connection_of(scope)
         has_started = False
 

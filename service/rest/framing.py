@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.domain.errors import ServiceError
+from service.rest.websocket import asks_for_websocket
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _UPGRADE = re.compile(rb"(?i)\nupgrade(?=[ \t]*:)")
@@ -29,11 +30,13 @@ class Piece:
         data: the bytes.
         is_head: whether this is a head.
         ends_body: whether the message must be complete after a piece of a body.
+        is_websocket: whether this head switches the connection to a WebSocket.
     """
 
     data: bytes
     is_head: bool = False
     ends_body: bool = False
+    is_websocket: bool = False
 
 
 class RequestSplitter:
@@ -74,6 +77,10 @@ class RequestSplitter:
         if self._part == "head":
             self._drop_blank_lines()
 
+    def take_rest(self) -> bytes:
+        """Return and forget what has not been taken, for the protocol that follows."""
+        return self._cut(len(self._buffer))
+
     def begin_body(self, length: int | None) -> None:
         """Expect a body after the head that was taken last: of `length` bytes, or in chunks for None."""
         self._num_body = self._num_framing = 0
@@ -113,8 +120,11 @@ class RequestSplitter:
             self._searched = len(self._buffer)
             return None
         self._num_blank = self._searched = 0
-        # An offer to change the protocol is ignored (RFC 9110, 7.8). The parser would take the body for the other one.
-        return Piece(_UPGRADE.sub(_IGNORED_UPGRADE, self._cut(found.end())), is_head=True)
+        head = self._cut(found.end())
+        if asks_for_websocket(head):
+            return Piece(head, is_head=True, is_websocket=True)
+        # Other offers to change the protocol are ignored (RFC 9110, 7.8): the parser would take the body for theirs.
+        return Piece(_UPGRADE.sub(_IGNORED_UPGRADE, head), is_head=True)
 
     def _take_fixed(self) -> Piece | None:
         taken = min(self._left_bytes, len(self._buffer))

@@ -22,6 +22,7 @@ from service.domain.errors import ServiceError
 from service.domain.request import accept_request_id
 from service.rest.errors import Problem, send_problem
 from service.rest.framing import Piece, RequestSplitter
+from service.rest.websocket import WebSocketProtocol
 
 # Key of the connection in the ASGI scope's extensions.
 _CONNECTION_KEY = "avesformer.connection"
@@ -263,6 +264,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _parse(self, piece: Piece) -> None:
         """Feed one piece to the parser, which must agree about where the message ends."""
+        if piece.is_websocket:
+            self._switch_to_websocket(piece.data)
+            return
         super().data_received(piece.data)
         if self._is_closing:
             return
@@ -273,6 +277,23 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._splitter.begin_body(self._declared_length())
         elif piece.ends_body != self._is_message_complete:
             self.send_400_response("")
+
+    def _switch_to_websocket(self, head: bytes) -> None:
+        """Hand the connection over with the head and what came behind it. A reserved connection is for probes only."""
+        transport = self._socket_transport
+        if transport is None or self._is_reserved:
+            self._refuse(self._too_many_connections())
+            return
+        self._disarm()
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        self._socket_transport = None
+        following = WebSocketProtocol(self.config, self.server_state, self.app_state)
+        following.connection_made(transport)
+        transport.set_protocol(following)
+        if self._is_paused:
+            transport.resume_reading()
+        following.data_received(head + self._splitter.take_rest())
 
     def _declared_length(self) -> int | None:
         """The Content-Length of the head just parsed; None for a chunked body. The parser has checked both."""

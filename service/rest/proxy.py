@@ -52,7 +52,7 @@ class BehindProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             prefix, client = self._policy.root_path, scope.get("client")
             if self._policy.trusted and client is not None and self._policy.trusts(client[0]):
                 headers = Headers(scope=scope)

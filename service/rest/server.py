@@ -17,9 +17,11 @@ from uvicorn.server import ServerState
 
 from service.aio.tasks import end_tasks
 from service.aio.waits import ends_within
+from service.codec.live_json import MAX_MESSAGE_BYTES
 from service.domain.errors import ServiceError
 from service.rest.acceptor import Acceptor
 from service.rest.protocol import BoundedProtocol, ConnectionPolicy, encoded_refusal
+from service.rest.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,11 @@ class HttpServer:
         self._policy = policy
         self._config = uvicorn.Config(
             app,
-            ws="none",
+            ws="none",  # BoundedProtocol switches to WebSocketProtocol itself
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=PING_INTERVAL_S,
+            ws_ping_timeout=PING_TIMEOUT_S,
+            ws_per_message_deflate=False,  # pictures do not compress, and a small message could inflate to a large one
             lifespan="off",
             loop="asyncio",
             log_config=None,

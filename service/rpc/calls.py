@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
@@ -14,10 +13,8 @@ from google.protobuf.message import Message
 from grpc import aio
 from grpc.aio import ServicerContext
 
-from service.aio.waits import bounded_wait
 from service.codec.protobuf import MAX_MESSAGE_BYTES
 from service.core.api_keys import Authenticate
-from service.core.reader_rate import ReaderRate
 from service.core.request_log import RequestLog, RequestRecord
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
@@ -29,8 +26,6 @@ _M = TypeVar("_M")
 _R = TypeVar("_R")
 # gRPC reports "no deadline" as a very long one; three years are none.
 _HAS_DEADLINE_UNDER_S = 1e8
-# A write that takes longer than this has waited for the client to read.
-_WAITED_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +90,15 @@ async def read(requests: AsyncIterator[_M]) -> _M | None:
     return await anext(requests, None)
 
 
-async def write(rpc: Rpc, message: Message, *, rate: ReaderRate, clock: Clock) -> None:
-    """Send a message; waits while the client does not read.
-
-    Raises:
-        ServiceError: `slow_reader` by the rule of `rate`, `answer_too_large` over `MAX_MESSAGE_BYTES`.
-    """
-    num_bytes = message.ByteSize()
-    if num_bytes > MAX_MESSAGE_BYTES:
+async def write(rpc: Rpc, message: Message) -> None:
+    """Send a message; waits while the client does not read. Raises `answer_too_large` over `MAX_MESSAGE_BYTES`."""
+    if message.ByteSize() > MAX_MESSAGE_BYTES:
         detail = (
             f"The masks of one frame take over {MAX_MESSAGE_BYTES} bytes; ask for size=model or a higher threshold."
         )
         raise ServiceError("answer_too_large", detail)
-    stalled = partial(ServiceError, "slow_reader", f"The client read nothing for {rate.window_s:g} s.")
-    since_s = clock()
     with _leaving():
-        async with bounded_wait(rate.window_s, stalled):
-            await rpc.write(message)
-    waited_s = clock() - since_s
-    if waited_s > _WAITED_S:
-        rate.add(waited_s, num_bytes)
+        await rpc.write(message)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from service.ports import Answering
 from service.rest.app import create_app
 from service.rest.bench import build_bench_router
 from service.rest.jobs_routes import JobRouteParts, build_jobs_router
+from service.rest.live import LiveRouteParts, build_live_router
 from service.rest.parts import Probes, RestParts
 from service.rest.server import HttpServer
 from service.rpc.server import GrpcParts, GrpcServer, build_server
@@ -63,13 +64,17 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
         links = None if settings.redis_url is None else redis_links(settings, stack)
         kept = build_kept_work(settings, core, links, stack, caller_of=keys.caller_of)
         parts = _rest_parts(settings, core, kept, authenticate, probes)
-        routers = [build_jobs_router(JobRouteParts(parts, kept.jobs, kept.idempotency))]
+        live = _live_streams(settings, core)
+        routers = [
+            build_jobs_router(JobRouteParts(parts, kept.jobs, kept.idempotency)),
+            build_live_router(LiveRouteParts(parts, live, edge_policy(settings).cors_origins)),
+        ]
         if settings.bench_routes:
             routers.append(build_bench_router(parts, await _start_accelerator(settings, core, stack)))
         app = create_app(parts, version=service_version(), routers=routers, edge=edge_policy(settings))
         http = HttpServer(app, server_policy(settings))
         stack.push_async_callback(http.stop)
-        grpc = build_server(_grpc_parts(settings, core, kept.answering, authenticate, probes), grpc_policy(settings))
+        grpc = build_server(_grpc_parts(core, live, kept.answering, authenticate, probes), grpc_policy(settings))
         stack.push_async_callback(grpc.aclose)
         yield Front(settings, core, kept.runner, http, grpc)
 
@@ -132,27 +137,30 @@ def _rest_parts(
     )
 
 
+def _live_streams(settings: Settings, core: Core) -> LiveStreams:
+    return LiveStreams(
+        segmenter=core.segmenter,
+        decoders=core.decoders,
+        policy=LivePolicy(max_pixels=settings.max_pixels),
+        clock=core.clock,
+        usage=core.admission.usage,
+    )
+
+
 def _grpc_parts(
-    settings: Settings,
     core: Core,
+    live: LiveStreams,
     answering: Answering,
     authenticate: Authenticate,
     probes: Probes,
 ) -> GrpcParts:
-    policy = LivePolicy(max_pixels=settings.max_pixels)
     return GrpcParts(
         admission=core.admission,
         request_log=core.request_log,
         pipeline=answering,
         spool=core.spool,
         segmenter=core.segmenter,
-        live=LiveStreams(
-            segmenter=core.segmenter,
-            decoders=core.decoders,
-            policy=policy,
-            clock=core.clock,
-            usage=core.admission.usage,
-        ),
+        live=live,
         authenticate=authenticate,
         clock=core.clock,
         is_ready=lambda: probes.unready() is None,

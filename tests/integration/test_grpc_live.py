@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
-from fractions import Fraction
 
-import av
 import grpc
 import numpy as np
 import pytest
@@ -12,16 +10,17 @@ import pytest_asyncio
 from grpc import aio
 from pycocotools import mask as coco
 from support.front import RunningFront, running_front
+from support.live_inputs import bright_picture, jpeg_of, noise, raw_frame
 
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
 from service.codec.protobuf import encode_live_input, encode_live_options
+from service.core import message_writer
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
 from service.domain.result import ModelInfo, SoundEvent
 from service.predictors.fake import FakePredictor, FakeTiming
-from service.rpc import writer
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
 
@@ -34,31 +33,6 @@ ONCE = ClientPolicy(attempts=1)
 async def front() -> AsyncIterator[RunningFront]:
     async with running_front() as running:
         yield running
-
-
-def bright_picture(height: int = 96, width: int = 128) -> np.ndarray:
-    """White in its left half, black in its right."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[:, : width // 2] = 255
-    return picture
-
-
-def jpeg_of(picture: np.ndarray) -> bytes:
-    context = av.CodecContext.create("mjpeg", "w")
-    context.height, context.width, context.pix_fmt = *picture.shape[:2], "yuvj420p"
-    context.time_base = Fraction(1, 25)
-    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuvj420p")
-    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
-
-
-def raw_frame(at_s: float, picture: np.ndarray) -> LiveFrame:
-    return LiveFrame(at_s, picture.tobytes(), "rgb24", picture.shape[1], picture.shape[0])
-
-
-def noise(at_s: float, seconds: float, rate_hz: int = 48_000, level: int = 8000) -> SoundPiece:
-    rng = np.random.default_rng(round(at_s * 1000))
-    pcm = rng.integers(-level, level + 1, round(seconds * rate_hz)).astype("<i2").tobytes()
-    return SoundPiece(at_s, pcm, rate_hz)
 
 
 async def sent(items: Iterable[LiveInput], *, pause_s: float = 0.0) -> AsyncIterator[LiveInput]:
@@ -78,7 +52,7 @@ async def answers(
 async def test_a_silent_stream_beats_and_clients_ignore_it(
     front: RunningFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(message_writer, "HEARTBEAT_S", 0.05)
     picture = bright_picture()
 
     async def requests() -> AsyncIterator[pb.LiveRequest]:
