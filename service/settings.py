@@ -75,7 +75,11 @@ class Settings(BaseSettings):
     spool_dir: Path | None = Field(None, description="Uploads and answers on their way; empty: the system's")
     spool_bytes: int = Field(4 * _GIB, ge=_MIB, description="Most bytes in the spool")
     state_dir: Path | None = Field(None, description="Jobs without Redis; empty: ~/.local/state/avesformer")
-    state_bytes: int = Field(16 * _GIB, ge=_MIB, description="Most bytes of kept uploads and answers in a folder")
+    state_bytes: int = Field(
+        16 * _GIB,
+        ge=_MIB,
+        description="Most bytes of all that is kept in folders: jobs, uploads, answers, idempotency keys",
+    )
     redis_url: SecretStr | None = Field(None, description="Redis for jobs and keys (append-only)")
     redis_data_url: SecretStr | None = Field(None, description="Redis for chunks; empty: the same")
     redis_max_bytes: int = Field(1 * _GIB, ge=_MIB, description="Outstanding chunk bytes in Redis, per front")

@@ -10,13 +10,11 @@ import asyncio
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from service.aio.tasks import end_tasks
 from service.aio.waits import bounded_wait
@@ -25,7 +23,8 @@ from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import CODES, Kind, ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.media.upload import Upload
+from service.media.spool_file import SpoolFile
+from service.media.upload import Spool, Upload
 from service.ports import Answering, KeyRecord, KeyStore
 from service.storage.blobs import Blobs
 
@@ -127,19 +126,6 @@ def key_scope(context: RequestContext, *, route: str, options: SegmentOptions, e
     return hashlib.sha256(json.dumps([context.owner, key, route, repr(options), extra]).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class RememberPolicy:
-    """Limits on stored answers.
-
-    Attributes:
-        max_bytes: larger answers are not stored; a repeated request is then computed again.
-        directory: folder for temporary files of answers that are being stored; None uses the system's.
-    """
-
-    max_bytes: int = 1024**3
-    directory: Path | None = None
-
-
 class IdempotentAnswering:
     """`Answering` for requests with an idempotency key whose upload is complete.
 
@@ -147,17 +133,16 @@ class IdempotentAnswering:
         inner: computes answers of new requests.
         idempotency: the keys.
         blobs: stores the answers.
-        policy: limits.
+        spool: room for answers that are being recorded. An answer that does not fit is not stored; a repeated request
+            is then computed again.
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self, inner: Answering, idempotency: Idempotency, blobs: Blobs, policy: RememberPolicy, *, clock: Clock
-    ) -> None:
+    def __init__(self, inner: Answering, idempotency: Idempotency, blobs: Blobs, spool: Spool, *, clock: Clock) -> None:
         self._inner = inner
         self._idempotency = idempotency
         self._blobs = blobs
-        self._policy = policy
+        self._spool = spool
         self._clock = clock
 
     async def check(self, options: SegmentOptions) -> None:
@@ -196,7 +181,7 @@ class IdempotentAnswering:
     async def _remembered(
         self, upload: Upload, options: SegmentOptions, context: RequestContext, use: KeyUse
     ) -> AsyncGenerator[AnswerEvent, None]:
-        with tempfile.TemporaryFile(dir=self._policy.directory, prefix="remember-") as file:
+        with self._spool.open_answer(max_bytes=self._spool.max_bytes, party=context.caller.party) as file:
             try:
                 async with aclosing(self._inner.answer(upload, options, context)) as events:
                     async for event in events:
@@ -208,30 +193,23 @@ class IdempotentAnswering:
                 raise
             await self._keep(use, file, context.deadline)
 
-    def _note(self, event: AnswerEvent, file: IO[bytes]) -> None:
-        """Append a line to the file. Empty the file if the answer is too large to be stored."""
-        line = encode_line(event)
+    def _note(self, event: AnswerEvent, file: SpoolFile) -> None:
+        """Append a line to the file. Empty the file if the answer does not fit."""
         is_first = isinstance(event, ClipStarted)
-        if not is_first and not file.tell():
+        if not is_first and not file.size:
             return
-        fits = file.tell() + len(line) <= self._policy.max_bytes
         try:
-            if fits:
-                file.write(line)
-        except OSError:
-            fits = False
-        if not fits:
+            file.write(encode_line(event))
+        except ServiceError:
             logger.warning("an answer could not be stored for its idempotency key")
-            file.seek(0)
-            file.truncate()
+            file.clear()
 
-    async def _keep(self, use: KeyUse, file: IO[bytes], deadline: Deadline) -> None:
+    async def _keep(self, use: KeyUse, file: SpoolFile, deadline: Deadline) -> None:
         """Store the recorded answer. The caller has received it already, so a failure is only logged."""
-        num_bytes = file.tell()
+        num_bytes = file.size
         if not num_bytes:
             return
         try:
-            file.flush()
             async with bounded_wait(deadline.timeout_s(self._clock), partial(deadline_exceeded, "storing the answer")):
                 await self._blobs.put_file(f"{ANSWERS}/{use.scope}", file.fileno(), num_bytes=num_bytes)
             use.reply = b"{}"

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from service.aio.tasks import end_tasks
 from service.aio.waits import bounded_wait, ends_within
@@ -24,7 +23,7 @@ from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, ModelInfo, Summary
-from service.media.upload import Upload
+from service.media.upload import Spool, Upload
 from service.ports import ResultCache, Segmenter
 from service.telemetry.metrics import Metrics
 
@@ -44,7 +43,6 @@ class CachePolicy:
             reveal that another caller has uploaded the same clip.
         max_entry_bytes: larger answers are not cached.
         max_shared_bytes: size limit of an answer that several readers share.
-        directory: folder for temporary files of answers in progress; None uses the system's.
         growing_wait_s: uploads that complete within this time use the cache. Slower uploads skip the cache so that
             their first masks are not delayed.
     """
@@ -53,7 +51,6 @@ class CachePolicy:
     is_shared: bool
     max_entry_bytes: int
     max_shared_bytes: int
-    directory: Path | None = None
     growing_wait_s: float = 0.1
 
 
@@ -75,6 +72,7 @@ class CachedAnswers:
         segmenter: describes the model, which is part of the key.
         cache: stores encoded answers.
         policy: limits.
+        spool: room for answers in progress that several readers share.
         metrics: counts lookups as hit, miss or joined.
         clock: seconds, monotonic.
     """
@@ -86,6 +84,7 @@ class CachedAnswers:
         cache: ResultCache,
         policy: CachePolicy,
         *,
+        spool: Spool,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
@@ -93,6 +92,7 @@ class CachedAnswers:
         self._segmenter = segmenter
         self._cache = cache
         self._policy = policy
+        self._spool = spool
         self._metrics = metrics
         self._clock = clock
         self._computed: dict[str, _Computed] = {}
@@ -152,7 +152,8 @@ class CachedAnswers:
 
     def _start(self, upload: Upload, options: SegmentOptions, context: RequestContext) -> _Computed:
         """Start a computation that can outlive this request. It has no deadline of its own; its readers have."""
-        answer = SharedAnswer(directory=self._policy.directory, max_bytes=self._policy.max_shared_bytes)
+        max_bytes = self._policy.max_shared_bytes
+        answer = SharedAnswer(room=self._spool, party=context.caller.party, max_bytes=max_bytes)
         upload.retain()
         context = replace(context, deadline=Deadline())
         work = asyncio.create_task(self._pipeline.run(upload, options, context, answer), name="shared answer")

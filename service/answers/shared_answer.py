@@ -9,7 +9,6 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator
 from functools import partial
-from pathlib import Path
 
 from service.aio.waits import bounded_wait
 from service.codec.answer_json import decode_stored, encode_line
@@ -17,6 +16,7 @@ from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, Summary
+from service.media.upload import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,23 @@ class SharedAnswer:
     """An answer in progress that several readers and the cache share. Implements `ports.AnswerSink`.
 
     Args:
-        directory: for the file; None takes the system's.
+        room: folder of the file, where its bytes are counted.
+        party: caller whose bytes they are, for a fair share of the room.
         max_bytes: of the file; a larger answer fails as `storage_full`.
+
+    Raises:
+        ServiceError: `storage_full`, the file cannot be created.
     """
 
-    def __init__(self, *, directory: Path | None, max_bytes: int) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory, prefix="shared-")  # noqa: SIM115 - closed by close()
+    def __init__(self, *, room: Spool, party: str = "", max_bytes: int) -> None:
+        try:
+            room.directory.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=room.directory, prefix="shared-")  # noqa: SIM115 - see close()
+        except OSError as error:
+            raise room.note_failure(error) from error
+        self._room = room
+        self._party = party
+        self._held_bytes = 0
         self._max_bytes = max_bytes
         self._ends: list[int] = []  # of each line, in the file
         self._recent: deque[AnswerEvent] = deque()
@@ -89,9 +100,11 @@ class SharedAnswer:
         return os.pread(self._file.fileno(), self.num_bytes, 0)
 
     def close(self) -> None:
-        """Close the file. Idempotent."""
+        """Close the file and free its room. Idempotent."""
         self._recent.clear()
         self._file.close()
+        self._room.release(self._held_bytes, party=self._party)
+        self._held_bytes = 0
 
     def _event(self, number: int) -> AnswerEvent:
         num_old = len(self._ends) - len(self._recent)
@@ -104,6 +117,8 @@ class SharedAnswer:
         line = encode_line(event)
         if self.num_bytes + len(line) > self._max_bytes:
             raise ServiceError("storage_full", "The answer is larger than the limit for stored answers.")
+        self._room.reserve(len(line), party=self._party)
+        self._held_bytes += len(line)
         try:
             os.pwrite(self._file.fileno(), line, self.num_bytes)
         except OSError as error:

@@ -67,6 +67,10 @@ class JobPolicy:
     keep_blobs_s: float = 30 * 86_400.0
 
 
+async def nothing_to_measure() -> None:
+    """Do nothing: there is no state disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunnerParts:
     """Components that the runner uses.
@@ -74,6 +78,7 @@ class RunnerParts:
     Attributes:
         tell: sends the webhook of an ended job; does not raise.
         caller_of: returns the caller with a key id.
+        measure: measures the state disk again, because other processes may write to it.
     """
 
     store: JobStore
@@ -83,6 +88,7 @@ class RunnerParts:
     request_log: RequestLog
     tell: Callable[[Job], Awaitable[None]]
     caller_of: Callable[[str], Caller] = lambda key_id: Caller(key_id=key_id)
+    measure: Callable[[], Awaitable[None]] = nothing_to_measure
 
 
 class JobRunner:
@@ -324,7 +330,7 @@ class JobRunner:
                     await self._parts.blobs.delete_all(f"jobs/{job_id}")
                 await self._parts.blobs.delete_all(ANSWERS, older_than_s=self._policy.keep_answers_s)
                 await self._parts.blobs.delete_all("jobs", older_than_s=self._policy.keep_blobs_s)
-                await self._parts.blobs.measure()
+                await self._parts.measure()
             except ServiceError:
                 logger.info("ended jobs could not be cleaned up")
             except Exception:

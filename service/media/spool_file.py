@@ -70,6 +70,10 @@ class SpoolFile:
         """Whether it has left memory."""
         return self._is_on_disk
 
+    def fileno(self) -> int:
+        """Return the descriptor of the file; only of one that is on disk, which one with `memory_bytes` 0 always is."""
+        return self._file.fileno()
+
     def write(self, data: bytes) -> None:
         """Append; raises ServiceError `storage_full`."""
         if self._size + len(data) > self._max_bytes:

@@ -21,6 +21,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from service.domain.errors import ServiceError
+from service.storage.room import StateRoom
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig  # of its stubs only
@@ -43,63 +44,46 @@ class Blobs:
             the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL (a store that is not
             AWS), AWS_ALLOW_HTTP=true (a store without TLS); on AWS itself from the role of the instance or pod.
 
-        max_bytes: most bytes of all blobs of a folder; beyond this writes raise `storage_full`. Processes that share a
-            folder see each other's blobs after `measure`. A store behind a URL has its own quota and is not measured.
+        room: bounds the bytes of a folder; beyond it writes raise `storage_full`. A store behind a URL has its own
+            quota and is not counted.
 
     Raises:
         ValueError: the scheme of the URL is not supported.
     """
 
-    def __init__(self, location: str | Path, *, max_bytes: int | None = None) -> None:
+    def __init__(self, location: str | Path, *, room: StateRoom | None = None) -> None:
         self._store: ObjectStore
-        self._max_bytes: int | None = None
-        self._used_bytes = 0
+        self._room = StateRoom()
         if isinstance(location, Path) or "://" not in location:
             self._store = LocalStore(Path(location).expanduser(), mkdir=True)
-            self._max_bytes = max_bytes
-            self._used_bytes = self._measure()
+            self._room = room or self._room
         else:
             try:
                 self._store = from_url(location, retry_config=_RETRIES)
             except BaseError as error:
                 raise ValueError(f"no blob store at {location.partition('://')[0]}://…") from error
 
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of all blobs of the folder: the last measurement plus later changes by this process."""
-        return self._used_bytes
-
-    async def measure(self) -> None:
-        """Measure the size of the folder again, because other processes may write to it."""
-        if self._max_bytes is not None:
+    async def put(self, name: str, data: bytes) -> None:
+        """Store bytes."""
+        with self._room.writing(len(data)):
             try:
-                self._used_bytes = await asyncio.to_thread(self._measure)
+                await obstore.put_async(self._store, name, data)
             except _FAILURES as error:
                 raise _down(error) from error
 
-    async def put(self, name: str, data: bytes) -> None:
-        """Store bytes."""
-        self._reserve(len(data))
-        try:
-            await obstore.put_async(self._store, name, data)
-        except BaseException as error:
-            self._used_bytes -= len(data)
-            if isinstance(error, _FAILURES):
-                raise _down(error) from error
-            raise
-
     async def put_file(self, name: str, fd: int, *, num_bytes: int) -> None:
         """Store the first `num_bytes` of an open file."""
-        self._reserve(num_bytes)
-        writing = asyncio.get_running_loop().run_in_executor(None, self._put_file, name, fd, num_bytes)
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])  # the caller may close the descriptor only after the thread has finished
-            raise
-        except _FAILURES as error:
-            self._used_bytes -= num_bytes
-            raise _down(error) from error
+        with self._room.writing(num_bytes):
+            writing = asyncio.get_running_loop().run_in_executor(None, self._put_file, name, fd, num_bytes)
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await asyncio.wait([writing])  # the caller may close the descriptor only after the thread has finished
+                if not writing.cancelled() and writing.exception() is None:
+                    self._room.add(num_bytes)
+                raise
+            except _FAILURES as error:
+                raise _down(error) from error
 
     async def delete(self, name: str) -> None:
         """Delete a blob. A missing blob is not an error."""
@@ -154,17 +138,7 @@ class Blobs:
             obstore.delete(self._store, name)
         except FileNotFoundError:
             return  # another process has deleted it
-        self._used_bytes = max(0, self._used_bytes - size)
-
-    def _reserve(self, num_bytes: int) -> None:
-        if self._max_bytes is not None and self._used_bytes + num_bytes > self._max_bytes:
-            raise ServiceError(
-                "storage_full", "The storage for uploads and answers is full; try again later.", retry_after_s=30.0
-            )
-        self._used_bytes += num_bytes
-
-    def _measure(self) -> int:
-        return sum(entry["size"] for entries in obstore.list(self._store) for entry in entries)
+        self._room.add(-size)
 
 
 class _PreadFile(io.RawIOBase):

@@ -13,6 +13,7 @@ from service.codec.job_json import decode_job, encode_job
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
+from service.storage.room import StateRoom
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,17 @@ class FolderJobStore:
         folder: folder with one file per job; None keeps jobs in memory only.
         ttl_s: seconds for which ended jobs are kept.
         wall_clock: seconds since 1970, because times of jobs are compared across restarts.
+        room: bounds the bytes of the files. It may refuse a new job; changes of a job that was accepted are counted
+            and never refused.
 
     Raises:
         OSError: the folder cannot be created or read.
     """
 
-    def __init__(self, folder: Path | None, *, ttl_s: float, wall_clock: Clock) -> None:
+    def __init__(self, folder: Path | None, *, ttl_s: float, wall_clock: Clock, room: StateRoom | None = None) -> None:
         self._folder = folder
+        self._room = room or StateRoom()
+        self._file_bytes: dict[str, int] = {}
         self._ttl_s = ttl_s
         self._wall_clock = wall_clock
         self._jobs: dict[str, Job] = {}
@@ -46,8 +51,16 @@ class FolderJobStore:
             self._load(folder)
 
     async def add(self, job: Job) -> None:
-        """Store a new job and queue it."""
-        await self._write(job)
+        """Store a new job and queue it. Raises ServiceError `storage_full`."""
+        num_bytes = len(encode_job(job))
+        self._room.reserve(num_bytes)
+        try:
+            await self._write(job)
+        except BaseException:
+            self._unlink(job.job_id)  # a job that nobody was promised
+            raise
+        finally:
+            self._room.release(num_bytes)
         self._jobs[job.job_id] = job
         self._queue.append(job.job_id)
 
@@ -127,6 +140,7 @@ class FolderJobStore:
                 logger.error("a job file is unreadable and ignored", extra={"file": path.name})
                 continue
             self._jobs[job.job_id] = job
+            self._file_bytes[job.job_id] = path.stat().st_size
             if path.name.endswith(_SETTLED):
                 self._settled.add(job.job_id)
         waiting = [job for job in self._jobs.values() if job.job_id not in self._settled]
@@ -139,9 +153,11 @@ class FolderJobStore:
         is_new = job.job_id not in self._jobs
         names = [job.job_id + suffix for suffix in (_OPEN, _SETTLED)]
         path, other = (self._folder / name for name in (reversed(names) if is_settled else names))
-        writing = asyncio.get_running_loop().run_in_executor(None, _write_durably, path, encode_job(job), other)
+        data = encode_job(job)
+        writing = asyncio.get_running_loop().run_in_executor(None, _write_durably, path, data, other)
         try:
             await asyncio.shield(writing)
+            self._count(job.job_id, len(data))
         except asyncio.CancelledError:
             await asyncio.wait([writing])
             raise
@@ -153,8 +169,15 @@ class FolderJobStore:
             if not is_new and job.job_id not in self._jobs:
                 self._unlink(job.job_id)
 
+    def _count(self, job_id: str, num_bytes: int) -> None:
+        """Count the size of a job's file; 0 for a file that was deleted."""
+        self._room.add(num_bytes - self._file_bytes.pop(job_id, 0))
+        if num_bytes:
+            self._file_bytes[job_id] = num_bytes
+
     def _unlink(self, job_id: str) -> None:
         if self._folder is not None:
+            self._count(job_id, 0)
             for suffix in (_OPEN, _SETTLED):
                 (self._folder / (job_id + suffix)).unlink(missing_ok=True)
 

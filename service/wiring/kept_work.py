@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.answers.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
+from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.answers.result_cache import CachedAnswers, CachePolicy
 from service.core.answer_events import AnsweringWithEvents
 from service.domain.caller import Caller
@@ -28,6 +28,7 @@ from service.storage.blobs import Blobs
 from service.storage.cache import MemoryCache
 from service.storage.jobs import FolderJobStore
 from service.storage.keys import FolderKeyStore
+from service.storage.room import StateRoom
 from service.wiring.core import Core
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,10 @@ def build_kept_work(
     """
     # With Redis and a blob store nothing is written to the state folder, which may then be read-only.
     folder = None if links is not None and settings.blob_url else _state_folder(settings, stack)
-    blobs = Blobs(settings.blob_url or _known(folder) / "blobs", max_bytes=settings.state_bytes)
-    store, keys, cache = _stores(settings, links, folder)
+    blobs_at = settings.blob_url or _known(folder) / "blobs"
+    room = _state_room(settings, folder, blobs_at)
+    blobs = Blobs(blobs_at, room=room)
+    store, keys, cache = _stores(settings, links, folder, room)
     idempotency = Idempotency(keys, ttl_s=settings.idempotency_ttl_s)
     answering = AnsweringWithEvents(_cached(settings, core, cache))
     webhooks = Webhooks(
@@ -82,7 +85,7 @@ def build_kept_work(
     )
     jobs = Jobs(store, blobs, max_waiting=_MAX_WAITING_JOBS, check_webhook=webhooks.check, wall_clock=time.time)
     runner = JobRunner(
-        RunnerParts(store, blobs, answering, core.spool, core.request_log, webhooks.tell, caller_of),
+        RunnerParts(store, blobs, answering, core.spool, core.request_log, webhooks.tell, caller_of, room.measure),
         JobPolicy(
             lease_s=settings.lease_s,
             keep_answers_s=settings.idempotency_ttl_s,
@@ -95,18 +98,17 @@ def build_kept_work(
     webhooks.events_of = jobs.sound_events
     jobs.on_added, jobs.on_erased, jobs.seconds_per_job = runner.wake, runner.drop, runner.seconds_per_job
     stack.push_async_callback(runner.aclose)
-    remember = RememberPolicy(max_bytes=settings.spool_bytes, directory=settings.spool_dir)
-    idempotent = IdempotentAnswering(answering, idempotency, blobs, remember, clock=time.monotonic)
+    idempotent = IdempotentAnswering(answering, idempotency, blobs, core.spool, clock=time.monotonic)
     return KeptWork(answering, idempotent, jobs, idempotency, runner)
 
 
 def _stores(
-    settings: Settings, links: tuple[RedisLink, RedisLink] | None, folder: Path | None
+    settings: Settings, links: tuple[RedisLink, RedisLink] | None, folder: Path | None, room: StateRoom
 ) -> tuple[JobStore, KeyStore, ResultCache]:
     if links is None:
         return (
-            FolderJobStore(_known(folder) / "jobs", ttl_s=settings.job_ttl_s, wall_clock=time.time),
-            FolderKeyStore(_known(folder) / "idempotency.jsonl", wall_clock=time.time),
+            FolderJobStore(_known(folder) / "jobs", ttl_s=settings.job_ttl_s, wall_clock=time.time, room=room),
+            FolderKeyStore(_known(folder) / "idempotency.jsonl", wall_clock=time.time, room=room),
             MemoryCache(max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, clock=time.monotonic),
         )
     jobs, data = links
@@ -125,9 +127,18 @@ def _cached(settings: Settings, core: Core, cache: ResultCache) -> Answering:
         is_shared=settings.cache_shared,
         max_entry_bytes=settings.cache_bytes // _MAX_ENTRY_SHARE,
         max_shared_bytes=settings.spool_bytes,
-        directory=settings.spool_dir,
     )
-    return CachedAnswers(core.pipeline, core.segmenter, cache, policy, metrics=core.metrics, clock=time.monotonic)
+    return CachedAnswers(
+        core.pipeline, core.segmenter, cache, policy, spool=core.spool, metrics=core.metrics, clock=time.monotonic
+    )
+
+
+def _state_room(settings: Settings, folder: Path | None, blobs_at: str | Path) -> StateRoom:
+    """Return the room of everything that is kept in folders; a blob store behind a URL has its own quota."""
+    folders = [] if folder is None else [folder]
+    if "://" not in str(blobs_at):
+        folders.append(Path(blobs_at))
+    return StateRoom(folders, max_bytes=settings.state_bytes)
 
 
 def _known(folder: Path | None) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from support.answer_stage import NO_DEADLINE, Shelf
 from support.scripted_decoders import Script, ScriptedDecoders
 
-from service.answers.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
+from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.answers.result_cache import CachedAnswers, CachePolicy
 from service.answers.shared_answer import SharedAnswer
 from service.batching.policy import BatchPolicy
@@ -78,12 +78,12 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     )
     cache = MemoryCache(max_bytes=2**20, ttl_s=60, clock=clock)
     policy = CachePolicy("float32", is_shared=False, max_entry_bytes=2**20, max_shared_bytes=2**20)
-    cached = CachedAnswers(pipeline, segmenter, cache, policy, metrics=metrics, clock=clock)
+    cached = CachedAnswers(pipeline, segmenter, cache, policy, spool=spool, metrics=metrics, clock=clock)
     keys = Idempotency(FolderKeyStore(None, wall_clock=time.time), ttl_s=60)
     made: dict[str, Answering] = {
         "pipeline": pipeline,
         "cached": cached,
-        "idempotent": IdempotentAnswering(pipeline, keys, Shelf(), RememberPolicy(), clock=clock),  # type: ignore[arg-type]
+        "idempotent": IdempotentAnswering(pipeline, keys, Shelf(), spool, clock=clock),  # type: ignore[arg-type]
     }
     async with asyncio.timeout(HANG_S):
         yield Site(made[request.param], decoders, spool)
@@ -136,7 +136,7 @@ async def _until_closed(decoders: ScriptedDecoders) -> None:
 def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnswerSink]:
     made: AnswerSpool | SharedAnswer
     if request.param == "shared":
-        made = SharedAnswer(directory=tmp_path, max_bytes=20_000)
+        made = SharedAnswer(room=Spool(tmp_path, max_bytes=2**20), max_bytes=20_000)
     else:
         memory_bytes = 0 if request.param == "spool on disk" else 2**20
         made = AnswerSpool(
@@ -200,7 +200,7 @@ async def test_a_sink_is_bounded(sink: AnswerSink) -> None:
 
 
 async def test_readers_that_keep_up_get_the_events_themselves(tmp_path: Path) -> None:
-    shared = SharedAnswer(directory=tmp_path, max_bytes=10**7)
+    shared = SharedAnswer(room=Spool(tmp_path, max_bytes=2**30), max_bytes=10**7)
     first, late = events_of(shared), events_of(shared)
     large = [frame(index, num_counts=300_000) for index in range(8)]
     for one in large:

@@ -14,12 +14,14 @@ import pytest
 from support.queue_parts import REDIS_PARAM
 from support.redis_server import RedisServer
 
+from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.ports import JobStore
 from service.redis.jobs import RedisJobStore
 from service.redis.link import RedisLink
 from service.storage.jobs import FolderJobStore
+from service.storage.room import StateRoom
 
 TTL_S = 0.2
 LEASE_S = 0.2
@@ -42,6 +44,10 @@ async def redis_store(folder: Path, *, ttl_s: float) -> AsyncIterator[RedisJobSt
         link = RedisLink(server.url, clock=time.monotonic)
         yield RedisJobStore(link, ttl_s=ttl_s, lease_s=LEASE_S)
         await link.aclose()
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def a_job(number: int = 1) -> Job:
@@ -193,6 +199,40 @@ async def test_an_erased_job_does_not_come_back_from_a_late_write(tmp_path: Path
         assert os.listdir(tmp_path) == []
         await store.add(job)
         assert await store.claim("me") == job
+
+
+async def test_job_files_are_counted_and_a_job_without_room_is_refused(tmp_path: Path) -> None:
+    room = StateRoom([tmp_path], max_bytes=1500)
+    store = FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time, room=room)
+
+    async def fill() -> None:
+        for number in range(10):
+            await store.add(a_job(number))
+
+    with pytest.raises(ServiceError, match="storage_full"):
+        await fill()
+    num_jobs = await store.num_waiting()
+    assert 0 < num_jobs < 9
+    assert len(os.listdir(tmp_path)) == num_jobs
+    while (job := await store.claim("me")) is not None:  # what was accepted is written, however full the room is
+        assert await store.save(replace(job, part_starts=tuple(range(300))), holder="me")
+        await store.settle(replace(job, state="done", ended_at_s=time.time()), holder="me")
+        assert room.used_bytes == folder_bytes(tmp_path)
+    again = StateRoom([tmp_path], max_bytes=1500)
+    reloaded = FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time, room=again)
+    for left in range(num_jobs):
+        await reloaded.erase(a_job(left).job_id)
+    assert again.used_bytes == 0
+
+
+async def test_an_aborted_submission_leaves_no_file(tmp_path: Path) -> None:
+    store = FolderJobStore(tmp_path, ttl_s=60, wall_clock=time.time)
+    adding = asyncio.create_task(store.add(a_job()))
+    await asyncio.sleep(0)
+    adding.cancel()
+    await asyncio.gather(adding, return_exceptions=True)
+    assert os.listdir(tmp_path) == []
+    assert await store.num_waiting() == 0
 
 
 @pytest.mark.redis

@@ -22,6 +22,7 @@ from service.storage import keys as keys_folder
 from service.storage.blobs import Blobs
 from service.storage.cache import MemoryCache
 from service.storage.keys import FolderKeyStore
+from service.storage.room import StateRoom
 
 HANG_S = 30
 
@@ -147,6 +148,31 @@ async def test_a_folder_that_takes_no_more_keys_is_said_to_be_full(tmp_path: Pat
     assert len(path.read_bytes().splitlines()) == 2
 
 
+async def test_keys_are_counted_and_refused_when_there_is_no_room_for_their_reply(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "keys.jsonl", 0.0
+    room = StateRoom([tmp_path], max_bytes=4096)
+    store = FolderKeyStore(path, wall_clock=lambda: now_s, room=room)
+    stored: list[str] = []
+
+    async def fill() -> None:
+        while len(stored) < 100:
+            scope = f"key {len(stored)}"
+            await store.begin(scope, "print", lease_s=60)
+            await store.finish(scope, KeyRecord("print", b"r" * 100), ttl_s=60)
+            stored.append(scope)
+
+    with pytest.raises(ServiceError, match="storage_full"):
+        await fill()
+    assert 10 < len(stored) < 40
+    assert room.used_bytes == path.stat().st_size <= 4096
+    assert await store.begin("key 3", "print", lease_s=60) == KeyRecord("print", b"r" * 100), "known keys need no room"
+    now_s = 61.0
+    assert await store.begin("later", "print", lease_s=60) is None, "expired lines make room"
+    assert path.stat().st_size == 0
+    await store.forget("later")
+    assert room.used_bytes == 0
+
+
 @pytest.mark.redis
 async def test_a_key_whose_reply_was_lost_is_its_takers_own(link: RedisLink) -> None:
     """redis-py sends a command again when its reply was lost; here the script is, with the same words."""
@@ -243,7 +269,8 @@ async def test_one_blob_is_deleted_and_a_missing_one_is_no_error(blobs: Blobs) -
 
 
 async def test_a_folder_of_blobs_has_a_bound_that_a_restart_and_other_processes_keep(tmp_path: Path) -> None:
-    blobs = Blobs(tmp_path / "blobs", max_bytes=1000)
+    room = StateRoom([tmp_path / "blobs"], max_bytes=1000)
+    blobs = Blobs(tmp_path / "blobs", room=room)
     file = tmp_path / "upload"
     file.write_bytes(b"u" * 400)
     fd = os.open(file, os.O_RDONLY)
@@ -253,14 +280,15 @@ async def test_a_folder_of_blobs_has_a_bound_that_a_restart_and_other_processes_
         await blobs.put_file("c", fd, num_bytes=400)
     assert caught.value.code == "storage_full"
     assert await blobs.get("c") is None
-    again = Blobs(tmp_path / "blobs", max_bytes=1000)
-    assert again.used_bytes == blobs.used_bytes == 900
+    other_room = StateRoom([tmp_path / "blobs"], max_bytes=1000)
+    again = Blobs(tmp_path / "blobs", room=other_room)
+    assert other_room.used_bytes == room.used_bytes == 900
     await again.delete("a")
-    assert again.used_bytes == 400
-    await blobs.measure()
+    assert other_room.used_bytes == 400
+    await room.measure()
     await blobs.put_file("c", fd, num_bytes=400)
     await blobs.delete_all("b")  # a name is no prefix
-    assert blobs.used_bytes == 800
+    assert room.used_bytes == 800
     os.close(fd)
 
 

@@ -97,6 +97,24 @@ def test_a_full_disk_of_jobs_is_507_and_leaves_nothing_half_made(small_disk: Pat
         assert client.get(accepted.headers["location"] + "/result").json()["frames"]
 
 
+def test_a_full_state_folder_refuses_jobs_and_keyed_requests_alone(tmp_path: Path) -> None:
+    port = free_port()
+    folder = tmp_path / f"port-{port}"
+    folder.mkdir()
+    (folder / "kept").write_bytes(b"\0" * (2**20 - 100))
+    with (
+        ServiceProcess(state_dir=tmp_path, state_bytes=2**20, port=port) as process,
+        httpx.Client(base_url=process.url, timeout=GUARD_S) as client,
+    ):
+        clip = {"video": make_clip(num_frames=5)}
+        for route, headers in (("/v1/jobs", {}), ("/v1/segment", {"Idempotency-Key": "k"})):
+            answer = client.post(route, files=clip, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (507, "storage_full"), answer.text
+            assert "retry-after" in answer.headers
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == ["kept"]
+        assert client.post("/v1/segment", files=clip).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["AVES_PORT", "AVES_GRPC_PORT", "AVES_WORKER_PORT"])
 def test_a_port_that_kubernetes_set_is_named_with_the_remedy(name: str) -> None:
     environment = {**os.environ, name: "tcp://10.96.0.17:8000"}

@@ -106,7 +106,9 @@ class Stage:
 
     def cache_of(self, policy: CachePolicy) -> CachedAnswers:
         """A cache over the same store, with another policy."""
-        return CachedAnswers(self.script, self.model, self.store, policy, metrics=self.metrics, clock=time.monotonic)
+        return CachedAnswers(
+            self.script, self.model, self.store, policy, spool=self.spool, metrics=self.metrics, clock=time.monotonic
+        )
 
     async def upload(self, content: bytes = b"clip", *, is_complete: bool = True) -> Upload:
         made = await self.spool.open_upload(max_bytes=1000)
@@ -164,9 +166,6 @@ class Shelf:
     async def delete(self, name: str) -> None:
         self._check()
         self.blobs.pop(name, None)
-
-    async def measure(self) -> None:
-        self._check()
 
     async def delete_all(self, prefix: str, *, older_than_s: float = 0.0) -> None:
         self._check()

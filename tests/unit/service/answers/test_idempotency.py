@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from support.answer_stage import Shelf, Stage
 
-from service.answers.idempotency import Idempotency, IdempotentAnswering, RememberPolicy
+from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
+from service.media.upload import Spool
 from service.ports import KeyRecord
 from service.storage.keys import FolderKeyStore
 
@@ -30,9 +31,9 @@ def keyed(stage: Stage, *, keys: FolderKeyStore | None = None, max_bytes: int = 
     """Keys before the stage's script; the shelf that its answers are remembered on."""
     shelf = Shelf()
     idempotency = Idempotency(keys or FolderKeyStore(None, wall_clock=time.time), ttl_s=60)
-    policy = RememberPolicy(max_bytes=max_bytes)
+    room = Spool(stage.spool.directory, max_bytes=max_bytes)
     stage.cached = IdempotentAnswering(  # type: ignore[assignment]
-        stage.script, idempotency, shelf, policy, clock=time.monotonic
+        stage.script, idempotency, shelf, room, clock=time.monotonic
     )
     return shelf
 

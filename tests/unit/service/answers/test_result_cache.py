@@ -154,7 +154,7 @@ async def test_what_is_too_large_is_not_kept_or_not_held(stage: Stage, tmp_path:
         (replace(stage.policy, max_shared_bytes=300), False),
     ):
         stage.cached = CachedAnswers(
-            stage.script, stage.model, stage.store, policy, metrics=Metrics(), clock=time.monotonic
+            stage.script, stage.model, stage.store, policy, spool=stage.spool, metrics=Metrics(), clock=time.monotonic
         )
         if is_answered:
             await stage.ask("one", b"large")
@@ -163,6 +163,25 @@ async def test_what_is_too_large_is_not_kept_or_not_held(stage: Stage, tmp_path:
             with pytest.raises(ServiceError, match="storage_full"):
                 await stage.ask("three", b"large")
     assert stage.script.num_started == 3
+
+
+async def test_answers_in_progress_are_counted_against_the_spool(stage: Stage) -> None:
+    asking = asyncio.create_task(stage.ask("one"))
+    await asyncio.sleep(0.05)
+    uploaded_bytes = len(b"clip")
+    assert stage.spool.used_bytes > uploaded_bytes
+    stage.script.gate.set()
+    await asking
+    assert stage.spool.used_bytes == 0
+
+
+async def test_a_full_spool_fails_the_answer_and_frees_everything(stage: Stage) -> None:
+    stage.script.gate.set()
+    stage.spool.reserve(stage.spool.max_bytes - 100)
+    with pytest.raises(ServiceError, match="storage_full"):
+        await stage.ask("one")
+    await asyncio.sleep(0)  # the upload's second owner closes it in a callback
+    assert stage.spool.used_bytes == stage.spool.max_bytes - 100
 
 
 async def test_an_upload_that_ends_soon_is_looked_up(stage: Stage) -> None:
@@ -177,7 +196,9 @@ async def test_an_upload_that_ends_soon_is_looked_up(stage: Stage) -> None:
 
     sending = asyncio.create_task(send())
     policy = replace(stage.policy, growing_wait_s=HANG_S)
-    cached = CachedAnswers(stage.script, stage.model, stage.store, policy, metrics=stage.metrics, clock=time.monotonic)
+    cached = CachedAnswers(
+        stage.script, stage.model, stage.store, policy, spool=stage.spool, metrics=stage.metrics, clock=time.monotonic
+    )
     context = RequestContext("two", "grpc", NO_DEADLINE)
     events = [event async for event in cached.answer(upload, SegmentOptions(), context)]
     await sending
@@ -219,7 +240,7 @@ class StuckCache(MemoryCache):
 async def test_a_cache_that_does_not_answer_holds_nobody_past_its_deadline(stage: Stage) -> None:
     stuck = StuckCache(max_bytes=1000, ttl_s=60, clock=time.monotonic)
     stage.cached = CachedAnswers(
-        stage.script, stage.model, stuck, stage.policy, metrics=stage.metrics, clock=time.monotonic
+        stage.script, stage.model, stuck, stage.policy, spool=stage.spool, metrics=stage.metrics, clock=time.monotonic
     )
     with pytest.raises(ServiceError) as caught:
         await stage.ask("one", deadline=Deadline(time.monotonic() + 0.05))
