@@ -26,6 +26,7 @@ from service.domain.options import RLE
 from service.formats.choose import FORMAT
 from service.jobs.api import JobEvent, JobRequest, Jobs
 from service.rest.answers import HEARTBEAT_S, with_heartbeats
+from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
 from service.rest.formats import ChosenFormat, send_answer, take_format
 from service.rest.intake import ended_by_disconnect
@@ -102,6 +103,7 @@ def build_jobs_router(parts: JobRouteParts) -> APIRouter:
         responses=problem_responses(*SEGMENT_CODES),
         dependencies=[upload_parameters(_WEBHOOK)],
         openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
+        route_class_override=DescribedRoute,
     )
     add = router.add_api_route
     add("/jobs/{job_id}", state, methods=["GET"], response_class=JSONResponse, responses=asked)

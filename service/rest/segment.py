@@ -17,6 +17,7 @@ from service.domain.options import RLE, SegmentOptions, parse_options
 from service.domain.request import RequestContext
 from service.formats.choose import FORMAT
 from service.media.upload import Upload
+from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
 from service.rest.formats import ChosenFormat, send_answer, take_format
 from service.rest.intake import ended_by_disconnect, received_upload
@@ -45,6 +46,7 @@ def build_segment_router(parts: RestParts) -> APIRouter:
         responses=segment_responses(),
         dependencies=[upload_parameters(FORMAT, RLE)],
         openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
+        route_class_override=DescribedRoute,
     )
     return router
 
