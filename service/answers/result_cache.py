@@ -1,4 +1,4 @@
-"""Result cache, which also computes equal concurrent requests only once.
+"""Result cache, which also computes the masks of equal concurrent requests only once.
 
 The cache key consists of the upload's hash, the effective options, the checkpoint, the compute type and
 `PIPELINE_VERSION`, so that a hit equals a computed answer; and of the caller's API key unless callers share answers.
@@ -25,6 +25,7 @@ from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, ModelInfo, Summary
 from service.media.upload import Spool, Upload
 from service.ports import ResultCache, Segmenter
+from service.postprocess.stages import AnswerStages, mask_options
 from service.telemetry.metrics import Metrics
 
 # Raise this with every change that can change the bytes of an answer: sampling, audio windows, mask encoding.
@@ -110,6 +111,22 @@ class CachedAnswers:
                 async for event in events:
                     yield event
             return
+        stages = AnswerStages(options)
+        async with self._masks(upload, mask_options(options), context) as events:
+            async for event in events:
+                named = replace(event, request_id=context.request_id) if isinstance(event, ClipStarted) else event
+                for staged in stages.add(named):
+                    yield staged
+
+    async def _completes_soon(self, upload: Upload) -> bool:
+        """Return whether the upload completes within `growing_wait_s`. Raises the error of an aborted upload."""
+        return upload.is_complete or await ends_within(self._policy.growing_wait_s, upload.wait_for(_ALL))
+
+    @asynccontextmanager
+    async def _masks(
+        self, upload: Upload, options: SegmentOptions, context: RequestContext
+    ) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
+        """Yield the events of the cached answer, else those of one that is being computed."""
         started_s = self._clock()
         async with bounded_wait(
             context.deadline.timeout_s(self._clock), partial(deadline_exceeded, "the look-up in the cache")
@@ -118,19 +135,13 @@ class CachedAnswers:
             kept = None if key in self._computed else await self._cache.get(key)
         if kept is not None:
             self._metrics.cache_lookups_total.labels("hit").inc()
-            for event in decode_stored(kept):
-                yield self._as_hit(event, context, started_s)
+            yield self._hit(kept, context, started_s)
             return
         async with (
             self._sharing(key, upload, options, context) as shared,
             aclosing(shared.read(context.deadline, clock=self._clock)) as events,
         ):
-            async for event in events:
-                yield replace(event, request_id=context.request_id) if isinstance(event, ClipStarted) else event
-
-    async def _completes_soon(self, upload: Upload) -> bool:
-        """Return whether the upload completes within `growing_wait_s`. Raises the error of an aborted upload."""
-        return upload.is_complete or await ends_within(self._policy.growing_wait_s, upload.wait_for(_ALL))
+            yield events
 
     @asynccontextmanager
     async def _sharing(
@@ -180,13 +191,13 @@ class CachedAnswers:
         parts = [upload.sha256, applied, model.checkpoint, self._policy.dtype, PIPELINE_VERSION, scope]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _as_hit(self, event: AnswerEvent, context: RequestContext, started_s: float) -> AnswerEvent:
-        """Return a cached event with the id and the timings of this request."""
-        if isinstance(event, ClipStarted):
-            return replace(event, request_id=context.request_id)
-        if not isinstance(event, Summary):
-            return event
-        came_s = started_s if context.started_at_s is None else context.started_at_s
-        spent = {"upload": started_s - came_s, "total": self._clock() - came_s}
-        timings_s = {stage: round(spent.get(stage, 0.0), ANSWER_DECIMALS) for stage in event.timings_s}
-        return replace(event, timings_s=timings_s, cached=True)
+    async def _hit(self, kept: bytes, context: RequestContext, started_s: float) -> AsyncIterator[AnswerEvent]:
+        """Yield the events of a cached answer, the summary with the timings of this request."""
+        for event in decode_stored(kept):
+            if isinstance(event, Summary):
+                came_s = started_s if context.started_at_s is None else context.started_at_s
+                spent = {"upload": started_s - came_s, "total": self._clock() - came_s}
+                timings_s = {stage: round(spent.get(stage, 0.0), ANSWER_DECIMALS) for stage in event.timings_s}
+                yield replace(event, timings_s=timings_s, cached=True)
+            else:
+                yield event

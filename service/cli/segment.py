@@ -132,10 +132,7 @@ class _LocalAnswerer:
     """Runs the pipeline of the service in this process."""
 
     def __init__(self, core: Core, spool: Spool) -> None:
-        from service.core.answer_events import AnsweringWithEvents
-
         self._core = core
-        self._answering = AnsweringWithEvents(core.pipeline)
         self._spool = spool
 
     async def answer(self, clip: Path, options: SegmentOptions, on_event: OnEvent) -> Answer:
@@ -152,7 +149,7 @@ class _LocalAnswerer:
             for data in _read_blocks(clip):
                 await upload.write(data)
             upload.finish()
-            async with aclosing(self._answering.answer(upload, options, context)) as events:
+            async with aclosing(self._core.pipeline.answer(upload, options, context)) as events:
                 async for event in events:
                     gatherer.take(event)
         finally:

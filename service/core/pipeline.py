@@ -30,6 +30,7 @@ from service.media.decoders.pool import ClipReader, DecoderPool, Lend
 from service.media.policy import DecodeRequest
 from service.media.upload import Spool, Upload
 from service.ports import AnswerSink, Segmenter
+from service.postprocess.stages import AnswerStages
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
 
@@ -131,22 +132,24 @@ class Pipeline:
         reader holds neither an upload nor a decoder.
 
         Yields:
-            one ClipStarted, FrameMasks in order, one Summary.
+            one ClipStarted, FrameMasks in order with SoundEvents between them, one Summary.
 
         Raises:
             ServiceError: anything of the error table that decoding or segmenting can meet, `deadline_exceeded`.
         """
         spool = AnswerSpool(self._policy.spool, self._spool, party=context.caller.party)
+        stages = AnswerStages(options)
         work = asyncio.create_task(self.run(upload, options, context, spool), name=f"answer {context.request_id}")
         try:
             async for event in spool.events():
-                yield event
+                for staged in stages.add(event):
+                    yield staged
         finally:
             await end_tasks([work])
             spool.close()
 
     async def run(self, upload: Upload, options: SegmentOptions, context: RequestContext, sink: AnswerSink) -> None:
-        """Write an answer to a sink, decoding and segmenting side by side. Every end reaches the sink.
+        """Write the masks of an upload to a sink, decoding and segmenting side by side. Every end reaches the sink.
 
         Cancelling the call ends all work for the answer.
         """

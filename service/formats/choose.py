@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 from service.domain.option_table import Choice, Option
 from service.formats.captions import CaptionFormatter
 from service.formats.coco import CocoFormatter
+from service.formats.document import DocumentFormatter
 from service.formats.formatter import Formatter
 from service.formats.png import PngFormatter
 from service.formats.polygons import PolygonsFormatter
@@ -43,11 +44,11 @@ WITH_RUN_LENGTHS: Final = ("json", "ndjson", "sse", "coco", "csv")
 
 
 def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter:
-    """Return the formatter of a format that is a file (all but json, ndjson and sse).
+    """Return the formatter of a format that is sent as a whole (all but ndjson and sse).
 
     Args:
         name: of FORMATS.
-        is_compressed: run lengths of `coco` and `csv` as COCO's strings.
+        is_compressed: run lengths of `json`, `coco` and `csv` as COCO's strings.
         max_bytes: of an answer that must be collected.
     """
     if name == "coco":
@@ -56,4 +57,6 @@ def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter
         return CaptionFormatter(is_webvtt=name == "vtt")
     if name == "csv":
         return TableFormatter(is_compressed=is_compressed)
+    if name == "json":
+        return DocumentFormatter(is_compressed=is_compressed)
     return PngFormatter() if name == "png" else PolygonsFormatter()

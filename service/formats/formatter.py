@@ -1,4 +1,4 @@
-"""What a format is: takes the events of an answer one by one and returns the bytes that can be written."""
+"""What a format is: it takes the events of an answer one by one and returns the bytes that can be written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from service.domain.result import FrameMasks, SoundEvent, Summary
 
 
 class Formatter(ABC):
-    """Converts one answer. The bytes that `add` returns, one after another, are the file."""
+    """Converts one answer. `opening` and then the bytes that `add` returned, in order, are the file.
+
+    Attributes:
+        is_slow: whether `add` draws or converts masks, so that it should not run on an event loop.
+    """
+
+    is_slow: bool = True
 
     def add(self, event: AnswerEvent) -> bytes:
         """Take the next event of the answer; returns the bytes that are ready."""
@@ -36,3 +42,7 @@ class Formatter(ABC):
     @abstractmethod
     def end(self, summary: Summary) -> bytes:
         """Take the end."""
+
+    def opening(self) -> bytes:
+        """Return the first bytes of the file where only the end of the answer tells them. Call it after the end."""
+        return b""

@@ -11,47 +11,29 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codec.answer_json import encode_document_end, encode_document_start, encode_frame
-from service.domain.request import ClipStarted
-from service.domain.result import FrameMasks, SoundEvent, Summary
-from service.formats.formatter import Formatter
+from service.codec.answer_json import encode_frame
+from service.domain.result import FrameMasks
+from service.formats.document import DocumentFormatter
 from service.formats.pixels import decode
-from service.postprocess.events import event_order
 
 _Point = tuple[int, int]
 
 
-class PolygonsFormatter(Formatter):
+class PolygonsFormatter(DocumentFormatter):
     """The JSON document of an answer with rings of vertices: `polygons` is [[x0, y0, x1, y1, …], …]."""
 
     def __init__(self) -> None:
-        self._started: ClipStarted | None = None
-        self._num_frames = 0
-        self._events: list[SoundEvent] = []
+        super().__init__()
+        self.is_slow = True
 
-    def start(self, started: ClipStarted) -> bytes:
-        """Write the document up to its first frame; `num_samples` is null where it is not known yet."""
-        summary = Summary(started.clip.num_samples or 0)
-        return encode_document_start(started, summary) if started.clip.num_samples else _without_number(started)
-
-    def frame(self, frame: FrameMasks) -> bytes:
-        """Write a frame."""
+    def element(self, frame: FrameMasks) -> bytes:
+        """Return a frame with polygons."""
         document = json.loads(encode_frame(frame))
         for written, mask in zip(document["masks"], frame.masks, strict=True):
             del written["segmentation"]
             written["size"] = list(mask.segmentation.size)
             written["polygons"] = [[n for point in ring for n in point] for ring in rings(decode(mask.segmentation))]
-        self._num_frames += 1
-        return (b"," if self._num_frames > 1 else b"") + json.dumps(document, separators=(",", ":")).encode()
-
-    def event(self, event: SoundEvent) -> bytes:
-        """Keep an event for the end."""
-        self._events.append(event)
-        return b""
-
-    def end(self, summary: Summary) -> bytes:
-        """Write the events and the rest."""
-        return encode_document_end(summary, sorted(self._events, key=event_order))
+        return json.dumps(document, separators=(",", ":")).encode()
 
 
 def rings(pixels: NDArray[np.uint8]) -> list[list[_Point]]:
@@ -91,9 +73,3 @@ def _follow(points: list[list[int]], along_row: list[int], along_column: list[in
                 at = partner[at]
         found.append(ring)
     return found
-
-
-def _without_number(started: ClipStarted) -> bytes:
-    head = json.loads(encode_document_start(started, Summary(0))[: -len(b',"frames":[')] + b"}")
-    head["clip"]["num_samples"] = None
-    return json.dumps(head, separators=(",", ":")).encode()[:-1] + b',"frames":['

@@ -13,10 +13,14 @@ from service.domain.options import RLE
 from service.domain.request import AnswerEvent
 from service.domain.result import Summary
 from service.formats.choose import FORMAT, MEDIA_TYPES, WITH_RUN_LENGTHS, formatter_of
-from service.rest.answers import MEMORY_BYTES, answer_json, answer_lines, note
+from service.rest.answer_lines import record_end, send_lines
 from service.rest.parts import RestParts
+from service.rest.request_head import NDJSON_TYPE
 from service.rest.sender import Sender
 
+# An answer that is sent as a whole leaves memory for the disk at this size in bytes.
+MEMORY_BYTES = 1024**2
+# File names of formats that a browser saves rather than shows.
 _SUFFIXES = {"coco": "coco.json", "polygons": "polygons.json", "png": "zip", "vtt": "vtt", "srt": "srt", "csv": "csv"}
 
 
@@ -58,45 +62,45 @@ async def send_answer(
     *,
     parts: RestParts,
 ) -> None:
-    """Send an answer in the chosen format; raises ServiceError, also after the start."""
+    """Send an answer in the chosen format: lines as they are ready, anything else as a whole at the end.
+
+    What is sent as a whole is collected in memory, beyond 1 MiB on disk.
+
+    Raises:
+        ServiceError: of `events`, also after the first line was sent; `answer_too_large`, `storage_full`.
+    """
     if chosen.is_streamed:
         is_sse = chosen.name == "sse"
-        await answer_lines(events, sender, record, is_sse=is_sse, is_compressed=chosen.is_compressed)
-    elif chosen.name == "json":
-        await answer_json(events, sender, record, parts=parts, is_compressed=chosen.is_compressed)
-    else:
-        await _answer_file(events, chosen, sender, record, parts=parts)
-
-
-async def _answer_file(
-    events: AsyncGenerator[AnswerEvent, None],
-    chosen: ChosenFormat,
-    sender: Sender,
-    record: RequestRecord,
-    *,
-    parts: RestParts,
-) -> None:
-    """Collect the whole file (on disk beyond 1 MiB), then send it; raises `answer_too_large`, `storage_full`."""
+        await send_lines(events, sender, record, is_sse=is_sse, is_compressed=chosen.is_compressed)
+        return
     max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
     formatter = formatter_of(chosen.name, is_compressed=chosen.is_compressed, max_bytes=max_bytes)
     with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=party) as file:
         async with aclosing(events):
             async for event in events:
-                data = await asyncio.to_thread(formatter.add, event)  # drawing and compressing masks takes time
+                data = await asyncio.to_thread(formatter.add, event) if formatter.is_slow else formatter.add(event)
                 if file.size + len(data) > max_bytes:
-                    detail = f"The answer is over the limit of {max_bytes} bytes; ask for fewer samples or size=model."
-                    raise ServiceError("answer_too_large", detail)
+                    raise _too_large(max_bytes)
                 file.write(data)
                 if isinstance(event, Summary):
-                    note(event, record)
-        await sender.start(_headers(chosen.name, file.size))
+                    record_end(event, record)
+        opening = formatter.opening()
+        await sender.start(_headers(chosen.name, len(opening) + file.size))
+        await sender.write(opening)
         await sender.write_file(file)
         await sender.end()
 
 
+def _too_large(max_bytes: int) -> ServiceError:
+    detail = (
+        f"The answer is over the limit of {max_bytes} bytes for one document; "
+        f"ask for {NDJSON_TYPE}, fewer samples or size=model."
+    )
+    return ServiceError("answer_too_large", detail)
+
+
 def _headers(name: str, num_bytes: int) -> dict[str, str]:
-    return {
-        "Content-Type": MEDIA_TYPES[name],
-        "Content-Length": str(num_bytes),
-        "Content-Disposition": f'attachment; filename="answer.{_SUFFIXES[name]}"',
-    }
+    headers = {"Content-Type": MEDIA_TYPES[name], "Content-Length": str(num_bytes)}
+    if name in _SUFFIXES:
+        headers["Content-Disposition"] = f'attachment; filename="answer.{_SUFFIXES[name]}"'
+    return headers

@@ -25,7 +25,7 @@ from service.domain.option_table import Option, Url
 from service.domain.options import RLE
 from service.formats.choose import FORMAT
 from service.jobs.api import JobEvent, JobRequest, Jobs
-from service.rest.answers import HEARTBEAT_S, with_heartbeats
+from service.rest.answer_lines import HEARTBEAT_S, with_heartbeats
 from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
 from service.rest.formats import ChosenFormat, send_answer, take_format

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.answers.result_cache import CachedAnswers, CachePolicy
-from service.core.answer_events import AnsweringWithEvents
 from service.domain.caller import Caller
 from service.jobs.api import Jobs
 from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
@@ -76,7 +75,7 @@ def build_kept_work(
     blobs = Blobs(blobs_at, room=room)
     store, keys, cache = _stores(settings, links, folder, room)
     idempotency = Idempotency(keys, ttl_s=settings.idempotency_ttl_s)
-    answering = AnsweringWithEvents(_cached(settings, core, cache))
+    answering = _cached(settings, core, cache)
     webhooks = Webhooks(
         WebhookPolicy(
             private_hosts=frozenset(host.strip() for host in settings.webhook_hosts.split(",") if host.strip())

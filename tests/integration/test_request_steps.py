@@ -97,10 +97,10 @@ async def test_steps_follow_one_another_directly(tmp_path: Path, monkeypatch: py
 
     steps = listed_steps()
     calls = [
-        steps[1:6],  # SegmentAnswer.__call__ reads the events of CachedAnswers.answer
-        steps[8:10],  # Pipeline._segment waits for MicroBatcher.segment
-        steps[11:13],  # MicroBatcher._serve waits for the device
-        steps[13:],  # the device thread
+        steps[1:4],  # SegmentAnswer.__call__ reads the events of CachedAnswers.answer
+        steps[6:8],  # Pipeline._segment waits for MicroBatcher.segment
+        steps[9:11],  # MicroBatcher._serve waits for the device
+        steps[11:],  # the device thread
     ]
     for call in calls:
         assert any(follow_directly(stack, call) for stack in stacks), (call, stacks)

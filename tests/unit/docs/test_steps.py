@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-MAX_FUNCTIONS, MAX_FILES = 18, 10
+MAX_FUNCTIONS, MAX_FILES = 16, 8
 _STEP = re.compile(r"^\d+\. \[`([\w.]+)`\]\(([\w/.]+)\)", re.MULTILINE)
 
 

@@ -16,7 +16,7 @@ from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import ClipStarted, RequestContext
-from service.domain.result import Summary
+from service.domain.result import SoundEvent, Summary
 from service.storage.cache import MemoryCache
 from service.telemetry.metrics import Metrics
 
@@ -33,12 +33,12 @@ async def test_the_second_answer_is_kept_and_named_anew(stage: Stage) -> None:
     stage.script.gate.set()
     first, second = await stage.ask("one"), await stage.ask("two")
     assert stage.script.num_started == 1
-    assert first[1:4] == second[1:4]
+    assert first[1:-1] == second[1:-1]
     assert isinstance(first[0], ClipStarted)
     assert second[0] == replace(first[0], request_id="two")
-    assert isinstance(second[4], Summary)
-    assert second[4].cached
-    assert second[4].timings_s["decode"] == 0
+    assert isinstance(second[-1], Summary)
+    assert second[-1].cached
+    assert second[-1].timings_s["decode"] == 0
     assert stage.lookups() == {"miss": 1.0, "hit": 1.0}
 
 
@@ -52,6 +52,18 @@ async def test_what_changes_the_answer_changes_the_key(stage: Stage) -> None:
     assert stage.script.num_started == 4
     await stage.ask("spelled out", options=SegmentOptions(threshold=0.5))
     assert stage.script.num_started == 4
+
+
+async def test_readers_with_other_options_of_events_share_the_masks(stage: Stage) -> None:
+    stage.script.gate.set()
+    masks = await stage.ask("one")
+    started, event, summary = await stage.ask("two", options=SegmentOptions(only="events"))
+    assert stage.script.num_started == 1
+    assert isinstance(started, ClipStarted)
+    assert started.options.only == "events"
+    assert event == masks[-2]
+    assert isinstance(event, SoundEvent)
+    assert isinstance(summary, Summary)
 
 
 async def test_callers_share_nothing_unless_they_are_meant_to(stage: Stage) -> None:
@@ -114,7 +126,7 @@ async def test_the_first_may_leave_and_the_last_ends_it(stage: Stage) -> None:
     await asyncio.gather(first, return_exceptions=True)
     assert stage.script.num_cut == 0
     stage.script.gate.set()
-    assert len(await second) == 5
+    assert len(await second) == 6
     stage.script.gate.clear()
     third, fourth = (asyncio.create_task(stage.ask(name, b"more")) for name in ("third", "fourth"))
     await asyncio.sleep(0.05)
@@ -123,7 +135,7 @@ async def test_the_first_may_leave_and_the_last_ends_it(stage: Stage) -> None:
     await asyncio.gather(third, fourth, return_exceptions=True)
     assert stage.script.num_cut == 1
     stage.script.gate.set()
-    assert len(await stage.ask("fifth", b"more")) == 5
+    assert len(await stage.ask("fifth", b"more")) == 6
 
 
 async def test_each_reader_has_its_own_deadline(stage: Stage) -> None:
@@ -133,7 +145,7 @@ async def test_each_reader_has_its_own_deadline(stage: Stage) -> None:
         await hurried
     assert caught.value.code == "deadline_exceeded"
     stage.script.gate.set()
-    assert len(await patient) == 5
+    assert len(await patient) == 6
 
 
 async def test_failures_are_shared_and_not_kept(stage: Stage) -> None:
@@ -144,7 +156,7 @@ async def test_failures_are_shared_and_not_kept(stage: Stage) -> None:
     results = await asyncio.gather(*asking, return_exceptions=True)
     assert [result.code for result in results if isinstance(result, ServiceError)] == ["broken"] * 3
     stage.script.error = None
-    assert len(await stage.ask("later")) == 5
+    assert len(await stage.ask("later")) == 6
 
 
 async def test_what_is_too_large_is_not_kept_or_not_held(stage: Stage, tmp_path: Path) -> None:
@@ -226,7 +238,7 @@ async def test_a_fault_inside_reaches_every_reader_and_is_forgotten(stage: Stage
     results = await asyncio.gather(*asking, return_exceptions=True)
     assert [result.code for result in results if isinstance(result, ServiceError)] == ["internal"] * 3
     stage.script.error = None
-    assert len(await stage.ask("later")) == 5
+    assert len(await stage.ask("later")) == 6
 
 
 class StuckCache(MemoryCache):

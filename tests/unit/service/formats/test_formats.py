@@ -45,7 +45,8 @@ def mask_of(pixels: np.ndarray, label: str = "dog") -> Mask:
 
 def written(name: str, frames: list[FrameMasks], *, is_compressed: bool = True, **options: object) -> bytes:
     formatter = formatter_of(name, is_compressed=is_compressed, max_bytes=10**6)
-    return b"".join(formatter.add(event) for event in (started(**options), *frames, *EVENTS, SUMMARY))
+    rest = b"".join(formatter.add(event) for event in (started(**options), *frames, *EVENTS, SUMMARY))
+    return formatter.opening() + rest
 
 
 def filled(polygons: list[list[int]], size: tuple[int, int]) -> np.ndarray:
@@ -123,7 +124,8 @@ def test_a_table_of_events() -> None:
     ]
 
 
-def test_polygons_are_a_document_with_events() -> None:
-    document = json.loads(written("polygons", []))
+@pytest.mark.parametrize("name", ["json", "polygons"])
+def test_a_document_ends_with_its_events(name: str) -> None:
+    document = json.loads(written(name, []))
     assert (document["frames"], document["clip"]["num_samples"]) == ([], 2)
     assert [event["label"] for event in document["events"]] == ["<dog>", "siren, far"]

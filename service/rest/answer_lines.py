@@ -1,4 +1,4 @@
-"""The two media types of an answer: one JSON document, or lines as they are ready."""
+"""Answers that are sent line by line while they are computed: NDJSON and server-sent events."""
 
 from __future__ import annotations
 
@@ -7,106 +7,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
-from service.codec.answer_json import (
-    HEARTBEAT_LINE,
-    encode_document_end,
-    encode_document_start,
-    encode_error_line,
-    encode_frame,
-    encode_line,
-)
+from service.codec.answer_json import HEARTBEAT_LINE, encode_error_line, encode_line
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks, SoundEvent, Summary
-from service.media.spool_file import SpoolFile
-from service.postprocess.events import event_order
+from service.domain.result import Summary
 from service.rest.errors import Problem
-from service.rest.parts import RestParts
-from service.rest.request_head import JSON_TYPE, NDJSON_TYPE, SSE_TYPE
+from service.rest.request_head import NDJSON_TYPE, SSE_TYPE
 from service.rest.sender import Sender
 
+# A heartbeat line is sent after this many seconds without another line.
 HEARTBEAT_S = 10.0
-"""A heartbeat line is sent after this long without another line."""
-# An answer leaves memory for the disk at this size.
-MEMORY_BYTES = 1024**2
 _Event = TypeVar("_Event")
 
 
-async def answer_json(
-    events: AsyncGenerator[AnswerEvent, None],
-    sender: Sender,
-    record: RequestRecord,
-    *,
-    parts: RestParts,
-    is_compressed: bool = True,
-) -> None:
-    """Collect the whole answer (on disk beyond 1 MiB), then send it; raises `answer_too_large`, `storage_full`.
-
-    Args:
-        events: of the answer.
-        sender: where it goes.
-        record: of the request.
-        parts: of the front.
-        is_compressed: run lengths as COCO's strings, else as lists of numbers.
-    """
-    max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
-    with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=party) as file:
-        document = _Document(file, max_bytes=max_bytes)
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, FrameMasks):
-                    document.add_frame(await _in_thread_unless(is_compressed, encode_frame, event))
-                else:
-                    document.add(event)
-        opening, closing = document.opening_and_closing()
-        note(document.summary, record)
-        length = len(opening) + file.size + len(closing)
-        await sender.start({"Content-Type": JSON_TYPE, "Content-Length": str(length)})
-        await sender.write(opening)
-        await sender.write_file(file)
-        await sender.write(closing)
-        await sender.end()
-
-
-class _Document:
-    """One JSON document whose frames are in a file; what comes before and after them is known at the end."""
-
-    started: ClipStarted
-    summary: Summary
-
-    def __init__(self, file: SpoolFile, *, max_bytes: int) -> None:
-        self._file = file
-        self._max_bytes = max_bytes
-        self._events: list[SoundEvent] = []
-
-    def add(self, event: ClipStarted | SoundEvent | Summary) -> None:
-        """Take the next event that is no frame."""
-        if isinstance(event, ClipStarted):
-            self.started = event
-        elif isinstance(event, Summary):
-            self.summary = event
-        else:
-            self._events.append(event)
-
-    def opening_and_closing(self) -> tuple[bytes, bytes]:
-        """Return what comes before and after the frames, once all events have been added."""
-        opening = encode_document_start(self.started, self.summary)
-        return opening, encode_document_end(self.summary, sorted(self._events, key=event_order))
-
-    def add_frame(self, encoded: bytes) -> None:
-        """Take the JSON of the next frame; raises `answer_too_large`, `storage_full`."""
-        line = (b"," if self._file.size else b"") + encoded
-        if self._file.size + len(line) > self._max_bytes:
-            detail = (
-                f"The answer is over the limit of {self._max_bytes} bytes for one JSON document; "
-                f"ask for {NDJSON_TYPE}, fewer samples or size=model."
-            )
-            raise ServiceError("answer_too_large", detail)
-        self._file.write(line)
-
-
-async def answer_lines(
+async def send_lines(
     events: AsyncGenerator[AnswerEvent, None],
     sender: Sender,
     record: RequestRecord,
@@ -159,7 +74,7 @@ async def end_with_error(problem: Problem, sender: Sender) -> None:
 
 async def _write_event(event: AnswerEvent, sender: Sender, record: RequestRecord, *, is_compressed: bool) -> None:
     if isinstance(event, Summary):
-        note(event, record)
+        record_end(event, record)
     await sender.write(_framed(await _in_thread_unless(is_compressed, encode_line, event), sender))
 
 
@@ -178,8 +93,8 @@ def _framed(line: bytes, sender: Sender) -> bytes:
     return b"event: " + name + b"\ndata: " + line + b"\n"
 
 
-def note(summary: Summary, record: RequestRecord) -> None:
-    """Note what an answer's end tells."""
+def record_end(summary: Summary, record: RequestRecord) -> None:
+    """Copy samples, timings and whether the answer was cached from an answer's end to the request's record."""
     record.num_samples = summary.num_samples
     record.timings_s = summary.timings_s
     record.span.set(is_cached=summary.cached)
