@@ -51,7 +51,9 @@ async def test_form_raw_and_ndjson_answer_alike(tmp_path):
             )
         ).json()
         response = await front.client.post("/segment?threshold=0.4&size=model", content=script, headers=NDJSON)
-        first, *frames, end = lines_of(response)
+        first, *rest, end = lines_of(response)
+    frames = [line for line in rest if line["type"] == "frame"]
+    events = [line for line in rest if line["type"] == "event"]
     assert raw["options"]["size"] == "model"
     assert comparable(raw) == comparable(form)
     assert first["type"] == "clip"
@@ -59,6 +61,8 @@ async def test_form_raw_and_ndjson_answer_alike(tmp_path):
     assert end["type"] == "end"
     assert end["num_samples"] == 11
     assert [{**frame, "type": "frame"} for frame in raw["frames"]] == frames
+    assert [{**event, "type": "event"} for event in raw["events"]] == events
+    assert events
     assert first["model"] == raw["model"]
     assert first["options"] == raw["options"]
 
