@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.domain.errors import ServiceError
@@ -198,13 +199,25 @@ class RequestEnvelope:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
+    headers = dict(error.headers or {})
     if error.status_code == 405:
         ours = ServiceError("method_not_allowed", f"{path} does not take {request.method[:16]}.")
+        headers["Allow"] = _allowed(request)
     elif error.status_code == 404:
         ours = ServiceError("route_not_found", f"There is nothing at {path}; /docs lists what there is.")
     else:
         ours = ServiceError("malformed_body", "The request could not be read.")
-    return _problem_response(ours, request, extra=dict(error.headers or {}))
+    return _problem_response(ours, request, extra=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods that the path takes; the router names those of one of its routes only."""
+    scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "HEAD", "POST")}
+    return ", ".join(
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    )
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

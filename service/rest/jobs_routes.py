@@ -8,11 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Final
 
 from fastapi import APIRouter
+from pydantic import WithJsonSchema
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.answers.idempotency import Idempotency, key_scope
@@ -30,20 +33,28 @@ from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
 from service.rest.formats import ChosenFormat, send_answer, take_format
 from service.rest.intake import ended_by_disconnect
-from service.rest.openapi import (
+from service.rest.openapi_requests import SECURITY, query_parameters, upload_parameters, upload_request_body
+from service.rest.openapi_responses import (
     SEGMENT_CODES,
+    answer_response,
+    body_response,
+    job_events_response,
     problem_responses,
-    query_parameters,
-    upload_parameters,
-    upload_request_body,
 )
 from service.rest.parts import RestParts
 from service.rest.request_head import JSON_TYPE, RequestHead, answer_type, merge_options, parse_query
 from service.rest.segment import AcceptedRequest, UploadIntake
 from service.rest.sender import Sender
 
+_ASKED = ("unauthenticated", "job_not_found", "job_expired", "backend_down")
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _EVENT_ID = re.compile(r"[0-9]{1,9}")
+# Parameters as /openapi.json describes them; FastAPI takes any text, and the routes check it.
+_JobId = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_JOB_ID.pattern}$"})]
+_IF_NONE_MATCH: Final = {"If-None-Match": ("The `ETag` of an earlier answer.", {"type": "string"})}
+_LAST_EVENT_ID: Final = {
+    "Last-Event-ID": ("Id of the last event received.", {"type": "string", "pattern": f"^{_EVENT_ID.pattern}$"})
+}
 _WEBHOOK = Option(
     name="webhook",
     type=Url(),
@@ -70,53 +81,60 @@ def build_jobs_router(parts: JobRouteParts) -> APIRouter:
         """Hand a clip in and come back for its answer. 202 means that the job will end as done or failed."""
         return JobSubmission(parts)
 
-    async def state(job_id: str, request: Request) -> Response:
+    async def state(job_id: _JobId, request: Request) -> Response:
         """State (queued, running, done, failed, cancelled), progress from 0 to 1, times in seconds since 1970."""
         with _recorded(parts, request) as owner:
             job = await parts.jobs.get(_checked(job_id), owner=owner)
             headers = {"Content-Type": JSON_TYPE, "Cache-Control": "no-store"}
             return Response(JobStatus.of(job).encode(), headers=headers)
 
-    async def result(job_id: str) -> Response:
+    async def result(job_id: _JobId) -> Response:
         """The answer of POST /segment; a failed job's own problem; 409 before the end."""
         return JobResult(parts, job_id)
 
-    async def events(job_id: str) -> Response:
+    async def events(job_id: _JobId) -> Response:
         """Server-sent events `progress`, `frame`, `event`, `done`, `failed`; `Last-Event-ID` resumes."""
         return JobEvents(parts, job_id)
 
-    async def erase(job_id: str, request: Request) -> Response:
+    async def erase(job_id: _JobId, request: Request) -> Response:
         """Cancel the job and erase everything that is kept of it."""
         with _recorded(parts, request) as owner:
             await parts.jobs.erase(_checked(job_id), owner=owner)
             return Response(status_code=204)
 
-    asked = problem_responses("unauthenticated", "job_not_found", "job_expired", "backend_down")
+    asked = problem_responses(*_ASKED)
     pending = problem_responses(*SEGMENT_CODES, "job_not_found", "job_expired", "job_not_ready")
     router.add_api_route(
         "/jobs",
         submit,
         methods=["POST"],
         status_code=202,
-        response_class=JSONResponse,
+        response_class=Response,
         summary="Hand in a job",
-        responses=problem_responses(*SEGMENT_CODES),
+        responses=body_response(202, "The job.", JobStatus, headers={"Location": "Path of the job."})
+        | problem_responses(*SEGMENT_CODES),
         dependencies=[upload_parameters(_WEBHOOK)],
-        openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
+        openapi_extra={"requestBody": upload_request_body(_WEBHOOK), "security": SECURITY},
         route_class_override=DescribedRoute,
     )
-    add = router.add_api_route
-    add("/jobs/{job_id}", state, methods=["GET"], response_class=JSONResponse, responses=asked)
-    add("/jobs/{job_id}", erase, methods=["DELETE"], status_code=204, response_class=Response, responses=asked)
+    add = partial(router.add_api_route, response_class=Response, openapi_extra={"security": SECURITY})
+    state_body = body_response(200, "The job.", JobStatus)
+    add("/jobs/{job_id}", state, methods=["GET"], responses=state_body | asked)
+    add("/jobs/{job_id}", erase, methods=["DELETE"], status_code=204, responses=asked)
     add(
         "/jobs/{job_id}/result",
         result,
         methods=["GET"],
-        response_class=JSONResponse,
-        responses=pending,
-        dependencies=[query_parameters(FORMAT, RLE)],
+        responses=answer_response(has_etag=True) | pending,
+        dependencies=[query_parameters(FORMAT, RLE, headers=_IF_NONE_MATCH)],
     )
-    add("/jobs/{job_id}/events", events, methods=["GET"], response_class=Response, responses=asked)
+    add(
+        "/jobs/{job_id}/events",
+        events,
+        methods=["GET"],
+        responses=job_events_response() | problem_responses(*_ASKED, "bad_option"),
+        dependencies=[query_parameters(headers=_LAST_EVENT_ID)],
+    )
     return router
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -10,8 +11,35 @@ from starlette.responses import JSONResponse, Response
 
 from service.domain.errors import ServiceError
 from service.rest.errors import Problem
-from service.rest.openapi import problem_responses
+from service.rest.openapi_responses import TEXT, body_response, problem_responses
 from service.rest.parts import Probes
+
+_MODEL_SCHEMA: Final = {
+    "type": ["object", "null"],
+    "description": "Null until the model is loaded.",
+    "required": ["variant", "checkpoint", "labels", "compute_type", "device"],
+    "properties": {
+        "variant": {"type": "string"},
+        "checkpoint": {"type": "string"},
+        "labels": {"type": "array", "items": {"type": "string"}},
+        "compute_type": {"type": ["string", "null"], "description": "Null in a front whose workers choose."},
+        "device": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+    },
+}
+_VERSION_SCHEMA: Final = {
+    "type": "object",
+    "required": ["service", "python", "model"],
+    "properties": {
+        "service": {"type": "string"},
+        "python": {"type": "string"},
+        "model": _MODEL_SCHEMA,
+        "media": {"type": "object", "description": "FFmpeg's version, and which features of the sandbox are on."},
+    },
+}
+
+
+def _status_schema(word: str) -> dict[str, object]:
+    return {"type": "object", "required": ["status"], "properties": {"status": {"const": word}}}
 
 
 def build_ops_router(probes: Probes) -> APIRouter:
@@ -40,10 +68,13 @@ def build_ops_router(probes: Probes) -> APIRouter:
 
     unavailable = problem_responses("warming_up", "draining", "backend_down")
     add = router.add_api_route
-    for path, endpoint in (("/livez", livez), ("/readyz", readyz)):
-        add(path, endpoint, methods=["GET"], responses=unavailable, response_class=JSONResponse)
-    add("/metrics", metrics, methods=["GET"], responses=problem_responses(), response_class=Response)
-    add("/version", version, methods=["GET"], responses=problem_responses(), response_class=JSONResponse)
+    for path, endpoint, word in (("/livez", livez, "alive"), ("/readyz", readyz, "ready")):
+        body = body_response(200, endpoint.__doc__ or "", _status_schema(word))
+        add(path, endpoint, methods=["GET"], responses=body | unavailable, response_class=Response)
+    text = body_response(200, "Prometheus' text format.", TEXT, media_type="text/plain")
+    add("/metrics", metrics, methods=["GET"], responses=text | problem_responses(), response_class=Response)
+    facts = body_response(200, "The versions.", _VERSION_SCHEMA)
+    add("/version", version, methods=["GET"], responses=facts | problem_responses(), response_class=Response)
     heads: tuple[tuple[str, Callable[..., Awaitable[Response]]], ...] = (
         ("/livez", livez),
         ("/readyz", readyz),

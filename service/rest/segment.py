@@ -21,7 +21,8 @@ from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
 from service.rest.formats import ChosenFormat, send_answer, take_format
 from service.rest.intake import ended_by_disconnect, received_upload
-from service.rest.openapi import segment_responses, upload_parameters, upload_request_body
+from service.rest.openapi_requests import SECURITY, upload_parameters, upload_request_body
+from service.rest.openapi_responses import SEGMENT_CODES, answer_response, problem_responses
 from service.rest.parts import RestParts
 from service.rest.request_head import RequestHead, check_length, merge_options, parse_head
 
@@ -43,9 +44,9 @@ def build_segment_router(parts: RestParts) -> APIRouter:
         methods=["POST"],
         summary="Segment a clip",
         response_class=Response,
-        responses=segment_responses(),
+        responses=answer_response() | problem_responses(*SEGMENT_CODES),
         dependencies=[upload_parameters(FORMAT, RLE)],
-        openapi_extra={"requestBody": upload_request_body(), "security": [{}, {"bearer": []}]},
+        openapi_extra={"requestBody": upload_request_body(FORMAT, RLE), "security": SECURITY},
         route_class_override=DescribedRoute,
     )
     return router

@@ -82,6 +82,7 @@ async def test_the_location_of_a_job_carries_the_prefix(tmp_path):
         location = answer.headers["location"]
         assert location == f"/avs/v1/jobs/{answer.json()['job_id']}"
         assert (await client.get(location)).status_code == 200
+        assert (await client.put(location)).headers["allow"] == "DELETE, GET"
 
 
 async def test_other_origins_are_let_in_where_they_are_named(tmp_path):
@@ -109,6 +110,14 @@ async def test_other_origins_are_let_in_where_they_are_named(tmp_path):
         refused = await front.client.options("/v1/segment", headers=preflight)
         assert (refused.status_code, refused.json()["code"]) == (405, "method_not_allowed")
         assert "access-control-allow-origin" not in refused.headers
+
+
+async def test_a_refused_method_names_all_that_the_path_takes(tmp_path):
+    wanted = {"/v1/segment": "POST", "/segment/": "POST", "/v1/livez": "GET, HEAD", "/": "GET, HEAD"}
+    async with rest_front(tmp_path) as front:
+        for path, methods in wanted.items():
+            refused = await front.client.request("PATCH", path)
+            assert (refused.status_code, refused.headers["allow"]) == (405, methods), path
 
 
 @pytest.mark.parametrize("value", ["", "  "], ids=repr)

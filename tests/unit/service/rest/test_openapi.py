@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from service.domain.errors import CODES, Kind
-from service.domain.options import OPTION_NAMES
+from service.domain.options import OPTION_NAMES, RLE
+from service.formats.choose import MEDIA_TYPES
 from service.rest.errors import status_of
-from service.rest.openapi import DOCUMENTED, SEGMENT_CODES, problem_responses, segment_responses, upload_request_body
+from service.rest.openapi import DOCUMENTED
+from service.rest.openapi_requests import upload_request_body
+from service.rest.openapi_responses import SEGMENT_CODES, answer_response, problem_responses
 
 CONTRACT_STATUSES = {
     "bad_option": 400, "empty_file": 400, "missing_file": 400, "malformed_body": 400, "unauthenticated": 401,
@@ -25,7 +28,7 @@ def test_every_code_has_the_status_of_the_contract():
 
 
 def test_every_code_of_a_route_is_documented_under_its_status():
-    responses = segment_responses()
+    responses = answer_response() | problem_responses(*SEGMENT_CODES)
     for code in SEGMENT_CODES:
         assert f"`{code}`" in responses[status_of(code)]["description"]
     documented = " ".join(response["description"] for response in responses.values())
@@ -46,6 +49,12 @@ def test_overload_documents_retry_after():
 def test_every_option_is_documented():
     form = upload_request_body()["content"]["multipart/form-data"]["schema"]
     assert tuple(form["properties"]) == ("video", *OPTION_NAMES)
+    assert "rle" in upload_request_body(RLE)["content"]["multipart/form-data"]["schema"]["properties"]
+
+
+def test_every_format_has_its_media_type():
+    content = answer_response()[200]["content"]
+    assert set(content) == {media_type.partition(";")[0] for media_type in MEDIA_TYPES.values()}
 
 
 def test_every_documented_body_explains_itself():
