@@ -19,6 +19,7 @@ TOOLS = {
     "redis": (os.environ.get("REDIS_SERVER", "redis-server"), "apt-get install redis-server"),
     "browser": ("chromium", "apt-get install chromium"),
     "strace": ("strace", "apt-get install strace"),
+    "java": ("javac", "apt-get install default-jdk-headless"),
 }
 """Marker: the program that its tests start, and how to get it."""
 _LEFT_OUT = pytest.StashKey[dict[str, int]]()

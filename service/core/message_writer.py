@@ -14,7 +14,8 @@ from service.core.reader_rate import ReaderRate
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 
-# Load balancers cut streams without a message after 60 s by default.
+# Every stream sends a heartbeat after this many seconds without another message or line, over HTTP and gRPC. Load
+# balancers cut streams that are silent for 60 s by default.
 HEARTBEAT_S = 10.0
 # A send that takes longer than this has waited for the client to read.
 _WAITED_S = 0.05

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from service.codec.answer_json import HEARTBEAT_LINE, encode_error_line, encode_line
+from service.core import message_writer
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
@@ -16,8 +17,6 @@ from service.rest.errors import Problem
 from service.rest.request_head import NDJSON_TYPE, SSE_TYPE
 from service.rest.sender import Sender
 
-# A heartbeat line is sent after this many seconds without another line.
-HEARTBEAT_S = 10.0
 _Event = TypeVar("_Event")
 
 
@@ -48,7 +47,7 @@ async def send_lines(
         await sender.start({"Content-Type": media_type, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         for early in (started, first):
             await _write_event(early, sender, record, is_compressed=is_compressed)
-        async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
+        async with aclosing(with_heartbeats(events)) as rest:
             async for event in rest:
                 if event is None:
                     await sender.write(_framed(HEARTBEAT_LINE, sender))
@@ -100,12 +99,12 @@ def record_end(summary: Summary, record: RequestRecord) -> None:
     record.span.set(is_cached=summary.cached)
 
 
-async def with_heartbeats(events: AsyncIterator[_Event], *, silence_s: float) -> AsyncGenerator[_Event | None, None]:
-    """The same events, and None whenever `silence_s` passed without one."""
+async def with_heartbeats(events: AsyncIterator[_Event]) -> AsyncGenerator[_Event | None, None]:
+    """Yield the same events, and None whenever `HEARTBEAT_S` passed without one."""
     waiting = asyncio.ensure_future(_next_event(events))
     try:
         while True:
-            done, _ = await asyncio.wait({waiting}, timeout=silence_s)
+            done, _ = await asyncio.wait({waiting}, timeout=message_writer.HEARTBEAT_S)
             if not done:
                 yield None
                 continue

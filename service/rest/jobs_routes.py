@@ -28,7 +28,7 @@ from service.domain.option_table import Option, Url
 from service.domain.options import RLE
 from service.formats.choose import FORMAT
 from service.jobs.api import JobEvent, JobRequest, Jobs
-from service.rest.answer_lines import HEARTBEAT_S, with_heartbeats
+from service.rest.answer_lines import with_heartbeats
 from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
 from service.rest.formats import ChosenFormat, send_answer, take_format
@@ -244,7 +244,7 @@ class JobEvents(_JobStream):
             {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         events = self._jobs.follow(job_id, owner=owner, after=int(last))
-        async with aclosing(with_heartbeats(events, silence_s=HEARTBEAT_S)) as rest:
+        async with aclosing(with_heartbeats(events)) as rest:
             async for event in rest:
                 await sender.write(b": waiting\n\n" if event is None else _event_lines(event))
         await sender.end()

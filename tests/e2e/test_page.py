@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -20,9 +23,46 @@ NUM_PAINTED = """(() => {
 })()"""
 
 
+# What a page of another origin does: a request with a preflight, a job, its result again, and their headers.
+ACROSS_ORIGINS = """(async () => {{
+  const clip = await (await fetch('/clip.mp4')).blob();
+  const headers = {{'Content-Type': 'video/mp4', 'X-Request-Timeout': '60', 'X-Request-ID': 'from-afar'}};
+  const asked = await fetch('{url}/v1/segment', {{method: 'POST', body: clip, headers}});
+  const frames = (await asked.json()).frames.length;
+  const job = await fetch('{url}/v1/jobs', {{method: 'POST', body: clip, headers}});
+  const place = '{url}' + job.headers.get('Location');
+  while (!['done', 'failed'].includes((await (await fetch(place)).json()).state)) ;
+  const etag = (await fetch(place + '/result')).headers.get('ETag');
+  const known = await fetch(place + '/result', {{headers: {{'If-None-Match': etag}}}});
+  const refused = await fetch('{url}/v1/segment', {{method: 'POST', body: 'no clip', headers}});
+  const erased = await fetch(place, {{method: 'DELETE'}});
+  return {{frames, id: asked.headers.get('X-Request-ID'), job: job.status, known: known.status, erased: erased.status,
+    code: (await refused.json()).code}};
+}})()"""
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with ServiceProcess() as service:
+def other_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of another site, which has the clip."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "index.html").write_text("<!doctype html><title>another site</title>")
+    (folder / "clip.mp4").write_bytes(CLIP.read_bytes())
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+        serving.start()
+        yield server.server_address[1]
+        server.shutdown()
+        serving.join()
+
+
+@pytest.fixture(scope="module")
+def url(other_port: int) -> Iterator[str]:
+    with ServiceProcess(cors_origins=f"http://127.0.0.1:{other_port}") as service:
         yield service.url
 
 
@@ -69,6 +109,22 @@ def test_the_reference_lists_every_route(browser: Browser, url: str) -> None:
     for route in ("POST/v1/segment", "POST/v1/jobs", "GET/v1/readyz", "GET/v1/metrics"):
         assert any(route in text.replace(" ", "") for text in listed), (route, listed)
     assert browser.complaints == []
+
+
+def test_a_page_of_another_origin_uses_the_service_where_it_is_named(
+    browser: Browser, url: str, other_port: int
+) -> None:
+    script = ACROSS_ORIGINS.format(url=url)
+    browser.open(f"http://127.0.0.1:{other_port}/")
+    found = browser.value_of(script)
+    assert found == {
+        "frames": 5, "id": "from-afar", "job": 202, "known": 304, "erased": 204, "code": "not_mp4",
+    }  # fmt: skip
+    browser.open(f"http://localhost:{other_port}/")  # another origin, which is not named
+    refused = browser.value_of(f"{script}.catch(error => error.name)")
+    assert refused == "TypeError"
+    assert any("CORS policy" in text for text in browser.complaints)
+    browser.complaints.clear()
 
 
 def reencode(source: Path, target: Path, codec: str) -> None:

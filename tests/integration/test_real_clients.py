@@ -1,4 +1,4 @@
-"""Programs that people use, against the real server: curl with an offer of HTTP/2, Node's fetch, nginx in front."""
+"""Programs that people use, against the real server: curl and Java with an offer of HTTP/2, Node's fetch, nginx."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from support.service_process import ServiceProcess
 from support.waiting import wait_until
 
 GUARD_S = 120
+JAVA = Path(__file__).parents[1] / "support" / "HttpClientProbe.java"
 
 NODE = """
 const fs = require('fs');
@@ -106,6 +107,16 @@ def test_curl_that_offers_http2(service: ServiceProcess, clip: Path, body: str) 
     }[body]
     answer = json.loads(run(tool("curl"), "--http2", "-fsS", *sent, f"{service.url}/v1/segment"))
     assert len(answer["frames"]) == 2
+
+
+@pytest.mark.java
+def test_http_client_of_java(service: ServiceProcess, clip: Path) -> None:
+    printed = run("java", str(JAVA), service.url, str(clip))
+    answers = [line.split("\t") for line in printed.splitlines()]
+    assert [name for name, *_ in answers] == ["raw", "form", "chunked", "chunked again"]
+    for name, status, version, body in answers:
+        assert (status, version) == ("200", "HTTP_1_1"), name
+        assert len(json.loads(body)["frames"]) == 2, name
 
 
 def test_fetch_of_node(service: ServiceProcess, clip: Path) -> None:

@@ -1,7 +1,8 @@
 """`python -m support.serve_fake`: the real service process with the fake predictor in the model's place.
 
-FAKE_BATCH_S makes a batch take time; FAKE_LEAK_BYTES keeps that many bytes of every call, so that a check of memory
-can be checked itself.
+FAKE_BATCH_S makes a batch take time, FAKE_ITEM_S each of its samples; FAKE_HEARTBEAT_S is the silence after which
+streams send a heartbeat; FAKE_LEAK_BYTES keeps that many bytes of every call, so that a check of memory can be checked
+itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.cli.serve import run_front
+from service.core import message_writer
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.settings import Settings
 
@@ -30,6 +32,7 @@ class LeakingPredictor(FakePredictor):
 
 
 if __name__ == "__main__":
-    timing = FakeTiming(batch_s=float(os.environ.get("FAKE_BATCH_S", "0")))
+    message_writer.HEARTBEAT_S = float(os.environ.get("FAKE_HEARTBEAT_S", message_writer.HEARTBEAT_S))
+    timing = FakeTiming(float(os.environ.get("FAKE_BATCH_S", "0")), float(os.environ.get("FAKE_ITEM_S", "0")))
     predictor = LeakingPredictor if LEAK_BYTES else FakePredictor
     sys.exit(run_front(Settings(), make_predictor=lambda: predictor(timing=timing)))
