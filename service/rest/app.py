@@ -30,7 +30,13 @@ from service.rest.segment import build_segment_router
 
 _logger = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"
-_STATIC_TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+_STATIC_TYPES = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".html": "text/html",
+    ".svg": "image/svg+xml",
+    ".mp4": "video/mp4",
+}
 # Names are looked up here and never become paths.
 _STATIC_FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in _STATIC_TYPES}
 _CORS_REQUEST_HEADERS = (

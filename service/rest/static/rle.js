@@ -20,30 +20,16 @@ export function runs(counts) {
   return lengths;
 }
 
-/** Paint a mask into RGBA pixels (row-major, width * height * 4): a tint inside, a solid line along the border. */
-export function paint(pixels, segmentation, [red, green, blue]) {
+/** The pixels of a mask: Uint8Array of width * height, column-major (index = x * height + y), 1 inside. */
+export function inside(segmentation) {
   const [height, width] = segmentation.size;
-  const inside = new Uint8Array(width * height);
+  const pixels = new Uint8Array(width * height);
   let at = 0;
   let isOn = false;
   for (const length of runs(segmentation.counts)) {
-    if (isOn) inside.fill(1, at, at + length); // still column-major: index = x * height + y
+    if (isOn) pixels.fill(1, at, at + length);
     at += length;
     isOn = !isOn;
   }
-  const reach = Math.max(1, Math.round(height / 240));
-  for (let x = 0; x < width; x++) {
-    for (let y = 0; y < height; y++) {
-      const here = x * height + y;
-      if (!inside[here]) continue;
-      const isBorder =
-        x < reach || y < reach || x >= width - reach || y >= height - reach ||
-        !inside[here - reach] || !inside[here + reach] || !inside[here - reach * height] || !inside[here + reach * height];
-      const to = (y * width + x) * 4;
-      pixels[to] = red;
-      pixels[to + 1] = green;
-      pixels[to + 2] = blue;
-      pixels[to + 3] = isBorder ? 255 : 115;
-    }
-  }
+  return pixels;
 }
