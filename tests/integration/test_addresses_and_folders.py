@@ -1,4 +1,4 @@
-"""What a container gives a process: IPv6 addresses, folders that cannot be written, disks that are full."""
+"""What a container gives a process: IPv6 addresses, folders that cannot be written, full disks, a random user."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from support.service_process import ServiceProcess
 from support.waiting import wait_until
 
 GUARD_S = 120.0
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -31,6 +33,64 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     yield tmp_path
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+# OpenShift's way to start a container: a uid that no file and no passwd entry knows, in group 0, without capabilities.
+AS_RANDOM_USER = (
+    "setpriv",
+    "--reuid=1000730000",
+    "--regid=0",
+    "--clear-groups",
+    "--bounding-set=-all",
+    "--no-new-privs",
+)
+# Makes the interpreter readable where it lies in a home folder that is closed to others, in mounts of its own.
+OPENED = ("unshare", "--mount", "--propagation=private", "bash", "-ec")
+OPEN_HOME = """
+mount -t tmpfs -o mode=755 tmpfs "$1"; mkdir "$1/kept"; mount --bind "$2" "$1/kept"
+mount -t tmpfs -o mode=755 tmpfs "$3"; mkdir -p "$2"; mount --bind "$1/kept" "$2"; shift 3; exec "$@"
+"""
+
+
+@pytest.fixture
+def as_random_user(tmp_path: Path) -> tuple[str, ...]:
+    """The prefix of a command that a random user of group 0 runs."""
+    if os.geteuid() != 0:
+        pytest.skip("changing the user takes root")
+    base = Path(sys.base_prefix)
+    prefix = AS_RANDOM_USER
+    if any(not folder.stat().st_mode & 1 for folder in (base, *base.parents)):
+        home = Path(*base.parts[:2])
+        prefix = (*OPENED, OPEN_HOME, "open", str(tmp_path), str(base), str(home), *AS_RANDOM_USER)
+    tried = subprocess.run(
+        [*prefix, sys.executable, "-c", "import service"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    if tried.returncode:
+        pytest.skip(f"another user cannot run Python here: {tried.stderr.strip()}")
+    return prefix
+
+
+def test_a_random_user_of_group_0_starts_answers_and_keeps_jobs(as_random_user: tuple[str, ...]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o770)  # as the Dockerfile makes its folders: of group 0, closed to others
+        made = [Path(folder, name) for name in ("spool", "state")]
+        for path in made:
+            path.mkdir()
+            path.chmod(0o770)
+        folders = {"spool_dir": made[0], "state_dir": made[1]}
+        with (
+            ServiceProcess(prefix=as_random_user, port=free_port(), **folders) as process,
+            httpx.Client(base_url=process.url, timeout=GUARD_S) as client,
+        ):
+            ids = [line.split() for line in Path(f"/proc/{process.process.pid}/status").read_text().splitlines()]
+            assert ["Uid:", *["1000730000"] * 4] in ids
+            assert ["Gid:", *["0"] * 4] in ids
+            assert client.get("/readyz").status_code == client.get("/livez").status_code == 200
+            clip = {"video": make_clip(num_frames=20)}
+            assert client.post("/v1/segment", files=clip).status_code == 200
+            location = client.post("/v1/jobs", files=clip).headers["location"]
+            wait_until(lambda: client.get(location).json()["state"] == "done")
+            assert [path for path in made[1].rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("host", ["::", "0.0.0.0"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -24,10 +25,18 @@ class ServiceProcess:
     Args:
         module: what is run.
         guard_s: longest wait for a line.
+        prefix: command that starts the interpreter, such as one that changes the user.
         settings: of the service; names with fake_ are for the fake predictor.
     """
 
-    def __init__(self, *, module: str = "support.serve_fake", guard_s: float = _GUARD_S, **settings: object) -> None:
+    def __init__(
+        self,
+        *,
+        module: str = "support.serve_fake",
+        guard_s: float = _GUARD_S,
+        prefix: Sequence[str] = (),
+        **settings: object,
+    ) -> None:
         self._guard_s = guard_s
         chosen = {"port": 0, "grpc_port": 0, "decode_processes": 2, "max_batch": 8, **settings}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AVES_")}
@@ -36,7 +45,11 @@ class ServiceProcess:
         environment |= {name.upper(): str(value) for name, value in settings.items() if name.startswith("fake_")}
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module], env=environment, stderr=subprocess.PIPE, text=True, cwd=_TESTS.parent
+            [*prefix, sys.executable, "-m", module],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=_TESTS.parent,
         )
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()

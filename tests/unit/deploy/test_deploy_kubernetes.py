@@ -221,19 +221,39 @@ def test_operator_scrapes_both_and_has_the_same_rules() -> None:
     assert [one for group in rule["spec"]["groups"] for one in group["rules"]] == alert_rules()
 
 
-def test_tracing_adds_the_collector_and_the_way_to_it(tmp_path: Path) -> None:
-    folder = DEPLOY / "kubernetes"
+def with_component(folder: Path, overlay: str, component: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the objects of an overlay of one's own, written into `folder`, that adds a component to one of ours."""
+    base = DEPLOY / "kubernetes"
     own = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "avesformer",
-        "resources": [os.path.relpath(folder / "overlays" / "cpu", tmp_path.resolve())],
-        "components": [os.path.relpath(folder / "components" / "tracing", tmp_path.resolve())],
+        "resources": [os.path.relpath(base / "overlays" / overlay, folder.resolve())],
+        "components": [os.path.relpath(base / "components" / component, folder.resolve())],
     }
-    (tmp_path / "kustomization.yaml").write_text(json.dumps(own))
-    with_traces = {(document["kind"], document["metadata"]["name"]): document for document in rendered(tmp_path)}
-    for document in with_traces.values():
-        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    (folder / "kustomization.yaml").write_text(json.dumps(own))
+    found = {(document["kind"], document["metadata"]["name"]): document for document in rendered(folder)}
+    for (kind, _), document in found.items():
+        if kind not in OPERATORS:
+            kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    return found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_openshift_chooses_the_user_of_every_pod(tmp_path: Path, overlay: str) -> None:
+    found = with_component(tmp_path, overlay, "openshift")
+    for (kind, name), document in found.items():
+        if kind not in ("Deployment", "StatefulSet"):
+            continue
+        security = pod(document)["securityContext"]
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & security.keys(), name
+        assert security["runAsNonRoot"] is True
+        assert not [c for c in pod(document)["containers"] if "runAsUser" in c["securityContext"]]
+    assert found.keys() == objects(overlay).keys()
+
+
+def test_tracing_adds_the_collector_and_the_way_to_it(tmp_path: Path) -> None:
+    with_traces = with_component(tmp_path, "cpu", "tracing")
     (settings_map,) = (document for (kind, _), document in with_traces.items() if kind == "ConfigMap")
     (plain,) = of_kind("cpu", "ConfigMap").values()
     added = {key: value for key, value in settings_map["data"].items() if plain["data"].get(key) != value}
