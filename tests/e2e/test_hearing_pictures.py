@@ -4,15 +4,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.pictures_folder import KINDS, write_pictures_folder
 
 from model.data.pictures.frames import read_picture
 from model.data.pictures.index import read_index
+from model.data.pictures.recordings import read_recording
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
 from model.network.config import BACKGROUND, variant
+from service.bench.hearing import lag
 from service.bench.hearing.pictures import main
 
 pytestmark = pytest.mark.e2e
@@ -45,3 +48,24 @@ def test_masks_of_the_service_are_compared_with_the_truth(tmp_path: Path) -> Non
     assert figures["per_kind"]["train"]["iou"] == 0.0
     assert figures["silence_empty"] == 0.0
     assert figures["other_sound_iou"] == pytest.approx(share, abs=0.1)
+
+
+def test_the_loud_part_of_a_recording_starts_at_its_sound_and_ends_at_its_pause() -> None:
+    tone = np.sin(np.arange(8_000) * 0.3).astype(np.float32)
+    quiet = np.zeros(8_000, np.float32)
+    part = lag.loud_part(np.concatenate((quiet, tone, quiet, tone)))
+    assert len(part) == 8_000
+    assert np.allclose(part[lag.FADE_SAMPLES : -lag.FADE_SAMPLES], tone[lag.FADE_SAMPLES : -lag.FADE_SAMPLES])
+
+
+def test_lags_are_counted_from_the_start_and_the_end_of_the_sound(tmp_path: Path) -> None:
+    """A network that marks dogs at all times starts two seconds early and ends three seconds late."""
+    root = write_pictures_folder(tmp_path / "root", per_kind=1)
+    checkpoint = save_dog_everywhere(tmp_path / "dog.safetensors")
+    arguments = ["--root", str(root), "--checkpoint", str(checkpoint), "--json", str(tmp_path / "lags.json")]
+    assert lag.main(arguments) == 0
+    figures = json.loads((tmp_path / "lags.json").read_text())["by_kind"]
+    sound_s = len(lag.loud_part(read_recording(root / "recordings" / "dog-val-0.wav"))) / 16_000
+    assert figures["dog"]["first_mask_s"]["median"] == pytest.approx(0.094 - lag.ONSET_S, abs=1e-3)  # the first sample
+    assert figures["dog"]["last_mask_s"]["median"] == pytest.approx(5.994 - lag.ONSET_S - sound_s, abs=1e-3)
+    assert figures["train"]["without_mask"] == figures["train"]["num_sounds"] == 1

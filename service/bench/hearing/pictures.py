@@ -84,6 +84,14 @@ def ask(client: RestClient | GrpcClient, index: PicturesIndex, folder: Path, pic
     return answers
 
 
+def service_url(stack: ExitStack, *, url: str | None, checkpoint: Path | None) -> str:
+    """Return `url`, or the address of a service that runs until the stack is closed."""
+    if url is not None:
+        return url
+    chosen: dict[str, Any] = {"checkpoint": checkpoint}
+    return f"http://127.0.0.1:{stack.enter_context(running_service(Settings(**chosen))).http_port}"
+
+
 def measure(url: str, index: PicturesIndex, pictures: Sequence[Picture], *, workers: int) -> dict[str, Any]:
     """Figures of the service at `url`; the same as those of `avesformer evaluate --data pictures`."""
     figures = PicturesFigures(index.kinds)
@@ -108,10 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     index = read_index(given.root)
     pictures = choose_pictures(index, split=given.split, num_pictures=given.num_pictures)
     with ExitStack() as stack:
-        url = given.url
-        if url is None:
-            chosen: dict[str, Any] = {"checkpoint": given.checkpoint}
-            url = f"http://127.0.0.1:{stack.enter_context(running_service(Settings(**chosen))).http_port}"
+        url = service_url(stack, url=given.url, checkpoint=given.checkpoint)
         figures = measure(url, index, pictures, workers=given.workers)
     text = json.dumps(figures, indent=2)
     if given.json:
