@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     )
     max_batch: int | None = Field(None, ge=1, le=1024, description="Samples a batch; empty: 64 on GPU, 16 on CPU")
     batch_window_s: float = Field(0.005, ge=0, le=1, description="Longest wait for more samples, seconds")
+    device_timeout_s: float = Field(
+        20.0,
+        ge=1,
+        le=3600,
+        description="Seconds after which a device call counts as hung (20 times a measured batch where that is more)",
+    )
     max_concurrent_requests: int = Field(64, ge=1, le=10_000, description="Requests that are worked on at once")
     max_waiting_requests: int = Field(64, ge=0, le=10_000, description="Requests that may wait for their work to start")
     max_open_requests: int = Field(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # Calls handed to the thread: one in progress and one waiting, so that the device does not idle during a hand-over.
 HANDOFF_SIZE = 2
+# A call that takes this many times what its largest shape took at warm-up counts as hung: more than other load costs.
+HUNG_FACTOR = 20.0
 # A batch shape that took less than this (seconds) is timed again: its first call pays for allocation and kernel choice.
 WARM_UP_REPEAT_S = 0.25
 
@@ -53,17 +56,19 @@ class BatchOutcome:
 class DeviceThread:
     """Runs calls in order on a daemon thread, so that a wedged device cannot keep the process from ending."""
 
-    def __init__(self, *, clock: Clock, stuck_after_s: float, idle_check: Callable[[], object], idle_s: float) -> None:
+    def __init__(
+        self, *, clock: Clock, call_limit_s: Callable[[], float], idle_check: Callable[[], object], idle_s: float
+    ) -> None:
         """Make the thread; `start` starts it.
 
         Args:
             clock: seconds, monotonic.
-            stuck_after_s: a call longer than this makes the thread unhealthy until it is over.
+            call_limit_s: a call that is longer than this without progress makes the thread unhealthy until it is over.
             idle_check: called on the thread after each `idle_s` seconds without work (asks the device's health).
             idle_s: see `idle_check`.
         """
         self._clock = clock
-        self._stuck_after_s = stuck_after_s
+        self._call_limit_s = call_limit_s
         self._idle_check = idle_check
         self._idle_s = idle_s
         self._calls: queue.Queue[_Call | None] = queue.Queue(HANDOFF_SIZE)
@@ -90,8 +95,12 @@ class DeviceThread:
     def is_healthy(self) -> bool:
         """Whether the thread lives and its present call is not overdue."""
         busy_since_s = self._busy_since_s
-        is_stuck = busy_since_s is not None and self._clock() - busy_since_s > self._stuck_after_s
+        is_stuck = busy_since_s is not None and self._clock() - busy_since_s > self._call_limit_s()
         return self._thread.is_alive() and not is_stuck
+
+    def note_progress(self) -> None:
+        """Start the time of the present call anew; called on the thread, by a call of several steps."""
+        self._busy_since_s = self._clock()
 
     async def stop(self, *, timeout_s: float) -> bool:
         """End the thread after its present call, cancel what waits. False if it did not end in time."""
@@ -148,6 +157,8 @@ class BatchRunner:
         make_predictor: Callable[[], Predictor],
         *,
         sizes: Sequence[int],
+        device_timeout_s: float = 20.0,
+        on_call: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Wire the runner; `load` makes the predictor.
@@ -155,9 +166,13 @@ class BatchRunner:
         Args:
             make_predictor: loads the model.
             sizes: batch shapes.
+            device_timeout_s: least `call_limit_s`.
+            on_call: called before each call of the predictor.
             clock: seconds, monotonic.
         """
         self._make_predictor = make_predictor
+        self._device_timeout_s = device_timeout_s
+        self._on_call = on_call
         self._sizes = tuple(sorted(sizes))
         self._clock = clock
         self.is_loaded = False
@@ -176,9 +191,16 @@ class BatchRunner:
         self.plan = self._warm_up()
         self.is_loaded = True
 
+    def call_limit_s(self) -> float:
+        """Return the seconds after which a call of the predictor counts as hung; infinite before warm-up has ended."""
+        if not self.is_loaded:
+            return math.inf
+        return max(self._device_timeout_s, HUNG_FACTOR * self.plan.cost_s(self.plan.max_batch))
+
     def check_health(self) -> bool:
         """Ask the device; a device that was found dead stays dead until the process is replaced."""
         if self.is_device_healthy and self.is_loaded:
+            self._on_call()
             try:
                 self.is_device_healthy = self._predictor.is_healthy()
             except Exception:
@@ -196,7 +218,8 @@ class BatchRunner:
                 results = _share_out(self._predict(*assemble(live)), live)
             except Exception as failure:
                 results = self._run_apart(live, failure)
-        self.memory_bytes = self._predictor.memory_bytes()
+        if self.is_device_healthy:
+            self.memory_bytes = self._predictor.memory_bytes()
         return BatchOutcome(results, self._clock() - started_s)
 
     def _predict(self, frames: Frames, windows: Floats) -> Floats:
@@ -207,6 +230,7 @@ class BatchRunner:
             stop = min(len(frames), start + self.plan.max_batch)
             num = stop - start
             padded = _pad(frames[start:stop], windows[start:stop], self.plan.shape_of(num))
+            self._on_call()
             try:
                 logits = self._predictor.predict(*padded)
             except MemoryError:

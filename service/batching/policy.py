@@ -20,7 +20,8 @@ class BatchPolicy:
         max_queued_bytes: most bytes of chunks waiting; one more chunk is `queue_full`.
         job_patience_s: jobs yield to interactive requests for this long; then they get an eighth of each batch.
         encode_threads: threads that turn logits into masks.
-        stuck_after_s: a device call longer than this means that the device no longer answers.
+        device_timeout_s: a device call longer than this means that the device no longer answers; on slow devices a
+            multiple of the measured time of a batch where that is longer (`BatchRunner.call_limit_s`).
     """
 
     max_batch: int = 16
@@ -30,7 +31,7 @@ class BatchPolicy:
     max_queued_bytes: int = 1024**3
     job_patience_s: float = 1.0
     encode_threads: int = 2
-    stuck_after_s: float = 120.0
+    device_timeout_s: float = 20.0
 
     def __post_init__(self) -> None:
         if self.max_batch < 1 or self.encode_threads < 1 or self.max_queued_samples < 1:

@@ -53,9 +53,18 @@ class LocalSegmenter(MicroBatcher):
             clock: seconds, monotonic.
             traces: spans of batches and of the stages of chunks.
         """
-        self._runner = BatchRunner(make_predictor, sizes=policy.sizes, clock=clock)
+        self._runner = BatchRunner(
+            make_predictor,
+            sizes=policy.sizes,
+            device_timeout_s=policy.device_timeout_s,
+            on_call=lambda: self._device.note_progress(),
+            clock=clock,
+        )
         self._device = DeviceThread(
-            clock=clock, stuck_after_s=policy.stuck_after_s, idle_check=self._runner.check_health, idle_s=IDLE_CHECK_S
+            clock=clock,
+            call_limit_s=self._runner.call_limit_s,
+            idle_check=self._runner.check_health,
+            idle_s=IDLE_CHECK_S,
         )
         self._encoders = ThreadPoolExecutor(
             policy.encode_threads, thread_name_prefix="encode", initializer=_prepare_encoder

@@ -59,6 +59,7 @@ def batch_policy(settings: Settings) -> BatchPolicy:
     return BatchPolicy(
         max_batch=settings.max_batch or (64 if has_gpu(settings.device) else 16),
         window_s=settings.batch_window_s,
+        device_timeout_s=settings.device_timeout_s,
         max_queued_bytes=settings.max_queued_bytes,
         encode_threads=max(1, min(_MAX_ENCODERS, os.cpu_count() or 1)),
     )

@@ -19,6 +19,7 @@ from service.core.pipeline import Pipeline, PipelinePolicy
 from service.core.request_log import RequestLog
 from service.domain.errors import ServiceError
 from service.media.upload import Spool
+from service.ports import Predictor
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.rest.app import EdgePolicy, create_app
 from service.rest.parts import Probes, RestParts, RestPolicy
@@ -49,6 +50,9 @@ class FrontSpec:
     keys_file: Path | None = None
     edge: EdgePolicy = field(default_factory=EdgePolicy)
     is_warm: bool = True
+    predictor: Predictor | None = None
+    """In place of a fake one with `timing` and `labels`."""
+    batches: BatchPolicy = field(default_factory=BatchPolicy)
 
 
 @dataclass
@@ -77,9 +81,8 @@ async def rest_front(
     spec = spec or FrontSpec()
     clock, metrics = time.monotonic, Metrics()
     async with AsyncExitStack() as stack:
-        segmenter = LocalSegmenter(
-            lambda: FakePredictor(timing=spec.timing, labels=spec.labels), BatchPolicy(), metrics=metrics, clock=clock
-        )
+        predictor = spec.predictor or FakePredictor(timing=spec.timing, labels=spec.labels)
+        segmenter = LocalSegmenter(lambda: predictor, spec.batches, metrics=metrics, clock=clock)
         stack.push_async_callback(segmenter.aclose)
         if spec.is_warm:
             await segmenter.start()

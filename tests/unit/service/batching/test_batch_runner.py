@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -174,3 +175,37 @@ def test_neighbours_do_not_change_a_row_in_the_same_shape(piece):
     alone = runner.run([part]).results[0][1].tobytes()
     among = {p.pending.request_id: rows for p, rows in runner.run([piece("x", 4), part, piece("y", 1)]).results}
     assert among["a"].tobytes() == alone
+
+
+class TimedPredictor(TroubledPredictor):
+    """Each call takes `call_s` of the test's clock."""
+
+    def __init__(self, clock: FakeClock, *, call_s: float, fits: int = 1000) -> None:
+        super().__init__(fits=fits)
+        self.clock = clock
+        self.call_s = call_s
+
+    def predict(self, frames, windows):
+        self.clock.advance(self.call_s)
+        return super().predict(frames, windows)
+
+
+@pytest.mark.parametrize(("call_s", "limit_s"), [(0.01, 20.0), (0.9, 20.0), (1.5, 30.0), (60.0, 1200.0)])
+def test_a_slow_device_is_given_twenty_times_its_measured_time(call_s: float, limit_s: float) -> None:
+    clock = FakeClock()
+    predictor = TimedPredictor(clock, call_s=call_s)
+    runner = BatchRunner(lambda: predictor, sizes=SIZES, device_timeout_s=20.0, clock=clock)
+    assert runner.call_limit_s() == math.inf, "loading and warming up may take any time"
+    runner.load()
+    assert runner.call_limit_s() == pytest.approx(limit_s)
+
+
+def test_a_batch_of_many_calls_is_judged_call_by_call(piece) -> None:
+    clock, starts = FakeClock(), []
+    predictor = TimedPredictor(clock, call_s=15.0, fits=4)
+    runner = BatchRunner(lambda: predictor, sizes=SIZES, clock=clock, on_call=lambda: starts.append(clock()))
+    runner.load()
+    starts.clear()
+    outcome = runner.run([piece("a", 8), piece("b", 7)])
+    assert outcome.predict_s == 4 * 15.0 < runner.call_limit_s()
+    assert np.diff(starts).tolist() == [15.0] * 3

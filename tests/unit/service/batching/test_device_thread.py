@@ -13,7 +13,7 @@ from service.domain.errors import ServiceError
 
 
 def make_thread(*, clock=None, idle_check=lambda: None, idle_s=60.0) -> DeviceThread:
-    thread = DeviceThread(clock=clock or FakeClock(), stuck_after_s=10.0, idle_check=idle_check, idle_s=idle_s)
+    thread = DeviceThread(clock=clock or FakeClock(), call_limit_s=lambda: 10.0, idle_check=idle_check, idle_s=idle_s)
     thread.start()
     return thread
 
@@ -75,4 +75,26 @@ async def test_an_idle_device_is_checked_and_a_failing_check_harms_nothing():
     thread = make_thread(idle_check=check, idle_s=0.01)
     assert await asyncio.to_thread(checked.wait, 60)
     assert await thread.run(lambda: 1) == 1
+    assert await thread.stop(timeout_s=30)
+
+
+async def test_progress_starts_the_time_of_a_call_anew():
+    clock, gates, reached = FakeClock(), [threading.Event(), threading.Event()], threading.Semaphore(0)
+    thread = make_thread(clock=clock)
+
+    def two_steps() -> None:
+        for gate in gates:
+            thread.note_progress()
+            reached.release()
+            gate.wait(60)
+
+    running = asyncio.create_task(thread.run(two_steps))
+    for gate in gates:
+        assert await asyncio.to_thread(reached.acquire, timeout=60)
+        clock.advance(9)
+        assert thread.is_healthy()
+        gate.set()
+    await running
+    clock.advance(100)
+    assert thread.is_healthy(), "between calls"
     assert await thread.stop(timeout_s=30)
