@@ -1,4 +1,4 @@
-"""The Protocols between the core and what can be exchanged behind it. Each has several implementations."""
+"""Protocols between the core and its exchangeable parts. Each has several implementations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.media.upload import Upload
 
 
 class CheckpointInfo(Protocol):
-    """What a checkpoint is and takes: a ModelInfo, or the model's own description with the same attributes."""
+    """Description of a checkpoint: a ModelInfo, or the model's own description with the same attributes."""
 
     @property
     def variant(self) -> str: ...
@@ -36,25 +36,25 @@ class CheckpointInfo(Protocol):
 
 
 class Predictor(Protocol):
-    """The model as the device thread sees it: stateless, called by one thread only."""
+    """The model as the device thread uses it: stateless, called by one thread only."""
 
     @property
     def info(self) -> CheckpointInfo:
-        """What the checkpoint is and takes."""
+        """Return the description of the checkpoint."""
         ...
 
     @property
     def compute_type(self) -> str:
-        """Number format that the model computes in, such as `bfloat16`; `emulated` where nothing is computed."""
+        """Return the number format of the computation, such as `bfloat16`; `emulated` if nothing is computed."""
         ...
 
     @property
     def device_facts(self) -> Mapping[str, str]:
-        """Where the model runs, by name: device, device_name, dtype and versions; `device` is always there."""
+        """Return facts of the device by name: device (always present), device_name, dtype and versions."""
         ...
 
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Mask logits for B samples.
+        """Return mask logits for B samples.
 
         Args:
             frames: uint8 (B, input_height, input_width, 3) RGB.
@@ -70,41 +70,41 @@ class Predictor(Protocol):
         ...
 
     def is_healthy(self) -> bool:
-        """Whether the device still answers (a CUDA context can die for good)."""
+        """Return whether the device still answers; a CUDA context can fail permanently."""
         ...
 
     def memory_bytes(self) -> int:
-        """Memory held on the device; 0 on the CPU."""
+        """Return the memory held on the device in bytes; 0 on the CPU."""
         ...
 
 
 class Segmenter(Protocol):
-    """Chunks of samples in, finished masks out; local or across Redis."""
+    """Turns chunks of samples into masks, in this process or across Redis."""
 
     async def start(self) -> None:
-        """Load the model or find one; ready when this returns. Raises what loading raises."""
+        """Load the model or find a worker that has one; ready on return. Raises any error of loading."""
         ...
 
     async def aclose(self) -> None:
-        """Stop at once. Chunks that still wait or run end as `draining`."""
+        """Stop at once. Chunks that still wait or run end with `draining`."""
         ...
 
     @property
     def compute_type(self) -> str | None:
-        """Number format that the model computes in; None while it is loaded or where workers choose their own."""
+        """Return the number format that the model computes in; None while loading or if workers choose their own."""
         ...
 
     @property
     def device_facts(self) -> Mapping[str, str]:
-        """Facts of the predictor's device and its driver; empty while it is loaded or where workers have their own."""
+        """Return facts of the predictor's device and driver; empty while loading or if workers have their own."""
         ...
 
     def is_ready(self) -> bool:
-        """Whether a model has been loaded or found, and its device answers."""
+        """Return whether a model was loaded or found and its device answers."""
         ...
 
     def is_healthy(self) -> bool:
-        """Whether this process can still do its part; after a dead device only a new process can."""
+        """Return whether this process can still work. After its device died, only a new process can."""
         ...
 
     def predicted_wait_s(self, num_samples: int) -> float:
@@ -112,19 +112,19 @@ class Segmenter(Protocol):
         ...
 
     async def describe(self) -> ModelInfo:
-        """The model that answers; raises ServiceError `warming_up` or `backend_down` while there is none."""
+        """Return the model that answers; raises ServiceError `warming_up` or `backend_down` while there is none."""
         ...
 
     def expect(self, request_id: str) -> AbstractContextManager[None]:
-        """While open, this request may still send chunks, so a batch may wait a moment for them."""
+        """Announce that this request may still send chunks, so that a batch may wait a moment for them."""
         ...
 
     def is_idle(self) -> bool:
-        """Whether a chunk sent now would start at once (then a chunk need not wait to fill up)."""
+        """Return whether a chunk sent now would start at once, so that it need not wait to fill up."""
         ...
 
     async def segment(self, chunk: Chunk) -> SegmentedChunk:
-        """The masks of a chunk. Cancelling the call drops its samples from the queue.
+        """Return the masks of a chunk. Cancelling the call drops its samples from the queue.
 
         Raises:
             ServiceError: `deadline_exceeded`, `queue_full`, `internal`, `backend_down`, `poison_clip`, `draining`.
@@ -133,10 +133,10 @@ class Segmenter(Protocol):
 
 
 class Answering(Protocol):
-    """Uploads in, events of their answers out: the pipeline, and what stands before it."""
+    """Turns uploads into the events of their answers: the pipeline, or the cache or idempotency keys before it."""
 
     async def check(self, options: SegmentOptions) -> None:
-        """Refuse what cannot be answered before the upload is read.
+        """Refuse a request that cannot be answered before its upload is read.
 
         Raises:
             ServiceError: `warming_up` or `backend_down` (there is no model), `bad_option` (labels that it lacks).
@@ -148,76 +148,76 @@ class Answering(Protocol):
     ) -> AsyncGenerator[AnswerEvent, None]:
         """Return the events of an answer: one ClipStarted, FrameMasks in order (SoundEvents between them), one Summary.
 
-        Closing the generator ends the work that nobody else waits for.
+        Closing the generator ends the work unless another reader waits for it.
 
         Raises:
-            ServiceError: any code that decoding and segmenting have; `deadline_exceeded`.
+            ServiceError: any code of decoding and segmenting; `deadline_exceeded`.
         """
         ...
 
 
 class JobStore(Protocol):
-    """Jobs and who works on them. Every call may raise ServiceError `backend_down`.
+    """Jobs and their leases. Every call may raise ServiceError `backend_down`.
 
-    A claimed job is its holder's while it saves it at least once a lease; then it may be claimed by another.
+    A claimed job belongs to its holder while the holder saves it at least once per lease. Then another may claim it.
     """
 
     async def add(self, job: Job) -> None:
-        """Keep a new job and queue it."""
+        """Store a new job and queue it."""
         ...
 
     async def get(self, job_id: str) -> Job | None:
-        """The job as last saved."""
+        """Return the job as last saved."""
         ...
 
     async def was_known(self, job_id: str) -> bool:
-        """Whether such a job was kept and its time is over."""
+        """Return whether a job with this id existed and has expired."""
         ...
 
     async def num_waiting(self) -> int:
-        """Jobs queued."""
+        """Return the number of queued jobs."""
         ...
 
     async def claim(self, holder: str) -> Job | None:
-        """The next job to work on: one whose holder stopped saving it, else the oldest queued one."""
+        """Claim a job: one whose lease has expired, else the oldest queued one."""
         ...
 
     async def save(self, job: Job, *, holder: str) -> bool:
-        """Write it and renew the lease; False if it was erased or is another's by now."""
+        """Save the job and renew its lease. Return False if it was erased or another holder has claimed it."""
         ...
 
     async def give_back(self, job: Job, *, holder: str) -> None:
-        """Write it and put it at the head of the queue."""
+        """Save the job and put it at the head of the queue."""
         ...
 
     async def settle(self, job: Job, *, holder: str) -> None:
-        """Nothing is left to do for it; it is kept for its time."""
+        """Save a job with nothing left to do; it is kept until it expires."""
         ...
 
     async def erase(self, job_id: str) -> None:
-        """Forget it at once, whoever holds it."""
+        """Erase the job, whoever holds it."""
         ...
 
     async def sweep(self) -> Sequence[str]:
-        """Forget the jobs whose time is over; their ids, for their blobs to go as well."""
+        """Erase expired jobs and return their ids, so that their blobs can be deleted."""
         ...
 
 
 class AnswerSink(Protocol):
-    """Where the events of an answer are written, for one reader or for many. Writing never waits for a reader."""
+    """Receives the events of an answer, for one reader or for many. Writing never waits for a reader."""
 
     def put(self, event: ClipStarted | FrameMasks) -> None:
-        """Add an event; raises ServiceError `storage_full` where there is no room for it."""
+        """Add an event. Raises ServiceError `storage_full` if there is no room for it."""
         ...
 
     def end(self, end: Summary | Exception) -> None:
-        """End the answer, well or with what its readers get to see; only the first call counts."""
+        """End the answer with its summary or with the error that its readers get. Only the first call counts."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What an idempotency key was used for: the request's fingerprint, and its reply once there is one."""
+    """Use of an idempotency key: the fingerprint of the request, and the reply once there is one."""
 
     fingerprint: str
     reply: bytes | None
@@ -227,29 +227,29 @@ class KeyStore(Protocol):
     """Idempotency keys in use. Every call may raise ServiceError `backend_down`."""
 
     async def begin(self, scope: str, fingerprint: str, *, lease_s: float) -> KeyRecord | None:
-        """Take a key for a request that runs now; what it was used for if it was taken before."""
+        """Reserve a key for a request that starts now. Return its earlier use if it is taken."""
         ...
 
     async def renew(self, scope: str, *, lease_s: float) -> None:
-        """The request still runs."""
+        """Extend the reservation of a request that still runs."""
         ...
 
     async def finish(self, scope: str, record: KeyRecord, *, ttl_s: float) -> None:
-        """Remember the reply."""
+        """Store the reply."""
         ...
 
     async def forget(self, scope: str) -> None:
-        """The request left nothing to remember."""
+        """Release a key whose request left nothing to store."""
         ...
 
 
 class ResultCache(Protocol):
-    """Encoded answers by key; may forget any of them at any time, and never raises."""
+    """Encoded answers by key. Entries may disappear at any time; no call raises."""
 
     async def get(self, key: str) -> bytes | None:
-        """The answer, if it is still there."""
+        """Return the answer, or None."""
         ...
 
     async def put(self, key: str, answer: bytes) -> None:
-        """Keep an answer for a while."""
+        """Store an answer."""
         ...

@@ -17,8 +17,8 @@ from service.domain.redis_address import parse_redis_address
 _MIB = 1024**2
 _GIB = 1024**3
 _DECODERS_PER_CORE = 4
+# A decoder takes up to about 100 MB.
 _MAX_DECODERS = 32
-"""A decoder takes up to about 100 MB."""
 
 
 class Settings(BaseSettings):

@@ -15,13 +15,13 @@ settings.register_profile("suite", deadline=None, derandomize=True, suppress_hea
 settings.register_profile("search", settings.get_profile("suite"), derandomize=False, max_examples=2000)
 settings.load_profile("suite")
 
+# Marker: the program that its tests start, and how to get it.
 TOOLS = {
     "redis": (os.environ.get("REDIS_SERVER", "redis-server"), "apt-get install redis-server"),
     "browser": ("chromium", "apt-get install chromium"),
     "strace": ("strace", "apt-get install strace"),
     "java": ("javac", "apt-get install default-jdk-headless"),
 }
-"""Marker: the program that its tests start, and how to get it."""
 _LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 

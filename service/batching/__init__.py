@@ -1,1 +1,1 @@
-"""The micro-batcher and the thread that owns the device."""
+"""Local segmenter: micro-batcher, device thread and encoder threads."""

@@ -1,4 +1,4 @@
-"""What the system says about NVIDIA devices, whatever torch was built for."""
+"""NVIDIA devices and their driver as the operating system reports them, independent of how torch was built."""
 
 from __future__ import annotations
 

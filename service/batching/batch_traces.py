@@ -1,4 +1,4 @@
-"""What a batch looks like in traces: a span of its own that links to its chunks, and spans of the stages in theirs."""
+"""Spans of batches: a batch has a span in a trace of its own, and each chunk has spans of its stages in its trace."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from service.telemetry.traces import Traces, is_sampled
 
 
 class BatchTraces:
-    """Tells the stages queue, predict and encode of chunks whose callers want to know."""
+    """Records the stages queue, predict and encode of chunks whose traces are sampled."""
 
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
 
     def predicted(self, outcome: BatchOutcome, *, ended_s: float) -> None:
-        """A batch has left the device.
+        """Record a batch that came back from the device.
 
-        It belongs to no single request, so its span begins a trace and links to the chunks in it; each chunk's
-        `predict` links back to it.
+        A batch belongs to no single request, so its span starts a trace and links to its chunks. The `predict` span of
+        each chunk links back to it.
         """
         codes = _codes(outcome) if self._traces.is_on else {}
         if not codes:
@@ -39,7 +39,7 @@ class BatchTraces:
             self._traces.record("predict", times_s, parent=parent, links=[batch], code=code)
 
     def encoded(self, slices: Sequence[SampleSlice], seconds: Sequence[float], *, ended_s: float) -> None:
-        """One encoder thread has done these slices, one after the other."""
+        """Record slices that one encoder thread has encoded one after the other."""
         if not self._traces.is_on:
             return
         for piece, encode_s in reversed(list(zip(slices, seconds, strict=True))):
@@ -51,7 +51,7 @@ class BatchTraces:
 
 
 def _codes(outcome: BatchOutcome) -> dict[PendingChunk, str]:
-    """The sampled chunks of a batch and how each of them ended in it."""
+    """Return the sampled chunks of a batch, each with the code it ended with."""
     codes: dict[PendingChunk, str] = {}
     for piece, result in outcome.results:
         if is_sampled(piece.pending.chunk.traceparent):

@@ -1,6 +1,6 @@
-"""The device: the one OS thread that owns it, and what a batch is there (padding, too little memory, guilty requests).
+"""The device thread, and the runner that predicts a batch on it.
 
-Everything that touches the predictor runs on the thread, one call at a time.
+Everything that touches the predictor runs on this one OS thread, one call at a time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.batching.accelerators import driver_version, nvidia_devices
+from service.batching.batch_arrays import Floats, Frames, SliceResult, assemble, internal_error, pad, share_out
 from service.batching.batch_plan import BatchPlan
 from service.batching.sample_queue import SampleSlice
-from service.domain.chunk import WINDOW_SAMPLES
+from service.batching.warm_up import warm_up
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import ModelInfo
@@ -32,39 +32,34 @@ logger = logging.getLogger(__name__)
 
 # Calls handed to the thread: one in progress and one waiting, so that the device does not idle during a hand-over.
 HANDOFF_SIZE = 2
-# A call that takes this many times what its largest shape took at warm-up counts as hung: more than other load costs.
+# A call that takes this many times as long as its largest shape took at warm-up counts as hung. Other load on the
+# machine slows a call down less than that.
 HUNG_FACTOR = 20.0
-# A batch shape that took less than this (seconds) is timed again: its first call pays for allocation and kernel choice.
-WARM_UP_REPEAT_S = 0.25
 
 _T = TypeVar("_T")
 _Call: TypeAlias = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
 
-Frames = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-SliceResult = tuple[SampleSlice, Floats | ServiceError]
-
 
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
-    """What became of a batch: logits (n, K, h, w) or an error for each slice, and the seconds on the device."""
+    """Result of a batch: logits (n, K, h, w) or an error for each slice, and the seconds on the device."""
 
     results: list[SliceResult]
     predict_s: float
 
 
 class DeviceThread:
-    """Runs calls in order on a daemon thread, so that a wedged device cannot keep the process from ending."""
+    """Runs calls in order on a daemon thread, so that a hanging device cannot keep the process from ending."""
 
     def __init__(
         self, *, clock: Clock, call_limit_s: Callable[[], float], idle_check: Callable[[], object], idle_s: float
     ) -> None:
-        """Make the thread; `start` starts it.
+        """Create the thread; `start` starts it.
 
         Args:
             clock: seconds, monotonic.
-            call_limit_s: a call that is longer than this without progress makes the thread unhealthy until it is over.
-            idle_check: called on the thread after each `idle_s` seconds without work (asks the device's health).
+            call_limit_s: a call without progress for longer than this makes the thread unhealthy until the call ends.
+            idle_check: health check of the device, called on the thread after each `idle_s` seconds without work.
             idle_s: see `idle_check`.
         """
         self._clock = clock
@@ -83,7 +78,7 @@ class DeviceThread:
         """Return `call(*arguments)`, computed on the device thread; its exceptions are raised here.
 
         Raises:
-            ServiceError: `queue_full` when two calls wait already; the batcher never sends so many.
+            ServiceError: `queue_full` if two calls already wait; the batcher never sends more.
         """
         future: Future[_T] = Future()
         try:
@@ -93,17 +88,17 @@ class DeviceThread:
         return await asyncio.wrap_future(future)
 
     def is_healthy(self) -> bool:
-        """Whether the thread lives and its present call is not overdue."""
+        """Return whether the thread is alive and its current call is not overdue."""
         busy_since_s = self._busy_since_s
         is_stuck = busy_since_s is not None and self._clock() - busy_since_s > self._call_limit_s()
         return self._thread.is_alive() and not is_stuck
 
     def note_progress(self) -> None:
-        """Start the time of the present call anew; called on the thread, by a call of several steps."""
+        """Restart the clock of the current call. Called on the thread by a call of several steps."""
         self._busy_since_s = self._clock()
 
     async def stop(self, *, timeout_s: float) -> bool:
-        """End the thread after its present call, cancel what waits. False if it did not end in time."""
+        """End the thread after its current call and cancel waiting calls. Return False if it did not end in time."""
         while True:
             try:
                 entry = self._calls.get_nowait()
@@ -118,7 +113,7 @@ class DeviceThread:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        """Run calls until the thread is stopped. Whatever a call raises goes to its caller, and the thread lives on."""
+        """Run calls until the thread is stopped. An exception goes to the caller and does not end the thread."""
         while True:
             try:
                 entry = self._calls.get(timeout=self._idle_s)
@@ -140,10 +135,10 @@ class DeviceThread:
 
 
 class BatchRunner:
-    """Owns the predictor. All methods but the constructor run on the device thread.
+    """Owns the predictor. All methods except the constructor run on the device thread.
 
-    A failed batch fails only the guilty request: the others are run again, each alone. A batch that does not fit is
-    halved, and the size that fits is remembered. A device that died fails everything at once as `backend_down`.
+    After a failed batch each request is run again alone, so that only the faulty one fails. A batch that does not fit
+    is halved, and the size that fits is remembered. If the device died, everything fails with `backend_down`.
     """
 
     info: ModelInfo
@@ -161,7 +156,7 @@ class BatchRunner:
         on_call: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wire the runner; `load` makes the predictor.
+        """Create the runner; `load` creates the predictor.
 
         Args:
             make_predictor: loads the model.
@@ -180,15 +175,27 @@ class BatchRunner:
         self.memory_bytes = 0
 
     def load(self) -> None:
-        """Make the predictor and warm up every batch shape, so that no request meets a cold one."""
+        """Create the predictor and warm up every batch shape, so that no request pays for the first call of a shape."""
         self._predictor = self._make_predictor()
         self.info = _model_info(self._predictor.info)
         self.compute_type = self._predictor.compute_type
         self.device_facts = {**self._predictor.device_facts, "driver": driver_version() or "none"}
         logger.info("device", extra=dict(self.device_facts))
         if self.device_facts["device"] == "cpu" and (found := nvidia_devices()):
-            logger.warning("the CPU is used although NVIDIA devices are here", extra={"nvidia_devices": found})
-        self.plan = self._warm_up()
+            logger.warning("the CPU is used although NVIDIA devices are present", extra={"nvidia_devices": found})
+        info = self.info
+        costs_s = warm_up(
+            self._predictor, self._sizes, height=info.input_height, width=info.input_width, clock=self._clock
+        )
+        self.plan = BatchPlan(costs_s)
+        self.memory_bytes = self._predictor.memory_bytes()
+        logger.info(
+            "warmed up",
+            extra={
+                "compute_type": self.compute_type,
+                "seconds_by_batch": {size: round(cost_s, 5) for size, cost_s in costs_s.items()},
+            },
+        )
         self.is_loaded = True
 
     def call_limit_s(self) -> float:
@@ -198,7 +205,7 @@ class BatchRunner:
         return max(self._device_timeout_s, HUNG_FACTOR * self.plan.cost_s(self.plan.max_batch))
 
     def check_health(self) -> bool:
-        """Ask the device; a device that was found dead stays dead until the process is replaced."""
+        """Check the device. A device that failed once counts as dead until the process is replaced."""
         if self.is_device_healthy and self.is_loaded:
             self._on_call()
             try:
@@ -209,13 +216,13 @@ class BatchRunner:
         return self.is_device_healthy
 
     def run(self, slices: Sequence[SampleSlice]) -> BatchOutcome:
-        """Predict the slices whose callers still wait; never raises for a failure of model or device."""
+        """Predict the slices whose callers still wait. Failures of model or device are results, not exceptions."""
         started_s = self._clock()
         live = [piece for piece in slices if not piece.pending.is_dropped]
         results: list[SliceResult] = []
         if live:
             try:
-                results = _share_out(self._predict(*assemble(live)), live)
+                results = share_out(self._predict(*assemble(live)), live)
             except Exception as failure:
                 results = self._run_apart(live, failure)
         if self.is_device_healthy:
@@ -223,13 +230,13 @@ class BatchRunner:
         return BatchOutcome(results, self._clock() - started_s)
 
     def _predict(self, frames: Frames, windows: Floats) -> Floats:
-        """Return the logits (n, K, h, w) of n samples, computed in calls of warmed-up shapes that fit."""
+        """Return the logits (n, K, h, w) of n samples, computed in calls of warmed-up shapes."""
         parts: list[Floats] = []
         start = 0
         while start < len(frames):
             stop = min(len(frames), start + self.plan.max_batch)
             num = stop - start
-            padded = _pad(frames[start:stop], windows[start:stop], self.plan.shape_of(num))
+            padded = pad(frames[start:stop], windows[start:stop], self.plan.shape_of(num))
             self._on_call()
             try:
                 logits = self._predictor.predict(*padded)
@@ -243,7 +250,7 @@ class BatchRunner:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _run_apart(self, slices: list[SampleSlice], failure: Exception) -> list[SliceResult]:
-        """After a failed batch: run each request alone, so that only the guilty one fails."""
+        """Run each request of a failed batch alone, so that only the faulty one fails."""
         by_request: dict[str, list[SampleSlice]] = {}
         for piece in slices:
             by_request.setdefault(piece.pending.request_id, []).append(piece)
@@ -256,7 +263,7 @@ class BatchRunner:
             error = ServiceError("backend_down", "The compute device stopped answering; the service is restarting it.")
             return [(piece, error) for piece in slices]
         if len(by_request) == 1:
-            return [(piece, _internal("The model failed on this clip")) for piece in slices]
+            return [(piece, internal_error("The model failed on this clip")) for piece in slices]
         return [result for alone in by_request.values() for result in self.run(alone).results]
 
     def _shrink(self, num_samples: int) -> None:
@@ -266,74 +273,6 @@ class BatchRunner:
             raise RuntimeError(f"a batch of {num_samples} does not fit the device, and there is no smaller shape")
         self.plan = smaller
         logger.warning("batch does not fit the device", extra={"num_samples": size, "max_batch": smaller.max_batch})
-
-    def _warm_up(self) -> BatchPlan:
-        costs_s: dict[int, float] = {}
-        for size in self._sizes:
-            frames = np.zeros((size, self.info.input_height, self.info.input_width, 3), np.uint8)
-            windows = np.zeros((size, WINDOW_SAMPLES), np.float32)
-            try:
-                cost_s = self._time_call(frames, windows)
-                if cost_s < WARM_UP_REPEAT_S:
-                    cost_s = min(self._time_call(frames, windows), self._time_call(frames, windows))
-            except MemoryError:
-                logger.warning("batch shape does not fit the device", extra={"num_samples": size})
-                break
-            costs_s[size] = cost_s
-        plan = BatchPlan(costs_s)
-        self.memory_bytes = self._predictor.memory_bytes()
-        logger.info(
-            "warmed up",
-            extra={
-                "compute_type": self.compute_type,
-                "seconds_by_batch": {size: round(cost_s, 5) for size, cost_s in costs_s.items()},
-            },
-        )
-        return plan
-
-    def _time_call(self, frames: Frames, windows: Floats) -> float:
-        started_s = self._clock()
-        self._predictor.predict(frames, windows)
-        return self._clock() - started_s
-
-
-def assemble(slices: Sequence[SampleSlice]) -> tuple[Frames, Floats]:
-    """Frames uint8 (n, h, w, 3) and audio windows float32 (n, 15600) of the slices, in order."""
-    num = sum(map(len, slices))
-    shape = slices[0].pending.chunk.samples.frames.shape[1:]
-    frames = np.empty((num, *shape), np.uint8)
-    windows = np.empty((num, WINDOW_SAMPLES), np.float32)
-    at = 0
-    for piece in slices:
-        samples = piece.pending.chunk.samples
-        frames[at : at + len(piece)] = samples.frames[piece.start : piece.stop]
-        for offset in samples.offsets[piece.start : piece.stop]:
-            windows[at] = samples.audio[offset : offset + WINDOW_SAMPLES]
-            at += 1
-    windows /= np.float32(32768.0)  # int16 full scale, as SampleBlock.windows
-    return frames, windows
-
-
-def _pad(frames: Frames, windows: Floats, size: int) -> tuple[Frames, Floats]:
-    """Return n samples padded to `size` with zeros."""
-    missing = size - len(frames)
-    if not missing:
-        return frames, windows
-    return (
-        np.concatenate([frames, np.zeros((missing, *frames.shape[1:]), np.uint8)]),
-        np.concatenate([windows, np.zeros((missing, WINDOW_SAMPLES), np.float32)]),
-    )
-
-
-def _share_out(logits: Floats, slices: Sequence[SampleSlice]) -> list[SliceResult]:
-    """Return each slice with its rows of the logits; rows that are not finite are an error."""
-    results: list[SliceResult] = []
-    start = 0
-    for piece in slices:
-        rows = logits[start : start + len(piece)]
-        start += len(piece)
-        results.append((piece, rows if np.isfinite(rows).all() else _internal("The model gave no finite answer")))
-    return results
 
 
 def _model_info(info: CheckpointInfo) -> ModelInfo:
@@ -345,7 +284,3 @@ def _model_info(info: CheckpointInfo) -> ModelInfo:
         input_height=info.input_height,
         input_width=info.input_width,
     )
-
-
-def _internal(text: str) -> ServiceError:
-    return ServiceError("internal", f"{text}; the failure was logged under the request's id.")

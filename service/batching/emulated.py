@@ -1,4 +1,4 @@
-"""An emulated accelerator behind the real batcher: what `POST /bench/batch` runs on."""
+"""An emulated accelerator behind the real batcher, for `POST /bench/batch`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ DEFAULT_MAX_BATCH = 64
 
 
 class SleepingPredictor:
-    """Costs time and no work, as an accelerator does to its host; nothing ever sounds. Implements `ports.Predictor`."""
+    """Sleeps instead of computing, as the host does while an accelerator works. Implements `ports.Predictor`.
+
+    Args:
+        spend: called with the number of samples of a call; sleeps.
+    """
 
     info = ModelInfo("emulated", "sha256:" + "0" * 64, (SOUNDING,), None, ITEM_SIDE_PX, ITEM_SIDE_PX)
     compute_type = "emulated"
@@ -47,21 +51,21 @@ class SleepingPredictor:
 
 
 class BenchAccelerator:
-    """One-frame items through batcher, device thread and encoder; the device sleeps `batch_s + item_s * n`.
+    """Sends one-frame items through batcher, device thread and encoder. The device sleeps `batch_s + item_s * n`.
 
-    Every batch size is a shape of its own, as the cost of the emulated device counts items and no padding.
+    Every batch size is a shape of its own, because padding costs the emulated device nothing.
     """
 
     def __init__(
         self, *, batch_s: float, item_s: float, max_batch: int = DEFAULT_MAX_BATCH, metrics: Metrics, clock: Clock
     ) -> None:
-        """Wire the parts; `start` starts them.
+        """Create the parts; `start` starts them.
 
         Args:
-            batch_s: seconds of a device call whatever its size.
-            item_s: seconds more for each item.
+            batch_s: seconds of a device call of any size.
+            item_s: additional seconds for each item.
             max_batch: most items of one call.
-            metrics: where its batches are counted.
+            metrics: batch and stage metrics.
             clock: seconds, monotonic.
         """
         self._is_cold = True
@@ -74,7 +78,7 @@ class BenchAccelerator:
         self._zero, self._origin = np.zeros(1), np.zeros(1, np.int64)
 
     async def start(self) -> None:
-        """Warm up. Its calls are counted on the clock and not slept, so that 64 shapes do not take seconds."""
+        """Warm up. These calls advance the clock instead of sleeping, so that 64 shapes do not take seconds."""
         await self._segmenter.start()
         self._is_cold = False
         self._warm_up_s = 0.0
@@ -84,11 +88,11 @@ class BenchAccelerator:
         await self._segmenter.aclose()
 
     def expect(self, request_id: str) -> AbstractContextManager[None]:
-        """While open, this request's item is on its way."""
+        """Announce an item while the context is open; see `Segmenter.expect`."""
         return self._segmenter.expect(request_id)
 
     async def answer(self, body: bytes, context: RequestContext) -> dict[str, object]:
-        """Put one item through; raises ServiceError `malformed_body` unless it has 12 288 bytes."""
+        """Return the reply for one item. Raises ServiceError `malformed_body` unless it has 12 288 bytes."""
         if len(body) != ITEM_BYTES:
             raise ServiceError("malformed_body", f"The item has {len(body)} bytes; send {ITEM_BYTES}.")
         frame = np.frombuffer(body, np.uint8).reshape(1, ITEM_SIDE_PX, ITEM_SIDE_PX, 3)

@@ -1,4 +1,4 @@
-"""How predicted slices are shared out to the encoder threads."""
+"""Grouping of predicted slices for the encoder threads."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.device import SliceResult
+from service.batching.batch_arrays import SliceResult
 from service.batching.sample_queue import SampleSlice
 from service.domain.errors import ServiceError
 
-# Samples that one encoder thread takes at once: enough to pay for the hand-over, few enough to share the work.
+# Samples that one encoder thread takes at once: enough to outweigh the hand-over, few enough to use all threads.
 ENCODE_GROUP_SAMPLES = 8
 EncodeInput = Sequence[tuple[SampleSlice, NDArray[np.float32]]]
 
 
 def encode_groups(results: Sequence[SliceResult]) -> Iterator[EncodeInput]:
-    """The slices that have logits and a caller, cut and joined into groups of a few samples."""
+    """Yield groups of at most `ENCODE_GROUP_SAMPLES` samples; slices that failed or whose caller left are skipped."""
     group: list[tuple[SampleSlice, NDArray[np.float32]]] = []
     room = ENCODE_GROUP_SAMPLES
     for piece, logits in results:
@@ -38,5 +38,5 @@ def encode_groups(results: Sequence[SliceResult]) -> Iterator[EncodeInput]:
 
 
 def num_samples(group: EncodeInput) -> int:
-    """Samples of a group."""
+    """Return the number of samples of a group."""
     return sum(len(piece) for piece, _ in group)

@@ -1,4 +1,4 @@
-"""The micro-batcher: samples of many requests become device calls. Lives on the event loop; owns no thread."""
+"""The micro-batcher: forms device calls from samples of many requests. It runs on the event loop and owns no thread."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 
 from service.aio.waits import bounded_wait, ends_within
 from service.batching.batch_plan import BatchPlan
+from service.batching.batch_report import BatchReport
 from service.batching.batch_traces import BatchTraces
 from service.batching.device import BatchOutcome
 from service.batching.encode_groups import EncodeInput, encode_groups, num_samples
@@ -27,11 +28,9 @@ from service.telemetry.traces import NO_TRACES, Traces
 
 logger = logging.getLogger(__name__)
 
-# Loop passes without a new arrival before a batch leaves early: what is already in a socket's buffer takes about three
-# passes (read, start the handler, reach the batcher), so requests that come together leave together.
+# Passes of the event loop without a new arrival before a batch leaves early. A request in a socket's buffer needs about
+# three passes to reach the batcher (read, start the handler, queue), so requests that arrive together leave together.
 SETTLE_PASSES = 3
-# Weight of the newest batch in the moving average of the drain rate.
-RATE_SMOOTHING = 0.2
 
 RunBatch = Callable[[Sequence[SampleSlice]], Awaitable[BatchOutcome]]
 EncodeOutput = list[tuple[tuple[FrameMasks, ...] | ServiceError, float]]
@@ -39,14 +38,14 @@ EncodeGroup = Callable[[EncodeInput], Awaitable[EncodeOutput]]
 
 
 class MicroBatcher:
-    """Decides when a batch leaves and of what it is made.
+    """Decides when a batch leaves and which samples it contains.
 
     A batch leaves when the device is free and (the batch is full, or no other samples are expected, or the wait is
-    over). Samples are expected from requests that are on their way and from clients that were just answered and come
-    back. The wait begins when the device could have started: at the arrival of the oldest sample, the end of the last
-    call or the last answer, whichever was latest. It ends after the window, or earlier once it has cost more device
-    time than one call for both would save. A full batch is handed over while another one still runs, so that a loaded
-    device never idles. Every chunk ends with an answer or a ServiceError.
+    over). Samples are expected from requests in progress and from clients that were just answered and usually send
+    their next request at once. The wait starts when the device could have started: at the arrival of the oldest sample,
+    the end of the last call or the last answer, whichever was latest. It ends after the window, or earlier if waiting
+    costs more device time than a joint call saves. A full batch is handed over while another one still runs, so that a
+    loaded device never idles. Every chunk ends with an answer or a ServiceError.
     """
 
     def __init__(
@@ -60,13 +59,14 @@ class MicroBatcher:
         clock: Clock,
         traces: Traces = NO_TRACES,
     ) -> None:
-        """Wire the batcher; `start` starts it.
+        """Create the batcher; `start_batching` starts it.
 
         Args:
             policy: bounds and window.
             run_batch: predicts slices on the device (see `BatchRunner.run`).
-            encode: turns logits into masks, off the loop; per slice its frames (or an error) and the seconds it took.
-            plan: the present batch plan; it changes when the device turns out to hold less.
+            encode: turns logits into masks outside the event loop; returns per slice its frames (or an error) and the
+                seconds it took.
+            plan: returns the current batch plan, which changes when a batch does not fit the device.
             metrics: batch and stage metrics.
             clock: seconds, monotonic.
             traces: spans of batches and of the stages of chunks.
@@ -75,9 +75,8 @@ class MicroBatcher:
         self._run_batch = run_batch
         self._encode = encode
         self._plan = plan
-        self._metrics = metrics
         self._clock = clock
-        self._traces = BatchTraces(traces)
+        self._report = BatchReport(metrics, BatchTraces(traces), clock=clock)
         self._queue = SampleQueue(
             max_samples=policy.max_queued_samples,
             max_bytes=policy.max_queued_bytes,
@@ -95,7 +94,6 @@ class MicroBatcher:
         self._serving: dict[asyncio.Task[None], Sequence[SampleSlice]] = {}
         self._loop: asyncio.Task[None] | None = None
         self._is_closing = False
-        self._seconds_per_sample: float | None = None
         metrics.queue_depth.set_function(lambda: self._queue.num_samples)
         metrics.queue_oldest_seconds.set_function(lambda: self._queue.oldest_age_s(now_s=clock()))
 
@@ -104,7 +102,7 @@ class MicroBatcher:
         self._loop = asyncio.create_task(self._run(), name="micro-batcher")
 
     async def aclose(self) -> None:
-        """Stop at once: what still waits or runs ends as `draining`."""
+        """Stop at once. Chunks that still wait or run end with `draining`."""
         self._is_closing = True
         error = ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")
         running = [piece.pending for slices in self._serving.values() for piece in slices]
@@ -117,28 +115,26 @@ class MicroBatcher:
 
     @property
     def queue_depth(self) -> int:
-        """Samples that wait for the device."""
+        """Return the number of samples that wait for the device."""
         return self._queue.num_samples
 
     @property
     def samples_per_s(self) -> float:
-        """The measured drain rate: samples per second of device time."""
-        if self._seconds_per_sample is None:
-            return self._plan().samples_per_s
-        return 1.0 / max(self._seconds_per_sample, 1e-9)
+        """Return the drain rate in samples per second of device time: measured, before that as planned."""
+        return self._report.samples_per_s or self._plan().samples_per_s
 
     def is_idle(self) -> bool:
-        """Whether a chunk sent now would start at once."""
+        """Return whether a chunk sent now would start at once."""
         return not self._queue.num_samples and not self._call_costs_s
 
     @property
     def busy_for_s(self) -> float:
-        """Seconds until the device has ended what it was given, by the costs measured at warm-up; 0 while idle."""
+        """Return the seconds until the device finishes its calls, by the costs measured at warm-up; 0 while idle."""
         return max(0.0, self._call_began_s + sum(self._call_costs_s) - self._clock()) if self._call_costs_s else 0.0
 
     @contextmanager
     def expect(self, request_id: str) -> Iterator[None]:
-        """While open, this request may still send chunks, so a batch may wait a moment for them."""
+        """Announce that this request may still send chunks, so that a batch may wait a moment for them."""
         self._expected[request_id] += 1
         self._returning.request_began()
         self._note_arrival()
@@ -154,7 +150,7 @@ class MicroBatcher:
             self._wake.set()
 
     async def segment(self, chunk: Chunk) -> SegmentedChunk:
-        """The masks of a chunk; cancelling the call drops its samples from the queue.
+        """Return the masks of a chunk. Cancelling the call drops its samples from the queue.
 
         Raises:
             ServiceError: `draining`, `queue_full`, `deadline_exceeded`, `internal`, `backend_down`.
@@ -177,7 +173,7 @@ class MicroBatcher:
             self._wake.set()
 
     def _check_open(self) -> None:
-        """Raise a ServiceError if chunks cannot be taken."""
+        """Raise a ServiceError if chunks cannot be accepted."""
         if self._is_closing:
             raise ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")
 
@@ -196,9 +192,9 @@ class MicroBatcher:
                     self._queue.drop(pending)
 
     def _next_batch(self) -> list[SampleSlice]:
-        """Take the samples of the next batch from the queue."""
+        """Take the samples of the next batch out of the queue."""
         now_s = self._clock()
-        self._metrics.batch_wait_seconds.observe(self._queue.oldest_age_s(now_s=now_s))
+        self._report.leaves(waited_s=self._queue.oldest_age_s(now_s=now_s))
         slices = self._queue.take(self._plan().next_size(self._queue.num_samples), now_s=now_s)
         if not self._call_costs_s:
             self._call_began_s = now_s
@@ -229,7 +225,7 @@ class MicroBatcher:
         await ends_within(timeout_s, self._wake.wait())
 
     def _worthwhile_wait_s(self) -> float:
-        """Seconds that the idle device should still wait for expected samples; 0 or less if the batch should leave."""
+        """Return the seconds to wait for expected samples while the device is idle; 0 or less to send the batch now."""
         num_others = sum(not self._queue.has_request(request_id) for request_id in self._expected)
         num_others += self._returning.num_expected()
         if not num_others:
@@ -244,7 +240,7 @@ class MicroBatcher:
             self._queue.drop(pending)
 
     async def _serve(self, slices: Sequence[SampleSlice]) -> None:
-        """One batch from the device to its callers; the root of its task."""
+        """Take one batch through the device and the encoders to its callers. Root of its task."""
         try:
             try:
                 outcome = await self._run_batch(slices)
@@ -254,7 +250,8 @@ class MicroBatcher:
                 self._call_costs_s.popleft()
                 self._call_began_s = self._answered_s = self._clock()
                 self._wake.set()
-            self._record(outcome)
+            self._report.predicted(outcome)
+            self._fail_guilty(outcome)
             await asyncio.gather(*(self._finish(group) for group in groups))
         except Exception:
             logger.exception("batch could not be served")
@@ -263,41 +260,21 @@ class MicroBatcher:
                 piece.pending.fail(error)
 
     async def _finish(self, group: EncodeInput) -> None:
-        """Encode some slices and give their callers the masks."""
+        """Encode some slices and return their masks to the callers."""
         try:
             encoded = await self._encode(group)
         finally:
             self._num_encoding -= num_samples(group)
             self._answered_s = self._clock()
             self._wake.set()
-        self._traces.encoded(
-            [piece for piece, _ in group], [encode_s for _, encode_s in encoded], ended_s=self._clock()
-        )
-        for (piece, _), (frames, encode_s) in zip(group, encoded, strict=True):
-            self._metrics.stage_duration_seconds.labels("encode").observe(encode_s)
-            piece.pending.encode_s += encode_s
+        self._report.encoded([(piece, *result) for (piece, _), result in zip(group, encoded, strict=True)])
+        for (piece, _), (frames, _) in zip(group, encoded, strict=True):
             if isinstance(frames, ServiceError):
                 piece.pending.fail(frames)
             else:
                 piece.pending.fill(piece.start, frames, now_s=self._clock())
-                self._metrics.samples_total.inc(len(frames))
 
-    def _record(self, outcome: BatchOutcome) -> None:
-        num = sum(len(piece) for piece, _ in outcome.results)
-        if not num:
-            return
-        self._metrics.batch_size.observe(num)
-        self._metrics.batch_requests.observe(len({piece.pending.request_id for piece, _ in outcome.results}))
-        self._metrics.stage_duration_seconds.labels("predict").observe(outcome.predict_s)
-        latest = outcome.predict_s / num
-        before = self._seconds_per_sample
-        self._seconds_per_sample = latest if before is None else before + RATE_SMOOTHING * (latest - before)
-        now_s = self._clock()
-        self._traces.predicted(outcome, ended_s=now_s)
-        for pending in {id(piece.pending): piece.pending for piece, _ in outcome.results}.values():
-            pending.predict_s += outcome.predict_s
-            waited_s = max(0.0, now_s - pending.arrived_s - outcome.predict_s)
-            self._metrics.stage_duration_seconds.labels("queue").observe(waited_s)
+    def _fail_guilty(self, outcome: BatchOutcome) -> None:
         for piece, result in outcome.results:
             if isinstance(result, ServiceError):
                 piece.pending.fail(result)

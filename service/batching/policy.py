@@ -1,10 +1,11 @@
-"""The batcher's small frozen policy."""
+"""Limits of the micro-batcher."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Batch shapes a device is warmed up for. Few shapes: equal shapes give equal bytes, and no shape is met cold.
+# Batch shapes that are warmed up. Few, so that no request pays for the first call of a shape; equal shapes give equal
+# bytes.
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -16,9 +17,9 @@ class BatchPolicy:
         max_batch: most samples of one device call.
         window_s: longest wait for more samples, counted from the oldest waiting one; a lone request never waits.
         buckets: batch shapes in use; a batch is padded up to one of them. Sizes over `max_batch` are ignored.
-        max_queued_samples: most samples waiting; one more chunk is `queue_full`.
-        max_queued_bytes: most bytes of chunks waiting; one more chunk is `queue_full`.
-        job_patience_s: jobs yield to interactive requests for this long; then they get an eighth of each batch.
+        max_queued_samples: most samples waiting; a chunk beyond that is refused with `queue_full`.
+        max_queued_bytes: most bytes of chunks waiting; a chunk beyond that is refused with `queue_full`.
+        job_patience_s: jobs yield to interactive requests for this long; after that they get an eighth of each batch.
         encode_threads: threads that turn logits into masks.
         device_timeout_s: a device call longer than this means that the device no longer answers; on slow devices a
             multiple of the measured time of a batch where that is longer (`BatchRunner.call_limit_s`).
@@ -39,5 +40,5 @@ class BatchPolicy:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The batch shapes in use, rising; the last one is `max_batch`."""
+        """Return the batch shapes in use in rising order; the last one is `max_batch`."""
         return (*(size for size in sorted(set(self.buckets)) if 0 < size < self.max_batch), self.max_batch)

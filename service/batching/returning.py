@@ -14,13 +14,13 @@ LEAST_RETURN_RATE = 0.5
 class ReturningClients:
     """Counts requests that are likely to arrive within a short window.
 
-    Clients that send their next request as soon as they have an answer (closed loops) come back a moment after a batch
-    was answered. A request that ends opens a place; a request that begins within the window fills the oldest place.
-    While most places are filled, the open ones are requests worth waiting for. Not thread-safe.
+    Closed-loop clients send their next request as soon as they have an answer, so requests follow a moment after a
+    batch was answered. An ended request opens a place, and a request that begins within the window fills the oldest
+    place. While most places get filled, the batcher waits for the open ones. Not thread-safe.
     """
 
     def __init__(self, *, window_s: float, clock: Callable[[], float]) -> None:
-        """Start with the assumption that clients come back.
+        """Start with the assumption that clients return.
 
         Args:
             window_s: lifetime of a place in seconds.

@@ -1,4 +1,4 @@
-"""Samples that wait for the device: bounded, fair between requests, people before jobs. Plain code, one thread."""
+"""Queue of samples that wait for the device: bounded, fair between requests, interactive before jobs. No locks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 
-# Once jobs have waited for their patience, one sample in this many is theirs whatever else waits.
+# After `job_patience_s`, jobs get one sample in this many.
 JOB_SHARE = 8
 
 
@@ -22,8 +22,8 @@ class PendingChunk:
 
     Attributes:
         num_taken: samples already handed to a batch; the next batch starts there.
-        frames: finished answers by place; None where not yet.
-        is_dropped: its caller left or its time is over; read by the device thread just before a call.
+        frames: finished frames by position; None where unfinished.
+        is_dropped: the caller left or the deadline passed; read by the device thread just before a call.
     """
 
     chunk: Chunk
@@ -40,16 +40,16 @@ class PendingChunk:
 
     @property
     def request_id(self) -> str:
-        """Whose samples these are."""
+        """Return the id of the request that the samples belong to."""
         return self.chunk.request_id
 
     @property
     def num_waiting(self) -> int:
-        """Samples not yet handed to a batch."""
+        """Return the number of samples not yet handed to a batch."""
         return len(self.frames) - self.num_taken
 
     def fill(self, start: int, frames: tuple[FrameMasks, ...], *, now_s: float) -> None:
-        """Put finished frames in their places; the last one completes the future."""
+        """Store finished frames from position `start` on; the last missing frame completes the future."""
         self.frames[start : start + len(frames)] = frames
         finished = tuple(frame for frame in self.frames if frame is not None)
         if len(finished) == len(self.frames) and not self.is_dropped and not self.future.done():
@@ -57,7 +57,7 @@ class PendingChunk:
             self.future.set_result(SegmentedChunk(finished, max(0.0, spent_s), self.predict_s, self.encode_s))
 
     def fail(self, error: ServiceError) -> None:
-        """End the chunk with an error; later results of other batches are ignored."""
+        """End the chunk with an error. Later results of other batches are ignored."""
         if not self.is_dropped and not self.future.done():
             self.future.set_exception(error)
         self.is_dropped = True
@@ -65,7 +65,7 @@ class PendingChunk:
 
 @dataclass(frozen=True, slots=True)
 class SampleSlice:
-    """Samples [start, stop) of one pending chunk: what a batch is made of."""
+    """Samples [start, stop) of one pending chunk. A batch is a list of slices."""
 
     pending: PendingChunk
     start: int
@@ -89,7 +89,7 @@ class _Lane:
         return min((chunks[0].arrived_s for chunks in self.requests.values()), default=math.inf)
 
     def take(self, limit: int) -> list[SampleSlice]:
-        """At most `limit` samples in equal shares; requests that were served go to the end of the line."""
+        """Return at most `limit` samples in equal shares. Served requests move to the end of the line."""
         slices: list[SampleSlice] = []
         for request_id, share in self._shares(limit).items():
             chunks = self.requests.pop(request_id)
@@ -106,7 +106,7 @@ class _Lane:
         return slices
 
     def _shares(self, limit: int) -> dict[str, int]:
-        """Samples each request may send: equal parts, what one leaves over goes to the others."""
+        """Return the samples that each request may send: equal parts; unused parts go to the other requests."""
         waiting = {
             request_id: sum(chunk.num_waiting for chunk in chunks) for request_id, chunks in self.requests.items()
         }
@@ -124,10 +124,15 @@ class _Lane:
 
 
 class SampleQueue:
-    """The waiting room of the device.
+    """Samples that wait for the device.
 
-    Fair: a batch takes equal shares of all waiting requests of a priority. Interactive requests go first; jobs fill
-    what they leave, and once they have waited for `job_patience_s` they get an eighth of each batch whatever comes.
+    A batch takes equal shares of all waiting requests of a priority. Interactive requests go first and jobs fill the
+    rest. After `job_patience_s`, jobs get one sample in `JOB_SHARE`.
+
+    Args:
+        max_samples: most samples waiting.
+        max_bytes: most bytes of chunks waiting.
+        job_patience_s: how long jobs yield to interactive requests.
     """
 
     def __init__(self, *, max_samples: int, max_bytes: int, job_patience_s: float) -> None:
@@ -141,7 +146,7 @@ class SampleQueue:
         self.num_bytes = 0
 
     def add(self, pending: PendingChunk, *, retry_after_s: float | None = None) -> None:
-        """Queue a chunk; raises ServiceError `queue_full` when it passes a bound."""
+        """Queue a chunk. Raises ServiceError `queue_full` beyond a limit."""
         num_bytes = pending.chunk.samples.num_bytes
         if self.num_samples + pending.num_waiting > self._max_samples or self.num_bytes + num_bytes > self._max_bytes:
             raise ServiceError(
@@ -155,7 +160,7 @@ class SampleQueue:
         self.num_bytes += num_bytes
 
     def drop(self, pending: PendingChunk) -> None:
-        """Take a chunk out; harmless where it is not (or no longer) waiting."""
+        """Remove a chunk if it is waiting."""
         lane = self._lane(pending)
         chunks = lane.requests.get(pending.request_id)
         if chunks is None or pending not in chunks:
@@ -167,7 +172,7 @@ class SampleQueue:
         self.num_bytes -= pending.chunk.samples.num_bytes
 
     def take(self, limit: int, *, now_s: float) -> list[SampleSlice]:
-        """Up to `limit` samples for one batch, in order within each request."""
+        """Return up to `limit` samples for one batch, in order within each request."""
         slices = self._jobs.take(self._job_allowance(limit, now_s=now_s))
         slices = self._interactive.take(limit - _count(slices)) + slices
         slices += self._jobs.take(limit - _count(slices))
@@ -178,7 +183,7 @@ class SampleQueue:
         return slices
 
     def expired(self, *, now_s: float) -> list[PendingChunk]:
-        """The waiting chunks whose deadline is over."""
+        """Return the waiting chunks whose deadline has passed."""
         return [
             pending
             for lane in (self._interactive, self._jobs)
@@ -187,20 +192,20 @@ class SampleQueue:
         ]
 
     def chunks(self) -> list[PendingChunk]:
-        """Every waiting chunk."""
+        """Return all waiting chunks."""
         return [*self._interactive.chunks(), *self._jobs.chunks()]
 
     def has_request(self, request_id: str) -> bool:
-        """Whether samples of this request wait."""
+        """Return whether samples of this request wait."""
         return request_id in self._interactive.requests or request_id in self._jobs.requests
 
     def oldest_age_s(self, *, now_s: float) -> float:
-        """Seconds that the oldest waiting sample has waited; 0 where none waits."""
+        """Return the seconds that the oldest sample has waited; 0 if none waits."""
         oldest_s = min(self._interactive.oldest_arrival_s(), self._jobs.oldest_arrival_s())
         return 0.0 if math.isinf(oldest_s) else max(0.0, now_s - oldest_s)
 
     def _job_allowance(self, limit: int, *, now_s: float) -> int:
-        """Samples of this batch that belong to jobs before people; fractions are saved up for small batches."""
+        """Return the samples of this batch that jobs get first. Fractions add up over small batches."""
         if now_s - self._jobs.oldest_arrival_s() < self._job_patience_s:
             self._job_credit = 0.0
             return 0

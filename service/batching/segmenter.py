@@ -1,4 +1,4 @@
-"""The Segmenter of one process: micro-batcher, device thread, encoder threads, a predictor."""
+"""The local Segmenter: micro-batcher, device thread, encoder threads and a predictor in this process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from service.telemetry.traces import NO_TRACES, Traces
 
 logger = logging.getLogger(__name__)
 
-# An idle device is asked for its health this often; a busy one is judged by its calls.
+# Seconds between health checks of an idle device. The health of a busy one shows in its calls.
 IDLE_CHECK_S = 5.0
-# How long the present device call may take to end at shutdown; the thread is a daemon, so the process ends anyway.
+# Seconds that the current device call may take to end at shutdown. The thread is a daemon, so the process ends anyway.
 STOP_TIMEOUT_S = 10.0
 
 
@@ -44,15 +44,16 @@ class LocalSegmenter(MicroBatcher):
         clock: Clock,
         traces: Traces = NO_TRACES,
     ) -> None:
-        """Wire the parts; nothing is loaded before `start`.
+        """Create the parts; nothing is loaded before `start`.
 
         Args:
-            make_predictor: loads the model; called once, on the device thread, which then owns it.
+            make_predictor: loads the model; called once on the device thread, which then owns the predictor.
             policy: batching policy.
             metrics: batch and stage metrics, `worker_up`.
             clock: seconds, monotonic.
             traces: spans of batches and of the stages of chunks.
         """
+        self._metrics = metrics
         self._runner = BatchRunner(
             make_predictor,
             sizes=policy.sizes,
@@ -83,7 +84,7 @@ class LocalSegmenter(MicroBatcher):
         """Load the predictor and warm up every batch shape on the device thread; ready when it returns.
 
         Raises:
-            Exception: whatever loading raises; the segmenter can then only be closed.
+            Exception: any error of loading the model. After that the segmenter can only be closed.
         """
         self._device.start()
         await self._device.run(self._runner.load)
@@ -95,7 +96,7 @@ class LocalSegmenter(MicroBatcher):
         self._metrics.device_memory_bytes.set_function(lambda: self._runner.memory_bytes)
 
     async def aclose(self) -> None:
-        """Stop at once: chunks that still wait or run end as `draining`. To drain, stop admitting and wait first."""
+        """Stop at once. Chunks that still wait or run end with `draining`; to drain, stop admitting and wait first."""
         if self._runner.is_loaded:
             self._metrics.worker_up.set_function(lambda: 0)
         await super().aclose()
@@ -104,7 +105,7 @@ class LocalSegmenter(MicroBatcher):
         await asyncio.to_thread(self._encoders.shutdown, cancel_futures=True)
 
     async def describe(self) -> ModelInfo:
-        """Return the model that answers; raises `warming_up` before `start` has ended."""
+        """Return the loaded model; raises `warming_up` before `start` has ended."""
         if not self._runner.is_loaded:
             raise _warming_up()
         return self._runner.info
@@ -120,31 +121,31 @@ class LocalSegmenter(MicroBatcher):
         return self._runner.device_facts if self._runner.is_loaded else {}
 
     def is_idle(self) -> bool:
-        """Whether a chunk sent now would start at once."""
+        """Return whether a chunk sent now would start at once."""
         return self._runner.is_loaded and super().is_idle()
 
     def is_ready(self) -> bool:
-        """Whether the model is loaded and warm, and its device answers."""
+        """Return whether the model is loaded and warmed up and its device answers."""
         return self._runner.is_loaded and self.is_healthy()
 
     def is_healthy(self) -> bool:
-        """Whether the device answers; once False with a device that died, only a new process helps."""
+        """Return whether the device answers. After a device died, only a new process helps."""
         if not self._runner.is_loaded:
             return True
         return self._runner.is_device_healthy and self._device.is_healthy()
 
     @property
     def max_batch(self) -> int:
-        """Most samples of one device call that fit (warming up: as configured)."""
+        """Return the most samples of one device call that fit; before `start` has ended, as configured."""
         return self._runner.plan.max_batch if self._runner.is_loaded else self._policy.max_batch
 
     @property
     def samples_per_s(self) -> float:
-        """Measured drain rate in samples per second of device time; 0 while warming up."""
+        """Return the drain rate in samples per second of device time; 0 while warming up."""
         return super().samples_per_s if self._runner.is_loaded else 0.0
 
     def predicted_wait_s(self, num_samples: int) -> float:
-        """Seconds until `num_samples` more samples would be predicted, behind those that wait now."""
+        """Return the seconds until `num_samples` more samples would be predicted, after those that wait now."""
         rate = self.samples_per_s
         return (self.queue_depth + num_samples) / rate if rate else 0.0
 
@@ -165,14 +166,14 @@ def _warming_up() -> ServiceError:
 
 
 def _prepare_encoder() -> None:
-    """OpenCV starts a thread per core of its own for each call; our pool is the parallelism."""
+    """Turn off OpenCV's own threads, one per core for each call; the pool is the parallelism."""
     cv2.setNumThreads(1)
 
 
 def _encode_slice(
     piece: SampleSlice, logits: Logits, *, model: ModelInfo
 ) -> tuple[tuple[FrameMasks, ...] | ServiceError, float]:
-    """The masks of one slice and the seconds they took. Root of an encoder job: a failure stays with its slice."""
+    """Return the masks of one slice, or an error, and the seconds it took. Root of an encoder job."""
     started_s = time.perf_counter()
     samples, policy = piece.pending.chunk.samples, piece.pending.chunk.masks
     frames: tuple[FrameMasks, ...] | ServiceError

@@ -52,8 +52,8 @@ class _Targets:
 
     json: Path | None
     overlay: Path | None
+    # Run lengths of the JSON as COCO's strings, else as lists of numbers.
     is_compressed: bool
-    """Run lengths of the JSON as COCO's strings, else as lists of numbers."""
 
 
 @with_option_flags((*OPTIONS, RLE))

@@ -12,8 +12,8 @@ from service.domain.request import AnswerEvent, ClipStarted, complete_clip
 from service.domain.result import FrameMasks, ModelInfo, SoundEvent, Summary
 from service.postprocess.events import event_order
 
+# Is told every event as it comes; after a retry the events begin anew with another ClipStarted.
 OnEvent = Callable[[AnswerEvent], None]
-"""Is told every event as it comes; after a retry the events begin anew with another ClipStarted."""
 
 
 @dataclass(frozen=True, slots=True)

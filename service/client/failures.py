@@ -27,6 +27,7 @@ _CODE_BY_HTTP_STATUS = {
     504: "deadline_exceeded",
     507: "storage_full",
 }
+# For statuses without our details: a proxy's, gRPC core's, or of a code that this client is too old to know.
 _CODE_BY_GRPC_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: "malformed_body",
     grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
@@ -38,7 +39,6 @@ _CODE_BY_GRPC_STATUS = {
     grpc.StatusCode.UNAVAILABLE: "backend_down",
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
 }
-"""For statuses without our details: a proxy's, gRPC core's, or of a code that this client is too old to know."""
 
 Metadata = Iterable[tuple[str, str | bytes]]
 

@@ -26,8 +26,8 @@ from service.domain.result import ModelInfo
 
 _E = TypeVar("_E")
 _MAX_CALLS = 256
+# Live inputs taken from the caller before gRPC has taken the last one.
 _READ_AHEAD = 4
-"""Live inputs taken from the caller before gRPC has taken the last one."""
 _END: Final = None
 
 

@@ -33,8 +33,8 @@ from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
 
 _E = TypeVar("_E")
+# A stream-stream call of the blocking API, which has no public type.
 _Call: TypeAlias = Any
-"""A stream-stream call of the blocking API, which has no public type."""
 
 
 class GrpcClient:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from service.domain.errors import ServiceError
 
+# Pieces of a file on its way up: few enough messages, small enough for flow control to act early.
 CHUNK_BYTES = 256 * 1024
-"""Pieces of a file on its way up: few enough messages, small enough for flow control to act early."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
 from service.domain.result import Summary
 
+# The server writes a heartbeat every 10 s: a minute of silence is a dead connection.
 _HEARTBEAT_GRACE_S = 60.0
-"""The server writes a heartbeat every 10 s: a minute of silence is a dead connection."""
 _ROUTE = "/v1/segment"
 
 

@@ -32,11 +32,11 @@ from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
 from service.ports import Segmenter
 from service.postprocess.events import EventTracker
 
+# Hands an event to the transport; waits while the client does not read.
 Emit = Callable[[LiveEvent], Awaitable[None]]
-"""Hands an event to the transport; waits while the client does not read."""
 
+# Failures after which no later frame can be answered here; all others are the frame's own.
 _ENDS_STREAM = frozenset({"draining"})
-"""Failures after which no later frame can be answered here; all others are the frame's own."""
 _DRAINING_RETRY_S = 1.0
 
 

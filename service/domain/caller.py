@@ -1,4 +1,4 @@
-"""Who asks: the API key or the address, and what it is allowed."""
+"""The caller of a request: an API key or an address, and its limits."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """Limits of one API key; None is no limit of its own.
+    """Limits of one API key; None means no limit of its own.
 
     Attributes:
         requests: requests and live streams at once.
-        samples_per_minute: samples segmented, in the long run; a minute's worth may come at once.
-        bytes_per_minute: bytes of uploads, likewise.
+        samples_per_minute: average rate of segmented samples; a minute's worth may be used at once.
+        bytes_per_minute: average rate of uploaded bytes, likewise.
     """
 
     requests: int | None = None
@@ -43,7 +43,7 @@ class Caller:
 
     @property
     def party(self) -> str:
-        """Who shares fairly with others: a key, or an address where there are no keys."""
+        """Return the unit of fair sharing: the key, or the address if there are no keys."""
         return self.key_id or address_party(self.address)
 
 

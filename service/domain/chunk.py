@@ -1,4 +1,4 @@
-"""The unit that travels to a predictor: up to 32 samples of one clip."""
+"""The unit of work of a predictor: up to 32 samples of one clip."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from service.domain.options import AppliedOptions
 from service.domain.result import FrameMasks, ModelInfo
 
 SAMPLE_RATE_HZ = 16_000
+# One audio window: 0.975 s at 16 kHz, exactly the 96 log-mel frames of a VGGish example (25 ms window, 10 ms hop).
 WINDOW_SAMPLES = 15_600
-"""One audio window: 0.975 s at 16 kHz, exactly the 96 log-mel frames of a VGGish example (25 ms window, 10 ms hop)."""
 MAX_CHUNK_SAMPLES = 32
+# The first chunk of a clip is short, so that its first masks leave early.
 FIRST_CHUNK_SAMPLES = 4
-"""The first chunk of a clip is short, so that its first masks leave early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class SampleBlock:
 
     @property
     def num_bytes(self) -> int:
-        """What the block weighs in a queue."""
+        """Return the number of bytes of the arrays."""
         return self.frames.nbytes + self.audio.nbytes
 
     def windows(self) -> NDArray[np.float32]:
-        """The audio windows, float32 (T, 15600) in [-1, 1)."""
+        """Return the audio windows, float32 (T, 15600) in [-1, 1)."""
         at = self.offsets[:, None] + np.arange(WINDOW_SAMPLES)[None, :]
         scaled: NDArray[np.float32] = self.audio[at].astype(np.float32) / np.float32(32768.0)
         return scaled
@@ -56,7 +56,7 @@ class SampleBlock:
 
 @dataclass(frozen=True, slots=True)
 class MaskPolicy:
-    """How logits become masks: size (height, width) of the answer, threshold, labels kept, least area in pixels."""
+    """How logits become masks: size (height, width) of the answer, threshold, labels to return, least area (pixels)."""
 
     output_size: tuple[int, int]
     threshold: float
@@ -82,10 +82,10 @@ class MaskPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A block of samples on its way to a predictor, with all that is needed to make its masks.
+    """A block of samples for a predictor, with everything that is needed to compute its masks.
 
-    `checkpoint` is that of the ModelInfo its options were resolved with, so that a rolling upgrade cannot hand it to
-    another model; empty means whichever answers. `traceparent` names the span that its work is part of.
+    `checkpoint` is that of the ModelInfo that the options were resolved with, so that a rolling upgrade cannot send the
+    chunk to another model; empty means any model. `traceparent` identifies the span that the work belongs to.
     """
 
     request_id: str
@@ -98,13 +98,13 @@ class Chunk:
     traceparent: str = ""
 
     def under(self, traceparent: str) -> Chunk:
-        """The same chunk as part of another span."""
+        """Return the same chunk with another parent span."""
         return self if traceparent == self.traceparent else replace(self, traceparent=traceparent)
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentedChunk:
-    """A chunk's answer: one FrameMasks per sample, in order, and the seconds it spent by stage."""
+    """The result of a chunk: one FrameMasks per sample, in order, and seconds by stage."""
 
     frames: tuple[FrameMasks, ...]
     queue_s: float

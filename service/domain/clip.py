@@ -28,9 +28,9 @@ class AudioInfo:
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
-    """The upload, decoded.
+    """Description of the decoded upload.
 
-    A streamed answer begins before the whole file is known, so duration, rate and number of samples may be null.
+    A streamed answer starts before the whole file is known, so duration, rate and number of samples may be null.
     """
 
     width: int = field(metadata={"description": "Display width in pixels: after crop and rotation, without aspect."})

@@ -1,8 +1,8 @@
-"""Every error a caller can meet, as one table of stable codes.
+"""All errors that a caller can meet, as one table of stable codes.
 
-The table is architecture-wide: `rest/errors.py` and `rpc/errors.py` map a *kind* to a status of their transport, and a
-parity test walks `CODES` over both. A `ServiceError` carries a code and a detail that is safe to show: it says what was
-wrong with this input, which limit it met and what to do; it never holds a path, a traceback or a library's message.
+`rest/errors.py` and `rpc/errors.py` map a *kind* to a status of their transport, and a parity test walks `CODES` over
+both. A `ServiceError` carries a code and a detail that is safe to show: it says what was wrong with this input, which
+limit was exceeded and what to do. It never contains a path, a traceback or a library's message.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What sort of failure it is; transports map kinds, clients read codes."""
+    """Kind of failure. Transports map kinds to statuses; clients read codes."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHENTICATED = "unauthenticated"
@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """What is fixed about a code: its kind, its title in a problem body, and whether trying again can help."""
+    """Fixed facts of a code: its kind, its title in a problem body, and whether a retry can help."""
 
     kind: Kind
     title: str
@@ -49,7 +49,7 @@ CODES: dict[str, ErrorSpec] = {
     "missing_file": ErrorSpec(Kind.INVALID_REQUEST, "The request carries no video"),
     "malformed_body": ErrorSpec(Kind.INVALID_REQUEST, "The request body is malformed"),
     "unauthenticated": ErrorSpec(Kind.UNAUTHENTICATED, "A valid API key is needed"),
-    # Only clients meet this one: a proxy in front of the service refused the call. The service answers unauthenticated.
+    # Only clients see this one: a proxy in front of the service refused the call. The service answers unauthenticated.
     "forbidden": ErrorSpec(Kind.FORBIDDEN, "The caller may not do that"),
     "route_not_found": ErrorSpec(Kind.NOT_FOUND, "There is no such route"),
     "job_not_found": ErrorSpec(Kind.NOT_FOUND, "There is no such job"),
@@ -82,14 +82,14 @@ CODES: dict[str, ErrorSpec] = {
     "too_many_streams": ErrorSpec(Kind.UNUSABLE_CLIP, "The file has too many tracks"),
     "too_costly": ErrorSpec(Kind.UNUSABLE_CLIP, "The clip costs too much to decode"),
     "answer_too_large": ErrorSpec(Kind.UNUSABLE_CLIP, "The answer would be too large for one JSON document"),
-    "poison_clip": ErrorSpec(Kind.UNUSABLE_CLIP, "The clip ended its worker twice and is not tried again"),
+    "poison_clip": ErrorSpec(Kind.UNUSABLE_CLIP, "The clip crashed its worker twice and is not retried"),
     "queue_full": ErrorSpec(Kind.OVERLOADED, "The service is at its limit", is_retryable=True),
     "too_many_requests": ErrorSpec(Kind.OVERLOADED, "Too many requests at once", is_retryable=True),
     "cannot_meet_deadline": ErrorSpec(
         Kind.OVERLOADED, "The deadline cannot be met under the present load", is_retryable=True
     ),
     "headers_too_large": ErrorSpec(Kind.HEADERS_TOO_LARGE, "The request headers are too large"),
-    "client_gone": ErrorSpec(Kind.CANCELLED, "The client went away"),
+    "client_gone": ErrorSpec(Kind.CANCELLED, "The client closed the connection"),
     "internal": ErrorSpec(Kind.INTERNAL, "Something failed inside the service"),
     "warming_up": ErrorSpec(Kind.UNAVAILABLE, "The service is warming up", is_retryable=True),
     "draining": ErrorSpec(Kind.UNAVAILABLE, "The service is shutting down", is_retryable=True),
@@ -100,8 +100,8 @@ CODES: dict[str, ErrorSpec] = {
 }
 
 
+# Retry delay of errors that bring no measured one: HTTP statuses 429 and 503 always have Retry-After.
 _DEFAULT_WAIT_S = {Kind.OVERLOADED: 2.0, Kind.UNAVAILABLE: 5.0}
-"""Retry delay of errors that bring no measured one: HTTP statuses 429 and 503 always have Retry-After."""
 
 
 class ServiceError(Exception):
@@ -116,14 +116,14 @@ class ServiceError(Exception):
 
     @property
     def kind(self) -> Kind:
-        """The kind that transports map to a status."""
+        """Return the kind, which transports map to a status."""
         return self.spec.kind
 
     @property
     def wait_s(self) -> float | None:
-        """Seconds after which to come back: what was measured, else what the kind says; None where that is no remedy.
+        """Return the retry delay in seconds: measured, else the default of the kind; None if a retry cannot help.
 
-        Transports tell it; `retry_after_s` is only what the error itself brought.
+        Transports report this value; `retry_after_s` is only the measured one.
         """
         return _DEFAULT_WAIT_S.get(self.kind) if self.retry_after_s is None else self.retry_after_s
 

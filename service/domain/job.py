@@ -1,4 +1,4 @@
-"""A job: an upload that is answered later, whatever process dies in between."""
+"""A job: an upload that is answered later, even if the process that works on it crashes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything that is kept of a job; its upload and its answer are blobs.
+    """State of a job. Its upload and its answer are blobs.
 
     Attributes:
         job_id: 128 random bits in hex.
-        owner: key id of the caller, empty where no keys are asked.
-        request_id: of the request that brought it; also that of its answer.
-        options: as asked for.
+        owner: key id of the caller; empty where no keys are set.
+        request_id: of the request that submitted it; also that of its answer.
+        options: as requested.
         may_use_cache: False after `Cache-Control: no-cache`.
-        webhook: where its end is told, with `webhook_secret` as the key of the signature.
+        webhook: address that receives the final state, signed with `webhook_secret`.
         created_at_s, started_at_s, ended_at_s: seconds since 1970.
         state: `done`, `failed` and `cancelled` are final. A cancelled job is erased, so only followers of its events
             see that state.
-        progress: share of samples answered, 0 to 1.
-        attempt: runs begun; each writes its own parts.
-        num_deaths: runs whose process died.
-        part_starts: per part of the answer that is stored, the number of its first line.
-        num_lines: lines of the answer that are stored.
-        code, detail: why it failed.
-        traceparent: names the span of the request that brought it; empty where there is none.
+        progress: share of answered samples, 0 to 1.
+        attempt: number of runs started; each run writes its own parts.
+        num_deaths: number of runs whose process crashed.
+        part_starts: for each stored part of the answer, the number of its first line.
+        num_lines: number of stored lines of the answer.
+        code, detail: error of a failed job.
+        traceparent: span of the request that submitted it; empty without one.
     """
 
     job_id: str
@@ -56,22 +56,22 @@ class Job:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its state is final."""
+        """Return whether the state is final."""
         return self.state in ("done", "failed", "cancelled")
 
     @property
     def failure(self) -> ServiceError | None:
-        """Why it failed, as an error of the table."""
+        """Return the error of a failed job."""
         return None if self.code is None else ServiceError(self.code, self.detail or "")
 
     def blob_prefix(self) -> str:
-        """Where its blobs are."""
+        """Return the prefix of its blobs."""
         return f"jobs/{self.job_id}"
 
     def upload_name(self) -> str:
-        """The blob of its upload."""
+        """Return the name of the blob of its upload."""
         return f"{self.blob_prefix()}/upload"
 
     def part_name(self, number: int) -> str:
-        """The blob of a part of its answer."""
+        """Return the name of the blob of a part of its answer."""
         return f"{self.blob_prefix()}/{self.attempt}/{number}"

@@ -1,4 +1,4 @@
-"""Values of a live stream: options, frames and sound from the client, masks and errors to it."""
+"""Values of a live stream: options, frames and sound from the client; masks and errors to the client."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class SoundPiece:
 
 @dataclass(frozen=True, slots=True)
 class LiveMasks:
-    """The answer to one live frame; `num_dropped_frames` counts since the stream began."""
+    """The answer to one live frame; `num_dropped_frames` counts from the start of the stream."""
 
     masks: FrameMasks
     latency_s: float
@@ -89,7 +89,7 @@ class LiveMasks:
 
 @dataclass(frozen=True, slots=True)
 class LiveFrameError:
-    """A frame or a piece of sound that could not be used; the stream goes on."""
+    """A frame or a piece of sound that could not be used. The stream continues."""
 
     timestamp_s: float
     code: str

@@ -1,4 +1,4 @@
-"""The options of a request. An option is declared here, once; see `option_table` for what derives from it."""
+"""The options of a request. Each option is declared once, here; see `option_table` for what derives from it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class SegmentOptions:
             raise ServiceError("bad_option", "end_s: give a number of seconds over start_s.")
 
     def resolve(self, model: ModelInfo) -> AppliedOptions:
-        """Fill in what depends on the model; raises `bad_option` for labels that the model does not know."""
+        """Return the options with defaults that depend on the model; raises `bad_option` for unknown labels."""
         unknown = [label for label in self.labels or () if label not in model.labels]
         if unknown:
             known = ", ".join(model.labels)

@@ -1,4 +1,4 @@
-"""What travels with a request through the core, whatever transport brought it, and what comes back."""
+"""Values of a request on its way through the core, and the events of its answer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Who asks, by when, and through which door. `is_interactive` is False for jobs, which yield to people waiting.
+    """Identity, deadline and transport of a request.
 
-    `started_at_s` is when the request came, on the monotonic clock; None counts from where the work begins.
-    `caller` is who shares, is limited and is logged; an `idempotency_key` is the caller's own.
-    `traceparent` names the span that the request's work is part of (empty where there is none).
+    Attributes:
+        started_at_s: arrival on the monotonic clock; None counts from the start of the work.
+        caller: unit of fair sharing, limits and logs.
+        idempotency_key: as given by the caller; its scope is the caller.
+        traceparent: span that the work belongs to; empty without one.
     """
 
     request_id: str
@@ -38,18 +40,18 @@ class RequestContext:
 
     @property
     def owner(self) -> str:
-        """Id of the caller's key, empty where no keys are set: the scope of what is kept."""
+        """Return the id of the caller's key, which scopes stored answers; empty where no keys are set."""
         return self.caller.key_id
 
     @property
     def is_interactive(self) -> bool:
-        """Whether a person or a program waits on the open connection."""
+        """Return whether the caller waits on the open connection. Jobs yield to interactive requests."""
         return self.transport != "job"
 
 
 @dataclass(frozen=True, slots=True)
 class ClipStarted:
-    """The first event of an answer: what was uploaded, what answers, and the options as applied."""
+    """The first event of an answer: clip, model, and the options as applied."""
 
     request_id: str
     model: ModelInfo
@@ -58,29 +60,28 @@ class ClipStarted:
 
 
 def complete_clip(clip: ClipInfo, summary: Summary) -> ClipInfo:
-    """Return the clip of an answer's start with what only its end tells."""
+    """Return the clip of an answer's start, completed with what only the end of the answer tells."""
     audio = None if clip.audio is None else replace(clip.audio, notes=summary.audio_notes)
     return replace(clip, num_samples=summary.num_samples, audio=audio)
 
 
+# An answer is one ClipStarted, then FrameMasks in order, then one Summary; failures raise ServiceError.
+#
+# A SoundEvent follows the frame that closes it; the last ones precede the Summary.
 AnswerEvent = ClipStarted | FrameMasks | SoundEvent | Summary
-"""An answer is one ClipStarted, then FrameMasks in order, then one Summary; failures raise ServiceError.
-
-A SoundEvent follows the frame that closes it, the last ones come before the Summary.
-"""
 
 
 def accept_request_id(given: str | None) -> str:
-    """The caller's request id if it is up to 128 safe characters, else a new one."""
+    """Return the caller's request id if it has up to 128 safe characters, else a new one."""
     if given is not None and _SAFE_REQUEST_ID.fullmatch(given):
         return given
     return secrets.token_hex(16)
 
 
 def accept_traceparent(given: str | None) -> str:
-    """The caller's `traceparent` in the form of version 00, empty if it is not one (W3C Trace Context, 2.2).
+    """Return the caller's `traceparent` in the form of version 00; empty if it is invalid (W3C Trace Context, 2.2).
 
-    Of a later version the part that version 00 has is taken, as the standard asks; ids of zeros alone are none.
+    Of later versions the part that version 00 defines is used, as the standard requires. Ids of zeros are invalid.
     """
     found = _TRACEPARENT.fullmatch(given or "")
     if found is None or given is None or given.startswith("ff") or (given.startswith("00") and found[4]):

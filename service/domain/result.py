@@ -37,7 +37,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class FrameMasks:
-    """What sounds in one sampled frame; `masks` is empty where nothing does. Seconds on the clip's time line."""
+    """Masks of one sampled frame; empty if nothing sounds. Times in seconds on the clip's time line."""
 
     sample_time_s: float = field(metadata={"description": "Time that was asked for; strictly increasing."})
     timestamp_s: float = field(metadata={"description": "The shown frame's own time; may repeat."})
@@ -80,7 +80,7 @@ class ModelInfo:
 
     @property
     def is_semantic(self) -> bool:
-        """Whether masks carry kinds (softmax with background) rather than the one label `sounding`."""
+        """Return whether masks carry kinds (softmax with background) instead of the single label `sounding`."""
         return self.labels != (SOUNDING,)
 
 

@@ -18,9 +18,9 @@ from service.domain.result import Mask, ModelInfo, Rle
 
 Logits = NDArray[np.float32]
 _SCORE_DIGITS = 6
+# A class whose logit stays this far under the background's adds less than 1.2e-7 to the sum of a softmax: nothing in
+# float32.
 _NEGLIGIBLE = -16.0
-"""A class whose logit stays this far under the background's adds less than 1.2e-7 to the sum of a softmax: nothing in
-float32."""
 
 
 def encode_masks(logits: Logits, *, policy: MaskPolicy, model: ModelInfo) -> tuple[Mask, ...]:

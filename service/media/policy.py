@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from service.domain.options import AppliedOptions
 
+# Sample entry (fourcc) -> FFmpeg codec of the seven picture codecs that are accepted (of the 539 that FFmpeg has).
 PICTURE_TAGS: dict[str, str] = {
     **dict.fromkeys(("avc1", "avc3", "x264", "h264", "H264", "dva1", "dvav"), "h264"),
     **dict.fromkeys(("hvc1", "hev1", "dvh1", "dvhe", "hvt1"), "hevc"),
@@ -15,8 +16,8 @@ PICTURE_TAGS: dict[str, str] = {
     **dict.fromkeys(("mp4v", "XVID", "DIVX", "xvid"), "mpeg4"),
     **dict.fromkeys(("s263", "h263", "H263"), "h263"),
 }
-"""Sample entry (fourcc) -> FFmpeg codec of the seven picture codecs that are accepted (of the 539 that FFmpeg has)."""
 
+# Sample entry (fourcc) -> FFmpeg codec of the accepted sound codecs; `pcm` stands for the plain PCM family.
 SOUND_TAGS: dict[str, str] = {
     "mp4a": "aac",
     ".mp3": "mp3",
@@ -32,7 +33,6 @@ SOUND_TAGS: dict[str, str] = {
     "ulaw": "pcm_mulaw",
     **dict.fromkeys(("sowt", "twos", "lpcm", "raw ", "in24", "in32", "fl32", "fl64", "ipcm", "fpcm", "NONE"), "pcm"),
 }
-"""Sample entry (fourcc) -> FFmpeg codec of the accepted sound codecs; `pcm` stands for the plain PCM family."""
 
 PCM_DECODERS = tuple(
     [
@@ -53,12 +53,12 @@ PCM_DECODERS = tuple(
     ]
 )
 PICTURE_DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "h263")
+# Names that FFmpeg's `codec_whitelist` and our own check before the first decode accept.
 SOUND_DECODERS = (
     *("aac", "mp3", "mp3float", "opus", "libopus", "flac", "alac", "ac3", "eac3"),
     *("amrnb", "amrwb", "amr_nb", "amr_wb"),
     *PCM_DECODERS,
 )
-"""Names that FFmpeg's `codec_whitelist` and our own check before the first decode accept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ _MAX_STRETCH = 0.02
 _LAYOUTS = {1: "mono", 2: "stereo"}
 
 Rows = NDArray[np.float32]
+# Position of the first sample on the 16 kHz time line, and int16 (R, S).
 Placed = tuple[int, NDArray[np.int16]]
-"""Position of the first sample on the 16 kHz time line, and int16 (R, S)."""
 
 
 class SoundRun:

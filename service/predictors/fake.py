@@ -1,4 +1,4 @@
-"""A predictor without weights: a plain function of picture and sound, on request with an accelerator's timing."""
+"""A predictor without weights: a simple function of picture and sound, optionally with the timing of an accelerator."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from service.domain.result import SOUNDING, ModelInfo
 
 # Pixels of the frame per logit, as in the mask heads of the real model.
 STRIDE = 4
-# Loudness is judged by the last 0.2 s of the window: what sounds now, not what sounded before.
+# Loudness is measured over the last 0.2 s of the window, so that only what sounds now counts.
 _TAIL_SAMPLES = SAMPLE_RATE_HZ // 5
-# Under -60 dBFS nothing sounds.
+# RMS of -60 dBFS; below it nothing sounds.
 _SILENCE_RMS = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class FakeTiming:
-    """Seconds of one call: `batch_s` whatever its size, plus `item_s` for each sample; slept, not computed."""
+    """Seconds of one call: `batch_s` plus `item_s` for each sample. The predictor sleeps for this time."""
 
     batch_s: float = 0.0
     item_s: float = 0.0
 
 
 class FakePredictor:
-    """Marks the bright parts of the frame while something sounds; with kinds, the colour decides which.
+    """Marks the bright parts of the frame while something sounds. With several labels, the amount of red chooses one.
 
-    A row of the answer depends on its own sample alone, to the byte. Used by tests and by the emulated accelerator of
-    the benchmark; never behind a product route.
+    A row of the result depends only on its own sample, to the byte. Used by tests and by the benchmark's emulated
+    accelerator, never by a product route.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class FakePredictor:
         timing: FakeTiming = FakeTiming(),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Make a predictor.
+        """Create a predictor.
 
         Args:
             input_height: frame height in pixels, a multiple of 4.
             input_width: frame width in pixels, a multiple of 4.
-            labels: `("sounding",)` is binary; anything else is semantic, one channel per label after the background.
+            labels: `("sounding",)` is binary; other labels are semantic, one channel per label after the background.
             timing: emulated cost of a call.
-            sleep: how time is spent.
+            sleep: called with the seconds to wait.
         """
         name = f"fake {input_height}x{input_width} {','.join(labels)}"
         self._info = ModelInfo(
@@ -68,21 +68,21 @@ class FakePredictor:
 
     @property
     def info(self) -> ModelInfo:
-        """What stands in for a checkpoint."""
+        """Return a description in place of a checkpoint's."""
         return self._info
 
     @property
     def compute_type(self) -> str:
-        """Nothing is computed."""
+        """Return `emulated`."""
         return "emulated"
 
     @property
     def device_facts(self) -> Mapping[str, str]:
-        """There is no device."""
+        """Return `emulated` as device and dtype."""
         return {"device": "emulated", "dtype": self.compute_type}
 
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits float32 (B, K, H / 4, W / 4) for frames uint8 (B, H, W, 3) and windows float32 (B, 15600)."""
+        """Return logits float32 (B, K, H / 4, W / 4) for frames uint8 (B, H, W, 3) and windows float32 (B, 15600)."""
         cost_s = self._timing.batch_s + self._timing.item_s * len(frames)
         if cost_s:
             self._sleep(cost_s)
@@ -101,16 +101,16 @@ class FakePredictor:
         return logits
 
     def is_healthy(self) -> bool:
-        """Always: there is no device to lose."""
+        """Return True: there is no device to lose."""
         return True
 
     def memory_bytes(self) -> int:
-        """None."""
+        """Return 0."""
         return 0
 
 
 def _cells(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean colour of cells of 4 by 4 pixels: float32 (B, H / 4, W / 4, 3)."""
+    """Return the mean colour of cells of 4 by 4 pixels: float32 (B, H / 4, W / 4, 3)."""
     num, height, width, _ = frames.shape
     grid = frames.reshape(num, height // STRIDE, STRIDE, width // STRIDE, STRIDE, 3)
     cells: NDArray[np.float32] = grid.mean(axis=(2, 4), dtype=np.float32)

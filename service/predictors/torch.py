@@ -1,4 +1,4 @@
-"""Load `model.inference.Predictor`, which is a `ports.Predictor`. The model is imported only when one is loaded."""
+"""Loader of `model.inference.Predictor`, a `ports.Predictor`. The model is imported when a checkpoint is loaded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 def load_predictor(
     checkpoint: Path | None, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
 ) -> Predictor:
-    """Load a checkpoint on the calling thread, which then owns it.
+    """Load a checkpoint on the calling thread, which then owns the predictor.
 
     Args:
-        checkpoint: the file; None is the shipped one.
+        checkpoint: the file; None loads the shipped one.
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, float32, bfloat16 or float16.
-        threads: of torch on the CPU; None takes `default_threads`.
+        threads: torch threads on the CPU; None takes `default_threads`.
 
     Raises:
         ValueError: the checkpoint, device or dtype cannot be used; the message says why.
@@ -33,16 +33,16 @@ def load_predictor(
 
 
 def default_threads() -> int:
-    """Half of this process's cores: decoders, encoders and the event loop need the others.
+    """Return half of this process's cores, because decoders, encoders and the event loop need the others.
 
-    OpenMP's workers spin while they wait for each other, so a thread too many costs both sides: on two busy cores two
-    threads took five times as long as one. A container's CPU quota counts as its cores.
+    OpenMP threads spin while they wait for each other, so one thread too many slows both sides: on two busy cores, two
+    threads took five times as long as one. A container's CPU quota counts as its number of cores.
     """
     return max(1, min(len(os.sched_getaffinity(0)), _quota_cores(_CPU_QUOTA)) // 2)
 
 
 def _quota_cores(path: Path) -> int:
-    """Whole cores of a cgroup v2 CPU quota (`quota period`, or `max period` for none); many where there is none."""
+    """Return the whole cores of a cgroup v2 CPU quota (file `cpu.max`); `sys.maxsize` without a quota."""
     try:
         quota, period = path.read_text().split()
         return max(1, math.ceil(int(quota) / int(period)))

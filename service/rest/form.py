@@ -8,8 +8,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from service.domain.errors import ServiceError
 
 FILE_FIELD = "video"
+# Four times as many as there are options.
 _MAX_FIELDS = 32
-"""Four times as many as there are options."""
 _MAX_FIELD_BYTES = 8192
 # Text before the first boundary, which RFC 2046 (5.1.1) has receivers ignore.
 _MAX_PREAMBLE_BYTES = 8192

@@ -19,13 +19,13 @@ REFERENCE: Final = "#/components/schemas/{model}"
 TEXT: Final = {"type": "string"}
 BINARY: Final = {"type": "string", "format": "binary"}
 _JOB_CODES = ("job_not_found", "job_expired", "job_not_ready")
+# What POST /segment may answer with, beside the codes that every route may. Only proxies answer `forbidden`.
 SEGMENT_CODES = tuple(
     code
     for code, spec in CODES.items()
     if spec.kind not in (Kind.CANCELLED, Kind.FORBIDDEN)
     and code not in (*_JOB_CODES, "route_not_found", "method_not_allowed", "headers_too_large")
 )
-"""What POST /segment may answer with, beside the codes that every route may. Only proxies answer `forbidden`."""
 _EVERYWHERE = ("headers_too_large", "internal", "too_many_requests", "malformed_body")
 # Names of server-sent events: those of an answer, and those of GET /jobs/{id}/events.
 _LINE_EVENTS: Final = ("clip", "frame", "event", "heartbeat", "end", "error")

@@ -28,27 +28,27 @@ RAW_TYPES = (
 JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
 SSE_TYPE = "text/event-stream"
+# A day: longer ones are mistakes.
 MAX_TIMEOUT_S = 86_400.0
-"""A day: longer ones are mistakes."""
+# One option's value: more than all 70 labels of AVSBench-semantic together.
 MAX_OPTION_BYTES = 8192
-"""One option's value: more than all 70 labels of AVSBench-semantic together."""
+# What a form may hold beside its file: boundaries, part headers, option fields.
 FORM_OVERHEAD_BYTES = 64 * 1024
-"""What a form may hold beside its file: boundaries, part headers, option fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
     """A checked head of POST /segment (or of a job)."""
 
+    # The format that `Accept` asks for.
     answer_type: str
-    """The format that `Accept` asks for."""
+    # The form's boundary; None for a raw body.
     boundary: bytes | None
-    """The form's boundary; None for a raw body."""
     length: int | None
     timeout_s: float | None
     may_use_cache: bool
+    # Options of the query, in order, not yet checked.
     options: tuple[tuple[str, str], ...]
-    """Options of the query, in order, not yet checked."""
     idempotency_key: str | None = None
 
 

@@ -13,8 +13,8 @@ from service.domain.errors import Kind, ServiceError
 
 ERROR_DOMAIN: Final = "avesformer"
 DETAILS_KEY: Final = "grpc-status-details-bin"
+# Trailer of gRFC A6: when a client may try again, in milliseconds.
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
-"""Trailer of gRFC A6: when a client may try again, in milliseconds."""
 
 _STATUS_BY_KIND: Final = {
     Kind.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
@@ -36,8 +36,8 @@ _STATUS_BY_KIND: Final = {
     Kind.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     Kind.STORAGE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+# The one conflict that trying again does not solve.
 _STATUS_BY_CODE: Final = {"idempotency_mismatch": grpc.StatusCode.ALREADY_EXISTS}
-"""The one conflict that trying again does not solve."""
 
 
 def status_code(error: ServiceError) -> grpc.StatusCode:

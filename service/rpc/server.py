@@ -27,10 +27,10 @@ from service.rpc.reflection import enable_reflection
 from service.rpc.servicer import Servicer, ServicerParts, ServicerPolicy
 
 SERVICE_NAME = segmentation_pb2.DESCRIPTOR.services_by_name["Segmentation"].full_name
+# Health follows readiness within a quarter of a second; a check costs a few attribute reads.
 _READY_POLL_S = 0.25
-"""Health follows readiness within a quarter of a second; a check costs a few attribute reads."""
+# For answers that are already written, and for health watchers, which never end by themselves.
 _CLOSE_GRACE_S = 1.0
-"""For answers that are already written, and for health watchers, which never end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,8 @@ from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationServi
 from service.rpc.writer import CallWriter
 from service.telemetry.traces import Span
 
+# A live stream without its options holds a place; an upload's options fall under the upload rate's first window.
 _OPTIONS_TIMEOUT_S = 10.0
-"""A live stream without its options holds a place; an upload's options fall under the upload rate's first window."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""JSON logs on stderr: a constant message plus fields; the request id comes from a context variable."""
+"""JSON logs on stderr: a constant message and fields. The request id comes from a context variable."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; what is passed as `extra` becomes fields."""
+    """Formats a record as one line of JSON. Fields passed as `extra` become fields of the object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON."""
+        """Return the record as one line of JSON."""
         entry: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
-    """Send every logger through one JSON handler; called once, by the process's entry point."""
+    """Send all loggers through one JSON handler. Called once, by the entry point of the process."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -43,6 +43,6 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    logging.getLogger("uvicorn.access").disabled = True  # one INFO line per request is ours
+    logging.getLogger("uvicorn.access").disabled = True  # the service logs one INFO line per request itself
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # what finds no room in its queue is dropped
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # dropped spans are not logged one by one

@@ -1,7 +1,7 @@
-"""Every metric of the service, declared once on an injected registry (docs/contract.md, "Metrics").
+"""All metrics of the service, declared once on an injected registry (docs/contract.md, "Metrics").
 
-Label sets are closed: transports, stable error codes, stages, shed reasons, at most a hundred names of API keys. Ids
-of requests and file names are never labels.
+Label sets are closed: transports, stable error codes, stages, reasons, and at most a hundred names of API keys. Request
+ids and file names are never labels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The metrics of one process; every component that counts is given this object."""
+    """The metrics of one process. Every component that counts receives this object."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
@@ -55,7 +55,7 @@ class Metrics:
         )
 
     def render(self) -> tuple[bytes, str]:
-        """Everything counted so far in Prometheus' text format, and its content type."""
+        """Return all metrics in the text format of Prometheus, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -1,8 +1,8 @@
-"""Spans on their way to an OpenTelemetry collector: OTLP over HTTP with protobuf bodies.
+"""Export of spans to an OpenTelemetry collector: OTLP over HTTP with protobuf bodies.
 
-The only module that imports the OpenTelemetry SDK; it is imported where a collector is named. Ended spans wait in a
-bounded queue for a thread of their own, which sends them in batches. What cannot be sent is dropped: a collector that
-is away costs one line in the log when it goes and one when it comes back, and never a request.
+The only module that imports the OpenTelemetry SDK, and only if a collector is configured. Ended spans wait in a bounded
+queue for a thread of their own, which sends them in batches. Spans that cannot be sent are dropped. An unreachable
+collector costs one log line when it fails and one when it recovers, and never affects a request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_QUEUED_SPANS = 4096
 _MAX_BATCH_SPANS = 512
 _EVERY_MS = 2000.0
 _SEND_TIMEOUT_S = 5.0
-# As many as the largest batch has samples, each of which could be a request of its own.
+# As many as the largest batch has samples, each of which may belong to another request.
 _MAX_LINKS = 1024
 # Longest wait for the collector at shutdown.
 _CLOSE_S = 3.0
@@ -49,13 +49,13 @@ _KINDS: Mapping[SpanKind, api.SpanKind] = {
 
 
 class OtlpTraces:
-    """`traces.Traces` into a collector.
+    """`traces.Traces` that exports to a collector.
 
     Args:
         endpoint: base address of the collector, `http://host:4318`.
-        service: this process's role, `avesformer-front` or `avesformer-worker`.
-        version: of the service.
-        clock: seconds, monotonic; the one that callers of `record` tell times by.
+        service: role of this process, `avesformer-front` or `avesformer-worker`.
+        version: version of the service.
+        clock: seconds, monotonic; the clock of the times passed to `record`.
     """
 
     is_on = True
@@ -65,7 +65,7 @@ class OtlpTraces:
         resource = Resource(
             {"service.name": service, "service.version": version, "service.instance.id": uuid.uuid4().hex}
         )
-        # A caller's decision not to sample is kept to; everything else is recorded.
+        # A caller's decision not to sample is respected; all other traces are recorded.
         self._provider = TracerProvider(
             sampler=ParentBased(ALWAYS_ON),
             resource=resource,
@@ -117,7 +117,7 @@ class OtlpTraces:
         return span.traceparent
 
     async def aclose(self) -> None:
-        """Send what waits, for a few seconds; a collector that hangs keeps no process from ending."""
+        """Send the remaining spans for at most `_CLOSE_S`, so that a hanging collector cannot block the shutdown."""
         closing = threading.Thread(target=self._provider.shutdown, name="close traces", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _CLOSE_S)
@@ -145,36 +145,36 @@ class _Span:
 
 
 class HttpSpanExporter(SpanExporter):
-    """Posts batches of spans; used by the SDK's thread alone."""
+    """Posts batches of spans. Used by the SDK's thread only."""
 
     def __init__(self, endpoint: str) -> None:
         self._url = endpoint.rstrip("/") + PATH
-        # Like the webhooks': addresses are the operator's, proxies of the environment are not.
+        # Proxy variables of the environment are ignored, as for webhooks: the operator chose the address.
         self._client = httpx.Client(timeout=_SEND_TIMEOUT_S, trust_env=False)
         self._is_away = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send one batch; one that is not taken is dropped."""
+        """Send one batch. A batch that the collector does not accept is dropped."""
         body = encode_spans(spans).SerializeToString()
         try:
             self._post(body).raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             if not self._is_away:
                 extra = {"collector": self._url, "reason": type(error).__name__}
-                logger.warning("the collector does not take traces; they are dropped until it does", extra=extra)
+                logger.warning("the collector does not accept traces; spans are dropped until it does", extra=extra)
             self._is_away = True
             return SpanExportResult.FAILURE
         if self._is_away:
-            logger.info("the collector takes traces again")
+            logger.info("the collector accepts traces again")
         self._is_away = False
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._client.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing waits here."""
+        """Return True: the exporter queues nothing."""
         return True
 
     def _post(self, body: bytes) -> httpx.Response:
@@ -182,12 +182,12 @@ class HttpSpanExporter(SpanExporter):
         try:
             return self._client.post(self._url, content=body, headers=headers)
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            # The collector closed a kept connection as we wrote; on a fresh one the batch may pass.
+            # The collector closed an idle connection while the request was written; retry once on a new one.
             return self._client.post(self._url, content=body, headers=headers)
 
 
 def _context(parent: str) -> Context:
-    """The SDK's form of a parent; an empty one keeps it from looking for an ambient span."""
+    """Return the SDK's context for a parent. An empty one keeps the SDK from looking for an ambient span."""
     if not parent:
         return Context()
     return api.set_span_in_context(api.NonRecordingSpan(_span_context(parent)), Context())

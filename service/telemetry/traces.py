@@ -1,8 +1,8 @@
-"""Spans as the service sees them: what happened to a request, when, and as part of what.
+"""The interface of tracing: spans with a name, a time and a parent.
 
-A span is named by the `traceparent` of W3C Trace Context, a short string that travels in values (a request's context, a
-chunk, a job), so nothing here is global and a span may be continued in another process. Without a collector
-`NO_TRACES` stands in: it records nothing, imports nothing, and hands the caller's `traceparent` on as it came.
+A span is identified by its W3C `traceparent`, a short string that travels in values (request context, chunk, job), so
+there is no global state and a span can be continued in another process. Without a collector `NO_TRACES` is used: it
+records nothing, imports nothing, and passes the caller's `traceparent` through unchanged.
 """
 
 from __future__ import annotations
@@ -15,52 +15,52 @@ from typing import Literal, Protocol
 from service.domain.errors import CODES, Kind, ServiceError
 
 Value = str | int | float | bool
-# `server` answers a caller, `producer` hands work to a queue, `consumer` takes it from one.
+# `server` answers a caller, `producer` sends work to a queue, `consumer` receives it from one.
 SpanKind = Literal["internal", "server", "producer", "consumer"]
-# Kinds that mark a span as failed; what a caller did wrong is an answer like any other.
+# Kinds of errors that mark a span as failed. Errors of the caller do not.
 OUR_FAILURES = frozenset({Kind.INTERNAL, Kind.UNAVAILABLE, Kind.DEADLINE_EXCEEDED, Kind.STORAGE_FULL})
 _SAMPLED_FLAG = 1
 
 
 class Span(Protocol):
-    """Something that is going on. Attribute names are told as `avesformer.<name>`."""
+    """A span in progress. Attributes are exported with the prefix `avesformer.`."""
 
     @property
     def traceparent(self) -> str:
-        """Names this span to what happens as part of it; empty where there is nothing to be part of."""
+        """Return the id of this span for its children; empty without a parent and a collector."""
         ...
 
     def set(self, **attributes: Value) -> None:
-        """Tell more about it."""
+        """Set attributes."""
         ...
 
     def fail(self, code: str) -> None:
-        """It ended with this stable code."""
+        """Record the stable code of the failure."""
         ...
 
     def child(self, name: str) -> AbstractContextManager[Span]:
-        """A span that is part of this one, from here to the end of the block."""
+        """Return a child span that covers the block."""
         ...
 
 
 class Traces(Protocol):
-    """Where spans go. No call blocks, waits or raises."""
+    """Creates spans. No call blocks, waits or raises."""
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is recorded; callers may save themselves the trouble of telling."""
+        """Return whether spans are recorded, so that callers can skip preparing them."""
         ...
 
     def span(
         self, name: str, *, parent: str = "", kind: SpanKind = "internal", **attributes: Value
     ) -> AbstractContextManager[Span]:
-        """A span from here to the end of the block, failed by the error that leaves it.
+        """Return a span that covers the block. An exception that leaves the block marks it with the exception's code.
 
         Args:
-            name: what happens; one of few.
-            parent: `traceparent` of what it is part of; empty begins a trace.
+            name: one of few names.
+            parent: `traceparent` of the parent; empty starts a trace.
             kind: see `SpanKind`.
-            attributes: what is known of it by now.
+            attributes: attributes that are already known.
         """
         ...
 
@@ -74,25 +74,25 @@ class Traces(Protocol):
         code: str = "ok",
         **attributes: Value,
     ) -> str:
-        """A span that is over already; returns its `traceparent`.
+        """Record a span that has already ended, and return its `traceparent`.
 
         Args:
-            name: what happened; one of few.
+            name: one of few names.
             times_s: start and end on the process's monotonic clock.
             parent: see `span`.
-            links: `traceparent` of spans that it has to do with and is not part of.
+            links: `traceparent` of related spans that are not its parent.
             code: stable code that it ended with.
-            attributes: what is known of it.
+            attributes: attributes of the span.
         """
         ...
 
     async def aclose(self) -> None:
-        """Send what is left, for a bounded time."""
+        """Send the remaining spans within a bounded time."""
         ...
 
 
 class _NoSpan:
-    """Stands for whatever it would be part of."""
+    """No-op span that passes its parent's traceparent through."""
 
     __slots__ = ("traceparent",)
 
@@ -100,10 +100,10 @@ class _NoSpan:
         self.traceparent = traceparent
 
     def set(self, **attributes: Value) -> None:
-        """Nothing is told."""
+        """Do nothing."""
 
     def fail(self, code: str) -> None:
-        """Nothing is told."""
+        """Do nothing."""
 
     def child(self, name: str) -> AbstractContextManager[Span]:
         return self
@@ -112,11 +112,11 @@ class _NoSpan:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing ends."""
+        """Do nothing."""
 
 
 class _NoTraces:
-    """Records nothing."""
+    """No-op tracing."""
 
     is_on = False
 
@@ -138,7 +138,7 @@ class _NoTraces:
         return parent
 
     async def aclose(self) -> None:
-        """There is nothing to send."""
+        """Do nothing."""
 
 
 NO_SPAN: Span = _NoSpan("")
@@ -147,7 +147,7 @@ NO_TRACES: Traces = _NoTraces()
 
 @contextmanager
 def failing(span: Span) -> Iterator[None]:
-    """The error that leaves the block is told by its code."""
+    """Record the code of an exception that leaves the block."""
     try:
         yield
     except ServiceError as error:
@@ -162,11 +162,11 @@ def failing(span: Span) -> Iterator[None]:
 
 
 def is_our_failure(code: str) -> bool:
-    """Whether a span that ended with this code is marked as failed."""
+    """Return whether a span that ended with this code is marked as failed."""
     spec = CODES.get(code)
     return spec is not None and spec.kind in OUR_FAILURES
 
 
 def is_sampled(traceparent: str) -> bool:
-    """Whether whoever began the trace wants it recorded; False where there is none."""
+    """Return whether the trace of this `traceparent` is sampled; False without a trace."""
     return bool(traceparent) and bool(int(traceparent[-2:], 16) & _SAMPLED_FLAG)

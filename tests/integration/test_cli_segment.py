@@ -16,8 +16,8 @@ from service.cli.main import app
 from service.predictors.fake import FakePredictor
 from service.wiring import core as wiring_core
 
+# What differs between two answers to one clip.
 OWN_KEYS = {"request_id", "timings_s"}
-"""What differs between two answers to one clip."""
 
 
 @pytest.fixture(name="clip")

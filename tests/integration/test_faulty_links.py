@@ -9,12 +9,12 @@ from support.linked_fleet import LINKS, LOST, RIGHT, LinkedFleet, linked_fleet
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 DEADLINE_S = 2.0
+# Hang guard past a deadline: answers come within tenths of a second of it. Redis' own timeouts alone would be 14 s.
 LATE_S = 10.0
-"""Hang guard past a deadline: answers come within tenths of a second of it. Redis' own timeouts alone would be 14 s."""
 PATIENT_S = 60.0
 REDIS_LINKS = LINKS[2:]
+# A request is slower for them and nothing else.
 MILD = {"latency": {"latency_s": 0.1}, "bandwidth": {"bytes_per_s": 400_000.0}}
-"""A request is slower for them and nothing else."""
 SEVERE = {
     "latency": {"latency_s": 1.5},
     "bandwidth": {"bytes_per_s": 3_000.0},

@@ -28,10 +28,10 @@ PINGING = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+# RFC 9113, section 3.4: the preface, an empty SETTINGS frame and the acknowledgement of the server's.
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000 04 00 00000000 000000 04 01 00000000")
-"""RFC 9113, section 3.4: the preface, an empty SETTINGS frame and the acknowledgement of the server's."""
+# Far over what the policy of the test allows, and under the minute that gRPC core would wait by itself.
 UNANSWERED_S = 30.0
-"""Far over what the policy of the test allows, and under the minute that gRPC core would wait by itself."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

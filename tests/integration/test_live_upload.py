@@ -28,8 +28,8 @@ from service.predictors.torch import load_predictor
 HANG_S = 600.0
 # The clips show the synthetic world.
 TINY = Path(__file__).parents[2] / "model" / "weights" / "tiny.safetensors"
+# Frames are converted to RGB on the way in one case and at their destination in the other: not quite the same.
 LEAST_IOU = 0.97
-"""Frames are converted to RGB on the way in one case and at their destination in the other: not quite the same."""
 SHIPPED = partial(load_predictor, TINY, device="cpu", threads=1)
 
 

@@ -18,8 +18,8 @@ from service.media.masks import encode_masks
 from service.predictors.fake import FakePredictor
 from service.telemetry.metrics import Metrics
 
+# The corner pixel of a frame that the predictor fails on; no random frame has it.
 POISON = (251, 3, 7)
-"""The corner pixel of a frame that the predictor fails on; no random frame has it."""
 
 
 class GatedPredictor(FakePredictor):

@@ -28,8 +28,8 @@ HANG_S = 60.0
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CALLER = f"00-{TRACE_ID}-{SPAN_ID}-01"
 UNSAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-00"
+# Of opentelemetry.proto.trace.v1.Span.SpanKind.
 SERVER, CONSUMER = 2, 5
-"""Of opentelemetry.proto.trace.v1.Span.SpanKind."""
 FPS = 4
 
 
@@ -220,8 +220,8 @@ async def test_a_collector_that_comes_back_is_used_again(
     own = [entry for entry in caplog.records if getattr(entry, "collector", collector.url).startswith(collector.url)]
     told = [entry.getMessage() for entry in own if entry.getMessage().startswith("the collector")]
     assert told == [
-        "the collector does not take traces; they are dropped until it does",
-        "the collector takes traces again",
+        "the collector does not accept traces; spans are dropped until it does",
+        "the collector accepts traces again",
     ]
 
 

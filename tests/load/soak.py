@@ -27,8 +27,8 @@ from support.hostile import hostile_corpus
 from support.service_process import ServiceProcess
 
 MIB = 1024**2
+# Bar R9 of the reliability anchors: second half, all processes, per 10 000 requests.
 MAX_GROWTH_MIB_PER_10K = 20.0
-"""Bar R9 of the reliability anchors: second half, all processes, per 10 000 requests."""
 CLIENTS = 6
 LEAK_BYTES = 50_000
 LASTING_S = 10.0

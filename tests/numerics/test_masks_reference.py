@@ -15,8 +15,8 @@ from service.media.masks import encode_masks
 
 BINARY = ModelInfo("fake", "sha256:0", ("sounding",), None, 64, 64)
 KINDS = ModelInfo("fake", "sha256:0", tuple("abcdefghijkl"), None, 64, 64)
+# Logits nearer to a decision than this may fall on either side: the two up-samplings round differently.
 NEAR = 1e-3
-"""Logits nearer to a decision than this may fall on either side: the two up-samplings round differently."""
 
 
 def reference_upsample(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:

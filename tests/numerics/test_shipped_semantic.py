@@ -11,8 +11,8 @@ from model.evaluation.synthetic import evaluate_synthetic, segmenter
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.config import BACKGROUND
 
+# First of seeds far below those of training (2**32 and up).
 UNSEEN = 7_100_000
-"""First of seeds far below those of training (2**32 and up)."""
 
 
 @pytest.fixture(scope="module")

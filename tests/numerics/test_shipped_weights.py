@@ -11,8 +11,8 @@ import torch
 from model.data.synthetic import WORLD_VERSION, SampleBatch, sample_batch
 from model.inference import Predictor
 
+# Seeds far below those of training (2**32 and up).
 UNSEEN = range(7_000_000, 7_000_020)
-"""Seeds far below those of training (2**32 and up)."""
 
 
 @pytest.fixture(scope="module")

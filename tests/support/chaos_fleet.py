@@ -27,8 +27,8 @@ from service.wiring.worker import worker_name
 
 LEASE_S = 10.0
 NUM_CLIENTS = 6
+# When something hangs.
 GUARD_S = 300.0
-"""When something hangs."""
 SOUNDING = frozenset(range(2, 60, 2))
 _HEADERS = {"Content-Type": "video/mp4", "Cache-Control": "no-cache"}
 

@@ -29,8 +29,8 @@ from support.worker_process import WorkerProcess
 from service.wiring.worker import worker_name
 
 NUM_JOBS = 6
+# Longer than a front waits for Redis before it says `backend_down`.
 OUTAGE_S = 5.0
-"""Longer than a front waits for Redis before it says `backend_down`."""
 _BETWEEN_S = 0.2
 _LISTEN_S = 5.0
 

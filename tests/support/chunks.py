@@ -9,8 +9,8 @@ import numpy as np
 from service.domain.chunk import WINDOW_SAMPLES, Chunk, MaskPolicy, SampleBlock
 from service.domain.deadline import Deadline
 
+# Samples of sound between two frames in these makers: 10 frames per second at 16 kHz.
 HOP_SAMPLES = 1600
-"""Samples of sound between two frames in these makers: 10 frames per second at 16 kHz."""
 _BLOB_PX = 16
 NO_DEADLINE = Deadline()
 

@@ -13,8 +13,8 @@ from types import TracebackType
 from support.ports import free_port
 
 _PIECE_BYTES = 16 * 1024
+# Read ahead of what is delayed: 1 MiB a direction, then the sender feels it.
 _MAX_PIECES = 64
-"""Read ahead of what is delayed: 1 MiB a direction, then the sender feels it."""
 _LOOK_S = 0.05
 _GUARD_S = 30.0
 

@@ -29,12 +29,12 @@ from service.domain.result import FrameMasks
 
 LINKS = ("client-http", "client-grpc", "front-jobs", "front-data", "worker-jobs", "worker-data")
 RIGHT = "right"
+# The connection broke before an answer or an error came: only on the link that is at fault.
 LOST = "lost"
-"""The connection broke before an answer or an error came: only on the link that is at fault."""
 NUM_CLIPS = 4
 _GUARD_S = 60.0
+# What a client allows its deadline for the way there and back; then it goes. Front and Redis get no such end.
 _CLIENT_GRACE_S = 6.0
-"""What a client allows its deadline for the way there and back; then it goes. Front and Redis get no such end."""
 
 
 @dataclass

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 POISON_COLOUR = (254, 1, 253)
+# What coding and decoding may change of a colour.
 _TOLERANCE = 24
-"""What coding and decoding may change of a colour."""
 
 
 def is_poisonous(frames: NDArray[np.uint8]) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import socket
 
+# Below what Linux gives to outgoing connections by itself (32 768 to 60 999): none takes one between look and use.
 _FIRST, _END = 10_000, 32_000
-"""Below what Linux gives to outgoing connections by itself (32 768 to 60 999): none takes one between look and use."""
 _random = random.Random()  # of its own: a test that seeds the shared one must not repeat ports
 _given: set[int] = set()
 

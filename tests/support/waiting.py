@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+# A condition that is not true after this long never will be. Tenfold what a busy machine needs.
 HANG_S = 60.0
-"""A condition that is not true after this long never will be. Tenfold what a busy machine needs."""
 
 
 async def until(is_so: Callable[[], object], *, what: str = "", hang_s: float = HANG_S, pause_s: float = 0.01) -> None:

@@ -25,10 +25,10 @@ from service.domain.errors import ServiceError
 from service.domain.live import MAX_WAITING_FRAMES, LiveFrame, LiveInput, SoundPiece
 
 _JPEG_QUALITY = 85
+# Inputs that wait for the connection; older ones are dropped, as a live stream does.
 _WAITING_INPUTS = 100
-"""Inputs that wait for the connection; older ones are dropped, as a live stream does."""
+# Pictures that wait for their masks: those here, those in the server's line, and some on the way.
 _KEPT_PICTURES = _WAITING_INPUTS + MAX_WAITING_FRAMES + 8
-"""Pictures that wait for their masks: those here, those in the server's line, and some on the way."""
 
 
 @dataclass(frozen=True, slots=True)

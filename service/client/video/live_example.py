@@ -28,8 +28,8 @@ from service.domain.live import LiveEvent, LiveFrameError, LiveMasks, LiveOption
 from service.domain.result import ModelInfo
 
 _logger = logging.getLogger("live_example")
+# The picture goes on while the server is away: it is asked again every few seconds, and time alone ends that.
 RECONNECTING = ClientPolicy(attempts=10_000, max_backoff_s=5.0)
-"""The picture goes on while the server is away: it is asked again every few seconds, and time alone ends that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,14 @@ from service.media.sandbox.orientation import orientation_of
 from service.media.sandbox.picture import presumed_colorspace
 from service.media.sandbox.sampling import Shown
 
+# Codecs that an mp4 file takes as they are; other sound is encoded as AAC.
 _COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")
-"""Codecs that an mp4 file takes as they are; other sound is encoded as AAC."""
 _BT709 = 1
+# FFmpeg's AVCOL_SPC_BT709 (primaries and transfer have the same number) and AVCOL_RANGE_MPEG.
 _LIMITED_RANGE = 1
-"""FFmpeg's AVCOL_SPC_BT709 (primaries and transfer have the same number) and AVCOL_RANGE_MPEG."""
 AnyPacket: TypeAlias = "av.Packet[Any]"
+# Is told the share that is done, 0 to 1.
 OnProgress = Callable[[float], None]
-"""Is told the share that is done, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,10 @@ from service.media.sandbox.source import UploadSource
 from service.media.sandbox.timeline import origin_of, start_of
 
 _ENVELOPE_RATE_HZ = 8_000
+# 10 ms at 8 kHz: finer than the strip can show.
 _ENVELOPE_BIN = 80
-"""10 ms at 8 kHz: finer than the strip can show."""
+# The strip is scaled to the clip's loudest moment, but not so far that noise in a silent clip fills it.
 _QUIET_PEAK = 0.05
-"""The strip is scaled to the clip's loudest moment, but not so far that noise in a silent clip fills it."""
 # A tick of a picture track that tells none, seconds.
 _USUAL_TICK = Fraction(1, 90_000)
 SoundPacket: TypeAlias = "av.Packet[Any]"

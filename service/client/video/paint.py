@@ -17,10 +17,10 @@ from service.domain.result import Mask
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
+# A warm amber: far from skin, grass and sky, and it reads on dark and light pictures.
 _FIRST_HUE = 0.075
-"""A warm amber: far from skin, grass and sky, and it reads on dark and light pictures."""
+# Hue step between labels: neighbours in the list are far apart on the wheel.
 _GOLDEN_RATIO = 0.618034
-"""Hue step between labels: neighbours in the list are far apart on the wheel."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _INK = (18, 18, 22)
 _PAPER = (235, 235, 240)

@@ -21,8 +21,8 @@ from service.media.sandbox import picture, sound
 from service.media.sandbox.aperture import Aperture
 from service.media.sandbox.sampling import Shown
 
+# A block leaves when its first sample is this old, full or not: half of the 50 ms that a chunk may wait.
 _BLOCK_AGE_S = 0.02
-"""A block leaves when its first sample is this old, full or not: half of the 50 ms that a chunk may wait."""
 _PROGRESS_S = 0.5
 
 

@@ -11,8 +11,8 @@ from service.media.sandbox.boxes import Box, BoxBudget, broken, integer, reject,
 from service.media.sandbox.tracks import Track, too_long
 
 _HAS_BASE, _HAS_DESCRIPTION, _HAS_DURATION, _HAS_SIZE = 0x1, 0x2, 0x8, 0x10
+# Flags of tfhd and trun (ISO/IEC 14496-12, 8.8.7 and 8.8.8).
 _RUN_OFFSET, _RUN_FIRST_FLAGS, _RUN_DURATION, _RUN_SIZE, _RUN_FLAGS, _RUN_TIME = 0x1, 0x4, 0x100, 0x200, 0x400, 0x800
-"""Flags of tfhd and trun (ISO/IEC 14496-12, 8.8.7 and 8.8.8)."""
 _MAX_SOUND_SAMPLES = 1_000_000
 # Live streams count from 1904 or 1970; three centuries of seconds are more than any of them reaches.
 _LATEST_S = 1e10

@@ -18,8 +18,8 @@ from service.media.sandbox.timeline import EndClaims, end_of_picture
 _H264_IDR = 5
 _H264_PICTURES = range(1, 6)
 _HEVC_IDR = (19, 20)
+# NAL unit types: ITU-T H.264 table 7-1, H.265 table 7-1.
 _HEVC_PICTURES = range(32)
-"""NAL unit types: ITU-T H.264 table 7-1, H.265 table 7-1."""
 
 
 @dataclass(slots=True)

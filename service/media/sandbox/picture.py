@@ -25,8 +25,8 @@ from service.media.sandbox.packets import Plan
 from service.media.sandbox.sampling import Shown
 
 _UNTAGGED_HD_HEIGHT = 720
+# AVCOL_SPC_UNSPECIFIED. FFmpeg reads untagged pictures as BT.601; from 720 lines on nearly all are BT.709.
 _UNSPECIFIED_COLORSPACE = 2
-"""AVCOL_SPC_UNSPECIFIED. FFmpeg reads untagged pictures as BT.601; from 720 lines on nearly all are BT.709."""
 
 
 def open_picture(container: InputContainer, policy: MediaPolicy, *, track_id: int | None) -> VideoStream:

@@ -25,8 +25,8 @@ _STILL_BRANDS = frozenset({"avif", "avis", "heic", "heix", "hevc", "mif1", "msf1
 _MEDIA_KINDS = frozenset({"mdat", "free", "skip", "wide"})
 _FRAGMENT_KINDS = frozenset({"moof", "mdat", "styp", "sidx", "emsg", "prft"})
 _BASE_CPU_S = 10.0
+# Ten times what FFmpeg takes for 1080p H.264 in one thread (2.1 ns a pixel), for slower codecs and machines.
 _CPU_S_PER_PIXEL = 2.5e-8
-"""Ten times what FFmpeg takes for 1080p H.264 in one thread (2.1 ns a pixel), for slower codecs and machines."""
 
 # Measured with FFmpeg 8.1 on 4096x2304: 16 references of 4:2:0 take 346 MB (pictures of 14 MB), of 4:4:4 in 10 bits
 # 1078 MB (57 MB); 6 references of HEVC in 10 bits 312 MB (28 MB). A clip of 64x48 takes 14 MB beside the zygote's 30.

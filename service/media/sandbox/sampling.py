@@ -16,8 +16,8 @@ from service.media.policy import DecodeJob
 
 _F = TypeVar("_F")
 
+# The sample of second k is the picture at k + 15/16 s, as in AVSBench's own frame extraction.
 PHASE = 15 / 16
-"""The sample of second k is the picture at k + 15/16 s, as in AVSBench's own frame extraction."""
 # Half a tick of tolerance, in ticks, and a millionth more: an exact half tick must not hang on how a float rounds.
 _HALF_TICK = 0.5 + 1e-6
 

@@ -11,11 +11,11 @@ from av.container.input import InputContainer
 from service.domain.errors import ServiceError
 from service.media.policy import PICTURE_DECODERS, SOUND_DECODERS, MediaPolicy
 
+# What a growing upload claims as its size: FFmpeg's MP4 reader wants one, and stops at the index before it matters.
 _UNKNOWN_END = 1 << 40
-"""What a growing upload claims as its size: FFmpeg's MP4 reader wants one, and stops at the index before it matters."""
 
+# Waits until the upload holds this many bytes or is complete; returns its size and whether it is complete.
 Need = Callable[[int], tuple[int, bool]]
-"""Waits until the upload holds this many bytes or is complete; returns its size and whether it is complete."""
 
 
 class UploadSource:

@@ -18,8 +18,8 @@ from service.media.sandbox.picture import FrameMaker
 _SOI = b"\xff\xd8"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SUPPORTED_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+# JPEG markers: ITU-T T.81 table B.1. Baseline, extended and progressive Huffman coding are decoded.
 _STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01, 0xD8}
-"""JPEG markers: ITU-T T.81 table B.1. Baseline, extended and progressive Huffman coding are decoded."""
 
 
 def serve_stills(read_exactly: Callable[[int], bytes], write: Callable[[bytes], None], *, max_pixels: int) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from support.chunks import FakeClock, make_chunk
 
-from service.batching.device import BatchRunner, assemble
+from service.batching.batch_arrays import assemble
+from service.batching.device import BatchRunner
 from service.batching.sample_queue import PendingChunk, SampleSlice
 from service.domain.errors import ServiceError
 from service.predictors.fake import FakePredictor

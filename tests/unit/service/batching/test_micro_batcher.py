@@ -21,8 +21,8 @@ from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 from service.telemetry.metrics import Metrics
 
+# A window that is never over in real time.
 LONG_S = 3600.0
-"""A window that is never over in real time."""
 
 
 @dataclass
