@@ -68,7 +68,7 @@ def decode_line(line: bytes) -> AnswerEvent | Problem | None:
 
 
 def decode_stored(data: bytes) -> Iterator[AnswerEvent]:
-    """Yield the events of stored lines, which `encode_line` wrote; raises ServiceError `internal` for anything else."""
+    """Yield the events of lines that `encode_line` wrote; raises ServiceError `internal` for anything else."""
     for line in data.splitlines():
         try:
             event = decode_line(line)
@@ -116,7 +116,7 @@ def encode_document_end(summary: Summary, events: Iterable[SoundEvent]) -> bytes
 
 
 def decode_document(data: bytes) -> Answer:
-    """Return a whole JSON document; raises ValueError for anything else."""
+    """Return the answer of a JSON document; raises ValueError for anything else."""
     return _DOCUMENT.validate_json(data)
 
 
@@ -151,7 +151,7 @@ class FrameLine(FrameMasks):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventLine(SoundEvent):
-    """A line for each event, behind the frame that closes it."""
+    """A line for each event, after the frame that closes it."""
 
     type: Literal["event"] = "event"
 
@@ -180,7 +180,7 @@ class ErrorLine:
 
 @dataclass(frozen=True, slots=True)
 class _Typed:
-    """The one member that every line has."""
+    """The member that every line has."""
 
     type: str
 

@@ -1,4 +1,4 @@
-"""Jobs as JSON: the record that stores keep, and the state that callers and webhooks get."""
+"""Jobs as JSON: the record that stores keep, and the state for callers and webhooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIONAL_MEMBERS: Final = ("error", "webhook_secret", "num_events", "events")
 
 @dataclass(frozen=True, slots=True)
 class JobFailure:
-    """Why a job failed: a stable code and what was wrong with this job."""
+    """Error of a failed job: a stable code and a detail."""
 
     code: str
     detail: str | None
@@ -25,7 +25,7 @@ class JobFailure:
 
 @dataclass(frozen=True, slots=True)
 class JobEvents:
-    """The events of a finished job as its webhook gets them: the first ones, and how many there are."""
+    """The events of a finished job for its webhook: the first ones, and their number."""
 
     listed: tuple[SoundEvent, ...]
     num_events: int
@@ -73,7 +73,7 @@ class JobStatus:
         )
 
     def encode(self) -> bytes:
-        """Return the JSON bytes; members that are optional are left out where there is none."""
+        """Return the JSON bytes; optional members are left out if empty."""
         absent = {name for name in OPTIONAL_MEMBERS if getattr(self, name) is None}
         return bytes(_STATUS.dump_json(self, exclude=absent))
 

@@ -1,8 +1,7 @@
 """Conversion between dataclasses and protobuf messages by the names of their fields.
 
-A field of a dataclass and the field of the same name of the message belong together, so a new field needs nothing but
-its line in the .proto file. What cannot be derived (a tuple that is a message, a word with a field of its own) is
-passed as a codec of that field.
+A field of a dataclass is converted to the message field of the same name, so a new field needs only its line in the
+.proto file. Fields that cannot be derived (a tuple that is a message, a word with a field of its own) get a codec.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _BOX: Final = TupleCodec(pb.Box, ("x", "y", "width", "height"))
 _MASK: Final = MessageCodec(Mask, pb.Mask, codecs={"bbox": _BOX, "segmentation": _RleCodec()})
 _FRAME: Final = MessageCodec(FrameMasks, pb.FrameMasks, codecs={"masks": _MASK})
 _MODEL: Final = MessageCodec(ModelInfo, pb.ModelInfo)
-# Notes about the sound are known at the end of an answer; they travel in the Summary.
+# Notes about the sound are known at the end of an answer, so the Summary carries them.
 _AUDIO: Final = MessageCodec(AudioInfo, pb.AudioInfo, omitted=frozenset({"notes"}))
 _CLIP: Final = MessageCodec(ClipInfo, pb.ClipInfo, codecs={"audio": _AUDIO})
 _EVENT: Final = MessageCodec(SoundEvent, pb.SoundEvent)

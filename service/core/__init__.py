@@ -1,1 +1,1 @@
-"""Admission, the data path and jobs."""
+"""The data path: admission, pipeline, live streams."""

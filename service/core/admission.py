@@ -1,7 +1,7 @@
-"""The door: which requests are let in, what is refused and when to come back, and the drain at the end.
+"""Admission: which requests are let in, which are refused with which retry delay, and the drain at shutdown.
 
-A request is inside from its head until its answer is read. Being inside costs a connection, file descriptors and room
-in the spool, so there may be many. Work needs one of few places (`service/core/places.py`), which the pipeline takes.
+A request is inside from its head until its answer has been read. It then costs a connection, file descriptors and room
+in the spool, so many may be inside. Work needs one of few places (`service/core/places.py`), which the pipeline takes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from service.domain.errors import ServiceError
 from service.domain.request import RequestContext
 from service.telemetry.metrics import Metrics
 
-# A drained process is replaced by another one within seconds.
+# Retry delay in seconds while draining: a drained process is replaced within seconds.
 DRAINING_RETRY_S = 5.0
-# A caller may be inside this many times as often as there is room left, so that one caller alone takes four fifths and
-# a newcomer always finds room (dynamic thresholds of Choudhury and Hahne, IEEE/ACM ToN 6(2), 1998).
+# One caller may open this many times as many requests as are still free, so that a single caller gets at most four
+# fifths and a newcomer always finds room (dynamic thresholds of Choudhury and Hahne, IEEE/ACM ToN 6(2), 1998).
 _ROOM_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
-    """Bounds of what is inside.
+    """Limits of admission.
 
     Attributes:
         max_requests: requests that work at once.
-        max_live_streams: live streams, beside the requests.
+        max_live_streams: live streams, in addition to the requests.
         max_waiting: requests that wait for a place.
-        max_open: requests inside, most of which may be uploading or being read.
+        max_open: requests inside, most of which upload or are being read.
     """
 
     max_requests: int
@@ -49,11 +49,11 @@ class AdmissionPolicy:
 
 
 class Admission:
-    """Counts who is inside. Admit before allocating: before the body is read, before a file is made.
+    """Counts the requests inside. Admit before allocating: before the body is read and before a file is created.
 
     Attributes:
         places: places for work.
-        usage: what keys have used.
+        usage: usage of API keys.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Requests and live streams inside."""
+        """Return the number of requests and live streams inside."""
         return len(self._inside)
 
     @property
     def is_draining(self) -> bool:
-        """Whether new work is refused because the process is about to end."""
+        """Return whether new work is refused because the process shuts down."""
         return self._is_draining
 
     def admit(self, context: RequestContext) -> Permit:
@@ -99,28 +99,28 @@ class Admission:
         return Permit(self, context)
 
     def start_draining(self) -> None:
-        """Refuse new work from now on; what is inside goes on."""
+        """Refuse new requests. Requests inside continue."""
         self._is_draining = True
 
     def stop_running(self) -> None:
-        """End whatever is still inside with `draining`; the last step of a drain."""
+        """End all requests inside with `draining`. Last step of a drain."""
         self._is_stopped = True
         for permit in list(self._inside):
             permit.stop()
 
     async def wait_until_idle(self, timeout_s: float | None) -> bool:
-        """Wait until nothing is inside; False if `timeout_s` passed first."""
+        """Wait until no request is inside. Return False if `timeout_s` passed first."""
         return await ends_within(timeout_s, self._idle.wait())
 
     def enter(self, permit: Permit) -> None:
-        """Let `permit` in or refuse; called by the permit itself."""
+        """Admit or refuse `permit`. Called by the permit itself."""
         self._check(permit.context, is_live=permit.is_live)
         self._inside.add(permit)
         self._idle.clear()
         self._count(permit, +1)
 
     def leave(self, permit: Permit) -> None:
-        """Let `permit` out; called by the permit itself."""
+        """Count `permit` out. Called by the permit itself."""
         self._inside.discard(permit)
         self._count(permit, -1)
         if not self._inside:
@@ -147,13 +147,11 @@ class Admission:
         wait_s = self._predicted_wait_s()
         left_s = context.deadline.remaining_s(self._clock)
         if wait_s > left_s:
-            detail = (
-                f"The wait is about {wait_s:.1f} s now and the request allows {left_s:.1f} s; allow more or try later."
-            )
+            detail = f"The wait is about {wait_s:.1f} s now and the request allows {left_s:.1f} s; send a longer timeout or try again later."
             raise self._refusal("cannot_meet_deadline", detail)
 
     def _check_key(self, caller: Caller) -> None:
-        """The limits of the caller's key."""
+        """Check the limits of the caller's key."""
         limit = caller.limits.requests
         num = self._num_by_party[False, caller.party] + self._num_by_party[True, caller.party]
         if limit is not None and num >= limit:
@@ -166,7 +164,7 @@ class Admission:
         limit = self._policy.max_live_streams
         if self._num_live >= limit:
             raise self._refusal("too_many_requests", f"All {limit} live streams are taken; try again later.")
-        # Addresses are not limited here: without keys, a proxy makes one address of all callers.
+        # Addresses are not limited here: without keys, all callers behind a proxy share one address.
         if caller.key_id and self._num_by_party[True, caller.party] >= _ROOM_FACTOR * (limit - self._num_live):
             detail = f"The rest of the {limit} live streams is kept for other API keys; try again later."
             raise self._refusal("too_many_requests", detail)
@@ -186,7 +184,7 @@ class Admission:
 
 
 class Permit:
-    """A request that is inside, held with `with`."""
+    """A request inside, used as a context manager."""
 
     def __init__(self, admission: Admission, context: RequestContext) -> None:
         self._admission = admission

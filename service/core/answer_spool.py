@@ -1,4 +1,4 @@
-"""Between the work and the reader of an answer: a slow reader costs bounded disk, no decoder and little memory."""
+"""Queue between the work and the reader of an answer, so that a slow reader occupies disk but no decoder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, Summary
 from service.media.upload import Spool
 
-# What Python holds around the run lengths of a frame and of a mask, roughly.
+# Approximate bytes that Python uses for a frame and for a mask, beside the run lengths.
 _FRAME_OVERHEAD_BYTES = 512
 _MASK_OVERHEAD_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpoolPolicy:
-    """Frames wait as objects up to `memory_bytes`, then as lines in a file of at most `max_bytes`."""
+    """Frames wait as objects up to `memory_bytes`, beyond that as lines in a file of at most `max_bytes`."""
 
     memory_bytes: int = 1024**2
     max_bytes: int = 1024**3
@@ -29,9 +29,9 @@ class AnswerSpool:
     """A queue of answer events for one reader, who takes each event once. Implements `ports.AnswerSink`.
 
     Args:
-        policy: bounds of this answer.
-        room: bounds of all answers together.
-        party: whose answer it is, for a fair share.
+        policy: limits of this answer.
+        room: limits of all answers together.
+        party: owner of the answer, for fair sharing of the room.
     """
 
     def __init__(self, policy: AnswerSpoolPolicy, room: Spool, *, party: str = "") -> None:
@@ -46,7 +46,7 @@ class AnswerSpool:
         self._changed = asyncio.Event()
 
     def put(self, event: ClipStarted | FrameMasks) -> None:
-        """Queue an event; raises `storage_full` when the file, or the spool of all answers, is full."""
+        """Queue an event. Raises `storage_full` if the file, or the spool of all answers, is full."""
         if isinstance(event, ClipStarted):
             self._started = event
         else:
@@ -54,13 +54,13 @@ class AnswerSpool:
         self._changed.set()
 
     def end(self, end: Summary | Exception) -> None:
-        """Queue the end, a summary or what the reader shall meet; the first one counts."""
+        """Queue the end: the summary, or the error that the reader gets. Only the first call counts."""
         if self._end is None:
             self._end = end
         self._changed.set()
 
     async def events(self) -> AsyncIterator[AnswerEvent]:
-        """The events in order; raises the error that the work ended with, after what came before it."""
+        """Yield the events in order. Raises the error of the work after the events before it."""
         while True:
             self._changed.clear()
             while (event := self._take()) is not None:
@@ -73,7 +73,7 @@ class AnswerSpool:
             await self._changed.wait()
 
     def close(self) -> None:
-        """Free everything; idempotent."""
+        """Free memory and file. Idempotent."""
         self._memory.clear()
         self._room.release_memory(self._memory_bytes)
         self._memory_bytes = 0

@@ -1,4 +1,4 @@
-"""API keys: a file of SHA-256 hashes with names and limits, read again when it changes, compared in constant time."""
+"""API keys: a file of SHA-256 hashes with names and limits, reloaded when it changes, compared in constant time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Authenticate = Callable[[str | None], Caller]
 
 
 class ApiKeys:
-    """Who may call. One key's SHA-256 (hex) a line, an optional name and limits after it, `#` starts a comment:
+    """Valid API keys: one SHA-256 (hex) per line, then an optional name and limits; `#` starts a comment.
 
         e3b0c442…b855  batch team  weight=2 requests=16 samples_per_minute=6000 bytes_per_minute=2GiB
 
-    A hash is made with `printf %s "$KEY" | sha256sum`. Without a file every caller is let in; with a file that cannot
-    be read the keys read last stay valid, and at the start nobody is let in. A line with a mistake is logged and its
-    key is not valid, so that a misspelt limit is not the absence of a limit.
+    `printf %s "$KEY" | sha256sum` makes a hash. Without a file every caller is accepted. If the file cannot be read,
+    the keys read last stay valid; at the start, no caller is accepted. A faulty line is logged and its key is not
+    valid, so that a misspelt limit does not become no limit.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -39,10 +39,10 @@ class ApiKeys:
         self._callers: dict[str, Caller] = {}
 
     def check(self, authorization: str | None) -> Caller:
-        """Return the caller; `ANONYMOUS` where no keys are set.
+        """Return the caller; `ANONYMOUS` if no keys are set.
 
         Args:
-            authorization: the value of the Authorization header or metadata, None where absent.
+            authorization: value of the Authorization header or metadata; None if absent.
 
         Raises:
             ServiceError: `unauthenticated`.
@@ -55,15 +55,15 @@ class ApiKeys:
             raise ServiceError("unauthenticated", "Send the header `Authorization: Bearer KEY`.")
         digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).hexdigest()
         found = ""
-        for known in self._callers:  # every entry is compared, so that time tells nothing
+        for known in self._callers:  # every entry is compared, so that the time reveals nothing
             if hmac.compare_digest(known, digest):
                 found = known
         if not found:
-            raise ServiceError("unauthenticated", "This API key is not known here.")
+            raise ServiceError("unauthenticated", "This API key is not valid.")
         return self._callers[found]
 
     def caller_of(self, key_id: str) -> Caller:
-        """Return the caller of a key id that `check` gave before; without name and limits if the key is gone."""
+        """Return the caller of a key id that `check` returned before; without name and limits if it was removed."""
         found = (caller for caller in self._callers.values() if caller.key_id == key_id)
         return next(found, Caller(key_id=key_id))
 
@@ -96,7 +96,7 @@ def _parse(lines: list[str]) -> dict[str, Caller]:
         try:
             callers[words[0].lower()] = _caller(words)
         except _LineError as error:
-            _logger.error("a line of the API key file is wrong", extra={"line": number, "reason": error.reason})
+            _logger.error("a line of the API key file is not valid", extra={"line": number, "reason": error.reason})
     return callers
 
 

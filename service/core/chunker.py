@@ -1,4 +1,4 @@
-"""Grouping of decoded samples into chunks: a chunk leaves when it is full, late, or the predictor is idle."""
+"""Grouping of decoded samples into chunks. A chunk leaves when full, after a delay, or when the predictor is idle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.domain.deadline import Clock
 
 @dataclass(frozen=True, slots=True)
 class ChunkPolicy:
-    """When a chunk leaves. 50 ms: one tenth of what a person notices, several device calls long."""
+    """When a chunk leaves. The delay of 50 ms is too short to notice and as long as several device calls."""
 
     max_samples: int = MAX_CHUNK_SAMPLES
     first_samples: int = FIRST_CHUNK_SAMPLES
@@ -22,7 +22,7 @@ class ChunkPolicy:
 
 
 class Chunker:
-    """Collects blocks of one clip; holds no more than a chunk and the block that filled it."""
+    """Collects blocks of one clip. Holds at most a chunk and the block that filled it."""
 
     def __init__(self, policy: ChunkPolicy, *, clock: Clock) -> None:
         self._policy = policy
@@ -33,20 +33,20 @@ class Chunker:
         self._since_s = 0.0
 
     def add(self, block: SampleBlock) -> None:
-        """Take a decoded block."""
+        """Add a decoded block."""
         if not self._num_samples:
             self._since_s = self._clock()
         self._blocks.append(block)
         self._num_samples += len(block)
 
     def wait_s(self) -> float | None:
-        """How long the collected samples may wait for more; None where there are none."""
+        """Return the seconds that the collected samples may wait for more; None if there are none."""
         if not self._num_samples:
             return None
         return max(0.0, self._since_s + self._policy.window_s - self._clock())
 
     def take(self, *, is_idle: bool, is_end: bool = False) -> SampleBlock | None:
-        """The next chunk's samples if it is time for it to leave, else None."""
+        """Return the samples of the next chunk if it is due, else None."""
         is_late = self._clock() >= self._since_s + self._policy.window_s
         if not self._num_samples or not (is_idle or is_end or is_late or self._num_samples >= self._limit):
             return None
@@ -62,7 +62,7 @@ class Chunker:
 async def chunks_of(
     blocks: AsyncIterator[SampleBlock], *, is_idle: Callable[[], bool], policy: ChunkPolicy, clock: Clock
 ) -> AsyncGenerator[SampleBlock, None]:
-    """The samples of each chunk, in order. To be closed by its reader (`aclosing`)."""
+    """Yield the samples of each chunk in order. The reader must close the generator (`aclosing`)."""
     chunker = Chunker(policy, clock=clock)
     read = asyncio.ensure_future(_next_block(blocks))
     try:
@@ -88,7 +88,7 @@ async def _next_block(blocks: AsyncIterator[SampleBlock]) -> SampleBlock | None:
 
 
 def join_blocks(blocks: list[SampleBlock]) -> SampleBlock:
-    """One block of all samples; the audio spans stand one after the other."""
+    """Return one block of all samples; the audio spans are concatenated."""
     if len(blocks) == 1:
         return blocks[0]
     starts = np.cumsum([0] + [len(block.audio) for block in blocks[:-1]])
@@ -103,7 +103,7 @@ def join_blocks(blocks: list[SampleBlock]) -> SampleBlock:
 
 
 def split_block(block: SampleBlock, num_samples: int) -> tuple[SampleBlock, SampleBlock | None]:
-    """The first `num_samples` and the rest (None if there is none), each with the sound it needs."""
+    """Return the first `num_samples` and the rest (None if there is none), each with the sound that it needs."""
     if len(block) <= num_samples:
         return block, None
     return _slice(block, 0, num_samples), _slice(block, num_samples, len(block))

@@ -1,4 +1,4 @@
-"""How fast work ends, and so when a refused caller should come back."""
+"""Measured rate at which work ends, and the retry delay that follows from it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 from service.domain.deadline import Clock
 
-# Ends of the last minute give the rate: long enough for slow clips, short enough to follow load.
+# Seconds of ends that give the rate: long enough for slow clips, short enough to follow the load.
 _WINDOW_S = 60.0
-# Retry delay before anything has ended: a typical clip's time.
+# Retry delay in seconds before anything has ended: the duration of a typical clip.
 _UNKNOWN_RETRY_S = 5.0
 _MIN_RETRY_S = 1.0
 _MAX_RETRY_S = 60.0
 
 
 class DrainRate:
-    """Measures ends of work.
+    """Measures the rate at which work ends.
 
     Args:
         clock: seconds, monotonic.
@@ -36,11 +36,11 @@ class DrainRate:
         self._num_refused = 0
 
     def refused(self) -> None:
-        """Count a refusal. Refusals since the last end queue up one behind the other, so that they come back spread."""
+        """Count a refusal. Each refusal since the last end adds to the delay, so that callers return one by one."""
         self._num_refused += 1
 
     def retry_after_s(self) -> float:
-        """Return when a place should be free, from 1 to 60 s, with 20 % of jitter."""
+        """Return the seconds until a place should be free, from 1 to 60, with 20 % of jitter."""
         now = self._clock()
         recent = [at_s for at_s in self._ended_at_s if now - at_s <= _WINDOW_S]
         wait_s = _UNKNOWN_RETRY_S

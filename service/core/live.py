@@ -1,8 +1,8 @@
-"""Live streams: frames and sound in any interleaving become masks, one frame at a time, the oldest dropped when behind.
+"""Live streams: frames and sound in any interleaving become masks, one frame at a time.
 
-One stream is two tasks. The reader takes what comes: sound goes to the time line, frames into a short line whose oldest
-is dropped when it is full. The answerer takes the oldest frame, decodes it, waits a moment for its sound, and sends
-one sample to the segmenter, where the samples of all streams and clips share batches.
+A stream has two tasks. The reader receives input: sound goes to the time line, frames go into a short queue that drops
+its oldest frame when it is full. The answerer takes the oldest frame, decodes it, waits briefly for its sound, and
+sends one sample to the segmenter, where the samples of all streams and clips share batches.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
 from service.ports import Segmenter
 from service.postprocess.events import EventTracker
 
-# Hands an event to the transport; waits while the client does not read.
+# Sends an event to the transport; waits while the client does not read.
 Emit = Callable[[LiveEvent], Awaitable[None]]
 
-# Failures after which no later frame can be answered here; all others are the frame's own.
+# Errors that end the stream, because no later frame could be answered either. Other errors concern one frame.
 _ENDS_STREAM = frozenset({"draining"})
 _DRAINING_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class LivePolicy:
-    """Bounds of one stream.
+    """Limits of one stream.
 
     Attributes:
-        max_pixels: of a raw picture.
-        frame_timeout_s: from a frame's arrival; then it is given up.
-        idle_s: the longest that a client may send nothing, neither frame nor sound. It holds one of few places, and a
-            camera sends many times a second; as long as a reader may stall.
+        max_pixels: pixels of a raw picture.
+        frame_timeout_s: deadline of a frame, from its arrival.
+        idle_s: longest time without input. An idle client occupies a scarce slot. Same limit as for a stalled reader.
     """
 
     max_pixels: int
@@ -57,7 +56,7 @@ class LivePolicy:
 
 
 class LiveStreams:
-    """All live streams of the process; each `run` is one."""
+    """All live streams of the process. Each call of `run` is one stream."""
 
     def __init__(
         self,
@@ -79,11 +78,11 @@ class LiveStreams:
     async def run(
         self, inputs: AsyncIterator[LiveInput], *, options: LiveOptions, emit: Emit, context: RequestContext
     ) -> None:
-        """Answer one stream until its inputs end; the first event is the ModelInfo.
+        """Answer one stream until its input ends. The first event is the ModelInfo.
 
         Raises:
-            ServiceError: `warming_up` or `backend_down` (no model), `bad_option`, `draining`, `slow_upload` (nothing
-                came for `idle_s`), `too_many_requests`, what `inputs` raises.
+            ServiceError: `warming_up` or `backend_down` (no model), `bad_option`, `draining`, `slow_upload` (no input
+                for `idle_s`), `too_many_requests`, any error of `inputs`.
         """
         model = await self._segmenter.describe()
         applied = options.resolve(model)
@@ -102,7 +101,7 @@ class LiveStreams:
                 self._open.discard(stream)
 
     def start_draining(self) -> None:
-        """End every stream after its current frame with `draining`."""
+        """End every stream with `draining` after its current frame."""
         self._is_draining = True
         for stream in self._open:
             stream.end_after_current_frame()
@@ -110,7 +109,7 @@ class LiveStreams:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A frame in line; `index` counts well-ordered frames by arrival."""
+    """A queued frame; `index` counts the accepted frames by arrival."""
 
     frame: LiveFrame
     index: int
@@ -163,7 +162,7 @@ class _Stream:
         self._changed.set()
 
     async def _receive(self, inputs: AsyncIterator[LiveInput]) -> LiveInput | None:
-        """What comes next; None at the end of the inputs."""
+        """Return the next input; None at the end."""
         async with bounded_wait(self._idle_s, self._idle_error):
             return await anext(inputs, None)
 
@@ -172,7 +171,7 @@ class _Stream:
         return ServiceError("slow_upload", detail)
 
     def _take(self, frame: LiveFrame) -> None:
-        """Put a frame in line; a full line drops its oldest."""
+        """Queue a frame. A full queue drops its oldest frame."""
         if not (math.isfinite(frame.timestamp_s) and abs(frame.timestamp_s) <= MAX_TIMESTAMP_S):
             raise ServiceError("malformed_body", "LiveFrame.timestamp_s: give a finite number of seconds.")
         if frame.timestamp_s <= self._last_timestamp_s:
@@ -204,7 +203,7 @@ class _Stream:
             await self._emit(event)
 
     async def _next(self) -> _Waiting | None:
-        """The oldest frame in line; None when the stream is over."""
+        """Return the oldest queued frame; None when the stream is over."""
         while True:
             if self._is_draining:
                 detail = "This server is shutting down; open the stream again, another server will answer."
@@ -222,7 +221,7 @@ class _Stream:
         return await self._work.masks(picture, window, waiting)
 
     async def _wait_for_sound(self, waiting: _Waiting) -> None:
-        """Until the frame's sound is there, the wait for it is over, or no more can come."""
+        """Wait until the frame's sound has arrived, the wait is over, or no more sound can come."""
         give_up_at_s = waiting.received_at_s + self._options.max_audio_wait_s
         while not (self._is_over or self._is_draining or self._sound.has_heard(waiting.frame.timestamp_s)):
             left_s = give_up_at_s - self._clock()
@@ -239,20 +238,20 @@ class _Stream:
             await self._transport_emit(LiveMasks(masks, latency_s, self._num_dropped))
 
     async def _emit(self, event: LiveEvent) -> None:
-        async with self._emitting:  # a transport takes one message at a time
+        async with self._emitting:  # a transport sends one message at a time
             await self._transport_emit(event)
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """uint8 (h, w, 3) RGB at the model's size, and the size (height, width) it was sent in."""
+    """uint8 (h, w, 3) RGB at the model's size, and the size (height, width) that the client sent."""
 
     frame: NDArray[np.uint8]
     source_size: tuple[int, int]
 
 
 class _FrameWork:
-    """What is done with one frame: bytes to picture, picture and window to masks."""
+    """The steps of one frame: bytes to picture, picture and audio window to masks."""
 
     def __init__(
         self,
@@ -290,7 +289,7 @@ class _FrameWork:
             return _Picture(resized, (frame.height, frame.width))
 
     async def masks(self, picture: _Picture, window: NDArray[np.int16], waiting: _Waiting) -> FrameMasks:
-        """One sample through the segmenter; `window` is int16 (15600,)."""
+        """Return the masks of one sample; `window` is int16 (15600,)."""
         timestamp_s = round(waiting.frame.timestamp_s, ANSWER_DECIMALS)
         sample = SampleBlock(
             frames=picture.frame[None],  # (1, h, w, 3)

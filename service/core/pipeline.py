@@ -1,8 +1,7 @@
-"""THE data path, top to bottom: decode -> chunks -> segment -> frames in order -> summary.
+"""The data path: decode -> chunks -> segment -> frames in order -> summary.
 
-An answer is an async generator of events. Its work runs in one task group behind it, so that whatever ends the answer
-(the reader leaves, a deadline, an error anywhere) ends all of it at once: the decoder child, the queued chunks, the
-file.
+An answer is an async generator of events. Its work runs in one task group behind it, so that any end of the answer (the
+reader leaves, a deadline passes, something fails) ends all of it: the decoder child, the queued chunks, the file.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from service.postprocess.stages import AnswerStages
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
 
-# More bytes than any upload has: waiting for them ends when the upload is complete.
+# More bytes than any upload has. Waiting for them means waiting for the end of the upload.
 _ALL = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class PipelinePolicy:
-    """Bounds of one request's work and of all requests' decoded bytes.
+    """Limits of one request's work and of the decoded bytes of all requests.
 
     Attributes:
-        max_growing: uploads that are decoded while they grow, each by a decoder child that mostly waits. Beyond it an
-            upload is decoded when it is complete.
+        max_growing: uploads that are decoded while they grow, each in a decoder child that mostly waits. Uploads beyond
+            it are decoded when they are complete.
     """
 
     max_queued_bytes: int
@@ -56,7 +55,7 @@ class PipelinePolicy:
 
 @dataclass(slots=True)
 class _Flow:
-    """What the two sides of one request share: decoding sends chunks in, emitting takes their answers in order."""
+    """State shared by the two sides of one request: decoding sends chunks, emitting takes their results in order."""
 
     context: RequestContext
     timings: Timings
@@ -83,17 +82,17 @@ class _Flow:
 
 
 class Pipeline:
-    """Answers uploads; one for all transports. Implements `ports.Answering`.
+    """Answers uploads, for all transports. Implements `ports.Answering`.
 
     Args:
         segmenter: chunks to masks.
         decoders: uploads to samples.
         spool: room for answers that wait to be read.
-        policy: bounds.
-        metrics: gets the stages' times.
+        policy: limits.
+        metrics: stage times.
         clock: seconds, monotonic.
-        admission: its places for work, and its count of samples by caller; None where nothing else works.
-        traces: gets the spans.
+        admission: places for work, and samples by caller; None if nothing else works.
+        traces: spans.
     """
 
     def __init__(
@@ -120,22 +119,22 @@ class Pipeline:
         self._budget = ByteBudget(policy.max_queued_bytes)
 
     async def check(self, options: SegmentOptions) -> None:
-        """Refuse early what cannot be answered: no model yet (`warming_up`), labels it does not know (`bad_option`)."""
+        """Raise `warming_up` if there is no model yet, `bad_option` for labels that the model does not know."""
         options.resolve(await self._segmenter.describe())
 
     async def answer(
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """The masks of an upload, which may still be growing.
+        """Yield the answer to an upload, which may still be growing.
 
-        Closing the generator ends all work for it. The upload's bytes are freed when the work ends, so that a slow
-        reader holds neither an upload nor a decoder.
+        Closing the generator ends all its work. The upload's bytes are freed when the work ends, so that a slow reader
+        occupies neither an upload nor a decoder.
 
         Yields:
             one ClipStarted, FrameMasks in order with SoundEvents between them, one Summary.
 
         Raises:
-            ServiceError: anything of the error table that decoding or segmenting can meet, `deadline_exceeded`.
+            ServiceError: any code of decoding and segmenting; `deadline_exceeded`.
         """
         spool = AnswerSpool(self._policy.spool, self._spool, party=context.caller.party)
         stages = AnswerStages(options)
@@ -176,16 +175,16 @@ class Pipeline:
         except Exception as error:
             sink.end(error)
         except asyncio.CancelledError:
-            sink.end(ServiceError("client_gone", "The answer was given up."))
+            sink.end(ServiceError("client_gone", "The answer was cancelled."))
             raise
         finally:
             self._budget.release(flow.held_bytes)
 
     @asynccontextmanager
     async def _placed(self, upload: Upload, flow: _Flow) -> AsyncIterator[None]:
-        """Hold a place for the work on an upload, lent to others while the upload has to grow.
+        """Hold a place for the work on an upload. The place is lent to others while the upload has to grow.
 
-        Jobs need none: their runner bounds them, and their samples yield to those of people who wait.
+        Jobs need no place: their runner limits them, and their samples yield to interactive requests.
         """
         timings = flow.timings
         async with self._ready(upload, timings):
@@ -203,7 +202,7 @@ class Pipeline:
 
     @asynccontextmanager
     async def _ready(self, upload: Upload, timings: Timings) -> AsyncIterator[None]:
-        """Wait until the work on an upload can start: it is complete, or growing and one of few that may grow."""
+        """Wait until the work on an upload can start: it is complete, or it grows and is one of few that may."""
         timings.stage = "upload"
         if upload.is_complete or self._growing.locked():
             await upload.wait_for(_ALL)
@@ -214,7 +213,7 @@ class Pipeline:
             yield
 
     async def _decode(self, upload: Upload, options: SegmentOptions, flow: _Flow, group: asyncio.TaskGroup) -> None:
-        """Decode the upload and send its chunks off; the decoder is given back when the last one has left."""
+        """Decode the upload and send its chunks. The decoder is released when the last chunk has left."""
         model = await self._segmenter.describe()
         applied = options.resolve(model)
         request = DecodeRequest(options=applied, frame_height=model.input_height, frame_width=model.input_width)
@@ -242,7 +241,7 @@ class Pipeline:
         return chunks_of(blocks, is_idle=self._segmenter.is_idle, policy=self._policy.chunks, clock=self._clock)
 
     async def _held(self, blocks: AsyncIterator[SampleBlock], flow: _Flow) -> AsyncIterator[SampleBlock]:
-        """The same blocks, each counted against the budget of decoded bytes from here until its chunk is answered."""
+        """Yield the same blocks; each counts against the budget of decoded bytes until its chunk is answered."""
         async for block in blocks:
             await self._budget.acquire(block.frames.nbytes)
             flow.held_bytes += block.frames.nbytes
@@ -263,7 +262,7 @@ class Pipeline:
             self._budget.release(num_bytes)
 
     async def _emit(self, flow: _Flow) -> int:
-        """Hand the frames on in order; returns how many."""
+        """Write the frames to the sink in order and return their number."""
         num_samples = 0
         while (segmenting := await flow.sent.get()) is not None:
             chunk = await segmenting

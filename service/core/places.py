@@ -1,10 +1,9 @@
-"""Places for work, handed out fairly between callers.
+"""Places for work, shared fairly between callers.
 
-A request takes a place when its work can start and gives it back when the work ends; uploading and reading an answer
-need none. Callers that find no place free wait in a bounded line. A free place goes to the waiting caller that has the
-fewest places for its weight. When the line is full, a newcomer takes the position of the last request of the caller
-that has most for its weight, unless that is the newcomer itself. So a caller within its share of places and line is
-never refused, whatever others do.
+A request takes a place when its work can start and releases it when the work ends; uploading and reading an answer need
+none. Callers that find no free place wait in a bounded line. A free place goes to the waiting caller with the fewest
+places for its weight. When the line is full, a new request replaces the last request of the caller that has most for
+its weight, unless that is its own caller. A caller within its share of places and line is therefore never refused.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class PlacePolicy:
-    """Requests that work at once, and requests that may wait for a place."""
+    """Number of requests that work at once, and that may wait for a place."""
 
     num_places: int
     max_waiting: int = 0
@@ -33,7 +32,7 @@ class PlacePolicy:
 
 @dataclass(slots=True)
 class _Waiter:
-    """One request in line. A resuming one gave its place back in the middle of its work and is never refused."""
+    """A waiting request. One that resumes lent its place in the middle of its work and is never refused."""
 
     party: str
     number: int
@@ -43,7 +42,7 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Share:
-    """What one caller has now."""
+    """Places and waiting requests of one caller."""
 
     weight: float
     num_working: int = 0
@@ -51,7 +50,7 @@ class _Share:
 
     @property
     def load(self) -> float:
-        """Places and positions in line, relative to the weight."""
+        """Return places and positions in line, relative to the weight."""
         return (self.num_working + len(self.waiting)) / self.weight
 
 
@@ -59,8 +58,8 @@ class Places:
     """All places of the process.
 
     Args:
-        policy: how many.
-        metrics: gets the gauges and the refusals.
+        policy: limits.
+        metrics: gauges and refusals.
         rate: measures ends of work, for Retry-After.
     """
 
@@ -75,12 +74,12 @@ class Places:
 
     @property
     def num_working(self) -> int:
-        """Places taken."""
+        """Return the number of taken places."""
         return self._num_working
 
     @property
     def num_waiting(self) -> int:
-        """Requests in line."""
+        """Return the number of waiting requests."""
         return self._num_waiting
 
     def check(self, caller: Caller) -> None:
@@ -90,11 +89,11 @@ class Places:
         raise self._refusal()
 
     def place(self, caller: Caller) -> Place:
-        """Return a place to be entered with `async with`, which waits for its turn and raises `queue_full`."""
+        """Return a place. Entering it with `async with` waits for its turn and raises `queue_full`."""
         return Place(self, caller)
 
     async def acquire(self, caller: Caller, *, is_resuming: bool = False) -> None:
-        """Take a place; called by `Place`."""
+        """Take a place. Called by `Place`."""
         share = self._shares.setdefault(caller.party, _Share(caller.weight))
         share.weight = caller.weight
         if self._num_working < self._policy.num_places and not self._num_waiting:
@@ -108,7 +107,7 @@ class Places:
             self._forget(caller.party)
 
     def release(self, caller: Caller, *, has_ended: bool) -> None:
-        """Give a place back; called by `Place`."""
+        """Release a place. Called by `Place`."""
         self._shares[caller.party].num_working -= 1
         self._num_working -= 1
         if has_ended:
@@ -136,7 +135,7 @@ class Places:
             self._observe()
 
     def _remove(self, waiter: _Waiter) -> None:
-        """Take a waiter out of line, if it is still there."""
+        """Remove a waiter from the line, if it is still there."""
         share = self._shares.get(waiter.party)
         if share is not None and waiter in share.waiting:
             share.waiting.remove(waiter)
@@ -148,7 +147,7 @@ class Places:
         self._observe()
 
     def _grant(self) -> None:
-        """Hand free places to those who wait, the caller with the fewest for its weight first."""
+        """Give free places to waiting requests, to the caller with the fewest for its weight first."""
         while self._num_waiting and self._num_working < self._policy.num_places:
             share = min(
                 (share for share in self._shares.values() if share.waiting),
@@ -167,7 +166,7 @@ class Places:
         )
 
     def _victim(self, caller: Caller) -> _Waiter | None:
-        """The waiter that gives way to a new request of `caller`; None if `caller` itself has most."""
+        """Return the waiter that a new request of `caller` replaces; None if `caller` itself has most."""
         own = self._shares.get(caller.party)
         wanted = ((0 if own is None else own.num_working + len(own.waiting)) + 1) / caller.weight
         heavier = [
@@ -179,7 +178,7 @@ class Places:
         return max(heavier, key=lambda found: found[0])[1] if heavier else None
 
     def _displace(self, caller: Caller) -> None:
-        """Make room in a full line; raises `queue_full` if there is none for this caller."""
+        """Make room in a full line. Raises `queue_full` if there is none for this caller."""
         victim = self._victim(caller)
         if victim is None:
             raise self._refusal()
@@ -206,7 +205,7 @@ class Places:
 
 
 class Place:
-    """One request's place, held with `async with`."""
+    """The place of one request, used with `async with`."""
 
     def __init__(self, places: Places, caller: Caller) -> None:
         self._places = places
@@ -227,7 +226,7 @@ class Place:
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[None]:
-        """Give the place to others for the body, which waits for something; take one again before going on."""
+        """Lend the place to others while the body waits, then take a place again."""
         self._is_held = False
         self._places.release(self._caller, has_ended=False)
         yield

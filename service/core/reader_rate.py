@@ -1,4 +1,4 @@
-"""The rule for slow readers, for every transport: while bytes wait for a reader, it must take enough of them."""
+"""The rule for slow readers on every transport: while bytes wait for a reader, it must read at a minimum rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ReaderRate:
     """Counts what a reader takes over a sliding window of the time in which something waited for it.
 
     Args:
-        min_bytes_per_s: least rate; at 0 the reader must still take something in every window.
+        min_bytes_per_s: minimum rate; at 0 the reader must still take something in every window.
         window_s: length of the window, seconds of waiting.
     """
 
@@ -28,16 +28,16 @@ class ReaderRate:
 
     @property
     def window_s(self) -> float:
-        """Length of the window."""
+        """Return the length of the window in seconds."""
         return self._window_s
 
     @property
     def poll_s(self) -> float:
-        """How often a wait should be told."""
+        """Return how often a wait should be reported, in seconds."""
         return self._window_s / _NUM_BUCKETS
 
     def caught_up(self) -> None:
-        """Start anew: nothing waits for the reader."""
+        """Restart the window, because nothing waits for the reader."""
         self._buckets.clear()
         self._seconds = self._open_s = 0.0
         self._bytes = self._open_bytes = 0

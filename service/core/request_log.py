@@ -1,4 +1,4 @@
-"""Metrics and one INFO line for every request, whatever transport brought it."""
+"""Metrics and one INFO line for every request on every transport."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _logger = logging.getLogger("avesformer.request")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is known of a request when it ends; transports fill it in as they learn. `span` is the request's own."""
+    """Facts of a request for its log line; transports fill them in. `span` is the request's own."""
 
     code: str = "ok"
     num_samples: int = 0
@@ -49,16 +49,17 @@ class RequestLog:
     def record(
         self, *, request_id: str, transport: Transport, traceparent: str = "", operation: str = "request"
     ) -> Iterator[RequestRecord]:
-        """Around a whole request, outermost.
+        """Record a whole request. This context manager is the outermost of a request.
 
         Args:
             request_id: names it in the log.
             transport: labels its metrics.
-            traceparent: names the span that it is part of; empty where its caller named none.
-            operation: names its span: route or method, one of few.
+            traceparent: parent span; empty if the caller gave none.
+            operation: name of its span: route or method, one of few.
 
         Raises:
-            ServiceError: what the body raised; anything that is not ours becomes `internal`, logged with its trace.
+            ServiceError: any error of the body. An unexpected exception becomes `internal` and is logged with its
+                traceback.
         """
         kind: SpanKind = "consumer" if transport == "job" else "server"
         attributes = {"request_id": request_id, "transport": transport}
@@ -82,7 +83,7 @@ class RequestLog:
             raise
         except Exception as error:
             record.code = "internal"
-            _logger.exception("request failed inside")
+            _logger.exception("request failed unexpectedly")
             detail = "Something failed inside the service; the operator finds it in the log by this request id."
             raise ServiceError("internal", detail) from error
         finally:

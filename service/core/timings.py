@@ -1,4 +1,4 @@
-"""Where a request's time went, stage by stage."""
+"""Seconds that a request spends in each stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.telemetry.metrics import Metrics
 class Timings:
     """Seconds by stage. Stages of one request overlap, so they do not add up to the total.
 
-    `stage` names what the request waits for now; it goes into the detail of a missed deadline.
+    `stage` is what the request waits for now; the detail of a missed deadline names it.
     """
 
     clock: Clock
@@ -41,7 +41,7 @@ class Timings:
         self.decode_s += opened_s - waited_s
 
     async def decoding(self, blocks: AsyncIterator[SampleBlock]) -> AsyncIterator[SampleBlock]:
-        """The same blocks; the time spent waiting for each counts as decoding."""
+        """Yield the same blocks. The time spent waiting for each counts as decoding."""
         while True:
             since_s = self.clock()
             block = await anext(blocks, None)
@@ -51,18 +51,18 @@ class Timings:
             yield block
 
     def add(self, chunk: SegmentedChunk) -> None:
-        """Count a chunk's stages."""
+        """Add the stages of a chunk."""
         self.queue_s += chunk.queue_s
         self.predict_s += chunk.predict_s
         self.encode_s += chunk.encode_s
 
     def observe(self, metrics: Metrics) -> None:
-        """Into the stage histogram, what no later stage counts by itself."""
+        """Observe the stages upload and decode in the histogram; the other stages are observed where they happen."""
         metrics.stage_duration_seconds.labels(stage="upload").observe(self.upload_s)
         metrics.stage_duration_seconds.labels(stage="decode").observe(self.decode_s)
 
     def summary(self) -> dict[str, float]:
-        """The answer's `timings_s`."""
+        """Return the `timings_s` of the answer."""
         seconds = {
             "upload": self.upload_s,
             "decode": self.decode_s,

@@ -1,4 +1,4 @@
-"""The rule for slow uploads, for every transport: in any 10 s a least number of bytes must come."""
+"""The rule for slow uploads on every transport: a minimum number of bytes in any 10 s."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 
-# Length of the sliding window; nothing is asked of an upload before its first 10 s are over.
+# Seconds of the sliding window. The rule does not apply before the first window has passed.
 WINDOW_S = 10.0
 _BUCKET_S = 1.0
 
@@ -23,7 +23,7 @@ class UploadRate:
         self._buckets: deque[tuple[int, int]] = deque()
 
     def add(self, num_bytes: int) -> None:
-        """Count bytes that came, then apply the rule; raises `slow_upload`."""
+        """Count bytes that arrived, then apply the rule; raises `slow_upload`."""
         number = self._bucket_number()
         if self._buckets and self._buckets[-1][0] == number:
             num_bytes += self._buckets.pop()[1]
@@ -31,12 +31,12 @@ class UploadRate:
         self.check()
 
     def timeout_s(self) -> float:
-        """Return how long to wait for more before the rule is to be checked."""
+        """Return how many seconds to wait for more before the rule must be checked."""
         age_s = self._clock() - self._started_at_s
         return WINDOW_S - age_s if age_s < WINDOW_S else _BUCKET_S
 
     def check(self) -> None:
-        """Raise `slow_upload` if too few bytes came in the last 10 s."""
+        """Raise `slow_upload` if too few bytes arrived in the last 10 s."""
         first = self._bucket_number() - int(WINDOW_S / _BUCKET_S)
         while self._buckets and self._buckets[0][0] < first:
             self._buckets.popleft()

@@ -1,4 +1,4 @@
-"""What API keys use: limits a minute, and the metrics by key."""
+"""Usage of API keys: limits per minute, and the metrics by key."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from service.domain.errors import ServiceError
 from service.telemetry.metrics import Metrics
 
 _MINUTE_S = 60.0
-# Names that get a metric label of their own; keys beyond it share `other`. Bounds the number of time series.
+# Number of keys with a metric label of their own; further keys share `other`. Bounds the number of time series.
 MAX_LABELS = 100
 OTHER = "other"
 
 
 @dataclass(slots=True)
 class _Bucket:
-    """A token bucket that may go into debt: what has begun is never cut off, what is new waits."""
+    """A token bucket that may go into debt: running work is never cut off, new work waits."""
 
     level: float
     at_s: float
@@ -28,7 +28,7 @@ class _Bucket:
 
 
 class KeyUsage:
-    """Counts samples and bytes of keys, and refuses those that have used up their minute."""
+    """Counts samples and bytes of keys, and refuses keys that have used up their minute."""
 
     def __init__(self, *, metrics: Metrics, clock: Clock) -> None:
         self._metrics = metrics
@@ -37,7 +37,7 @@ class KeyUsage:
         self._labels: dict[str, str] = {}
 
     def check(self, caller: Caller) -> None:
-        """Raise `too_many_requests` if the key has used more than its samples or bytes a minute."""
+        """Raise `too_many_requests` if the key has used more than its samples or bytes per minute."""
         limits = caller.limits
         for what, per_minute in (("samples", limits.samples_per_minute), ("bytes", limits.bytes_per_minute)):
             if per_minute is None:
