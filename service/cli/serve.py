@@ -16,7 +16,7 @@ from service.wiring.descriptors import ensure_descriptors
 from service.wiring.front import Front, build_front
 from service.wiring.policies import MakePredictor
 
-_logger = logging.getLogger("avesformer.serve")
+logger = logging.getLogger("avesformer.serve")
 # Address to show to the user for a server that listens on all addresses.
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
@@ -30,7 +30,7 @@ def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None
     configure_logging(settings.log_level)
     pause_collection()
     ensure_descriptors(settings)
-    _logger.info("bounds", extra=settings.bounds())
+    logger.info("bounds", extra=settings.bounds())
     try:
         return asyncio.run(_serve(settings, make_predictor))
     except (StartError, ListenError) as error:
@@ -54,7 +54,7 @@ async def _serve(settings: Settings, make_predictor: MakePredictor | None) -> in
                 await _until_stopped(warming, stopping)
                 print("avesformer: draining, new requests are refused", file=sys.stderr)
                 await drain(front, hurrying)
-                _logger.info("drained")
+                logger.info("drained")
             finally:
                 await end_tasks([warming])
             return 0
@@ -91,7 +91,7 @@ async def _until_stopped(warming: asyncio.Task[None], stopping: asyncio.Event) -
         if warming.done() and not waiting.done():
             error = warming.exception()
             if error is not None:
-                _logger.error("model could not be loaded", exc_info=error)
+                logger.error("model could not be loaded", exc_info=error)
                 raise StartError(f"the model could not be loaded: {error}")
             await waiting
     finally:

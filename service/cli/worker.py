@@ -14,7 +14,7 @@ from service.wiring.policies import MakePredictor
 from service.wiring.worker import build_worker, worker_name
 from service.worker.worker import Worker
 
-_logger = logging.getLogger("avesformer.worker")
+logger = logging.getLogger("avesformer.worker")
 
 
 def run_worker(settings: Settings, *, make_predictor: MakePredictor | None = None) -> int:
@@ -50,7 +50,7 @@ async def _run(worker: Worker, stopping: asyncio.Event, port: int) -> int:
             return 0
         is_healthy = await running
     except Exception as error:
-        _logger.exception("worker failed")
+        logger.exception("worker failed")
         _complain(f"the worker failed: {error}")
         return 1
     finally:

@@ -147,7 +147,10 @@ class Admission:
         wait_s = self._predicted_wait_s()
         left_s = context.deadline.remaining_s(self._clock)
         if wait_s > left_s:
-            detail = f"The wait is about {wait_s:.1f} s now and the request allows {left_s:.1f} s; send a longer timeout or try again later."
+            detail = (
+                f"The wait is about {wait_s:.1f} s now and the request allows {left_s:.1f} s; "
+                "send a longer timeout or try again later."
+            )
             raise self._refusal("cannot_meet_deadline", detail)
 
     def _check_key(self, caller: Caller) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from service.domain.caller import ANONYMOUS, Caller, KeyLimits
 from service.domain.errors import ServiceError
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(KiB|MiB|GiB)?")
 _UNITS = {None: 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -75,11 +75,11 @@ class ApiKeys:
                 return
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            _logger.error("API keys cannot be read", extra={"reason": type(error).__name__})
+            logger.error("API keys cannot be read", extra={"reason": type(error).__name__})
             return
         self._callers = _parse(lines)
         self._version = version
-        _logger.info("API keys read", extra={"num_keys": len(self._callers)})
+        logger.info("API keys read", extra={"num_keys": len(self._callers)})
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def _parse(lines: list[str]) -> dict[str, Caller]:
         try:
             callers[words[0].lower()] = _caller(words)
         except _LineError as error:
-            _logger.error("a line of the API key file is not valid", extra={"line": number, "reason": error.reason})
+            logger.error("a line of the API key file is not valid", extra={"line": number, "reason": error.reason})
     return callers
 
 

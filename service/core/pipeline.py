@@ -64,7 +64,7 @@ class _Flow:
     sent: asyncio.Queue[asyncio.Task[SegmentedChunk] | None] = field(default_factory=asyncio.Queue)
     lend: Lend = nullcontext
     num_chunks: int = 0
-    held_bytes: int = 0
+    budget_bytes: int = 0
     audio_notes: tuple[str, ...] = ()
 
     def next_chunk(self, samples: SampleBlock, masks: MaskPolicy, *, checkpoint: str) -> Chunk:
@@ -178,7 +178,7 @@ class Pipeline:
             sink.end(ServiceError("client_gone", "The answer was cancelled."))
             raise
         finally:
-            self._budget.release(flow.held_bytes)
+            self._budget.release(flow.budget_bytes)
 
     @asynccontextmanager
     async def _placed(self, upload: Upload, flow: _Flow) -> AsyncIterator[None]:
@@ -237,14 +237,14 @@ class Pipeline:
             span.set(waited_s=round(waited_s, ANSWER_DECIMALS), num_chunks=flow.num_chunks)
 
     def _chunks(self, reader: ClipReader, flow: _Flow) -> AsyncGenerator[SampleBlock, None]:
-        blocks = self._held(flow.timings.decoding(reader.blocks()), flow)
+        blocks = self._budgeted(flow.timings.decoding(reader.blocks()), flow)
         return chunks_of(blocks, is_idle=self._segmenter.is_idle, policy=self._policy.chunks, clock=self._clock)
 
-    async def _held(self, blocks: AsyncIterator[SampleBlock], flow: _Flow) -> AsyncIterator[SampleBlock]:
+    async def _budgeted(self, blocks: AsyncIterator[SampleBlock], flow: _Flow) -> AsyncIterator[SampleBlock]:
         """Yield the same blocks; each counts against the budget of decoded bytes until its chunk is answered."""
         async for block in blocks:
             await self._budget.acquire(block.frames.nbytes)
-            flow.held_bytes += block.frames.nbytes
+            flow.budget_bytes += block.frames.nbytes
             yield block
 
     async def _segment(self, chunk: Chunk, flow: _Flow) -> SegmentedChunk:
@@ -258,7 +258,7 @@ class Pipeline:
                 return segmented
         finally:
             num_bytes = chunk.samples.frames.nbytes
-            flow.held_bytes -= num_bytes
+            flow.budget_bytes -= num_bytes
             self._budget.release(num_bytes)
 
     async def _emit(self, flow: _Flow) -> int:

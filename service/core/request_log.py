@@ -18,7 +18,7 @@ from service.telemetry.logs import request_id_var
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_SPAN, NO_TRACES, Span, SpanKind, Traces
 
-_logger = logging.getLogger("avesformer.request")
+logger = logging.getLogger("avesformer.request")
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class RequestLog:
             raise
         except Exception as error:
             record.code = "internal"
-            _logger.exception("request failed unexpectedly")
+            logger.exception("request failed unexpectedly")
             detail = "Something failed inside the service; the operator finds it in the log by this request id."
             raise ServiceError("internal", detail) from error
         finally:
@@ -108,7 +108,7 @@ class RequestLog:
             extra["key"] = record.caller.name or record.caller.key_id
         if record.span.traceparent:
             extra["trace_id"] = record.span.traceparent.split("-")[1]
-        _logger.info("request ended", extra=extra)
+        logger.info("request ended", extra=extra)
 
 
 def _outcome(code: str) -> str:

@@ -28,7 +28,7 @@ from service.rest.protocol import connection_of
 from service.rest.proxy import BehindProxy, ProxyPolicy
 from service.rest.segment import build_segment_router
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"
 _STATIC_TYPES = {
     ".js": "text/javascript",
@@ -195,7 +195,7 @@ class RequestEnvelope:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            _logger.exception("request failed outside its route", extra={"request_id": request_id})
+            logger.exception("request failed outside its route", extra={"request_id": request_id})
             if has_started:
                 return
             error = ServiceError("internal", "Something failed inside the service; the log has it by this request id.")

@@ -27,7 +27,7 @@ from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrameError, LiveMasks, LiveOptions
 from service.domain.result import ModelInfo
 
-_logger = logging.getLogger("live_example")
+logger = logging.getLogger("live_example")
 # The picture goes on while the server is away: it is asked again every few seconds, and time alone ends that.
 RECONNECTING = ClientPolicy(attempts=10_000, max_backoff_s=5.0)
 
@@ -86,7 +86,7 @@ class LiveOverlay:
         now_s = time.monotonic()
         if delay_s is None or now_s + delay_s > self._answered_at_s + self._plan.patience_s:
             raise error
-        _logger.warning("%s Connecting again in %.1f s.", error.detail, delay_s)
+        logger.warning("%s Connecting again in %.1f s.", error.detail, delay_s)
         return max(0.0, min(delay_s, self._ends_at_s - now_s))
 
     def _stream(self, capture: Capture, stack: ExitStack) -> None:
@@ -113,7 +113,7 @@ class LiveOverlay:
                 self._writer = stack.enter_context(LiveOverlayWriter(self._plan.output, labels=event.labels))
         elif isinstance(event, LiveFrameError):
             self.report.num_errors += 1
-            _logger.warning("frame at %.3f s: %s", event.timestamp_s, event.detail)
+            logger.warning("frame at %.3f s: %s", event.timestamp_s, event.detail)
         elif isinstance(event, LiveMasks):
             self._attempt, self._answered_at_s = 0, time.monotonic()
             self.report.num_frames += 1
@@ -145,15 +145,15 @@ def main() -> int:
     except ServiceError as error:
         failure = error.detail
     except KeyboardInterrupt:
-        _logger.info("stopped")
+        logger.info("stopped")
     report = overlay.report
     middle_s = sorted(report.latencies_s)[len(report.latencies_s) // 2] if report.latencies_s else 0.0
-    _logger.info(
+    logger.info(
         "%d frames, %d dropped, %d errors, %d connections, median latency %.3f s: %s",
         *(report.num_frames, report.num_dropped, report.num_errors, report.num_connections, middle_s, told.output),
     )
     if failure is not None:
-        _logger.error("%s", failure)
+        logger.error("%s", failure)
     return 0 if failure is None else 1
 
 
