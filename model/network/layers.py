@@ -156,7 +156,8 @@ class ConvNorm(nn.Module):
 class SameConv(nn.Module):
     """Convolution with TensorFlow's `SAME` padding and a bias, then ReLU6, as in the public MobileNets.
 
-    At stride 2 TensorFlow pads an even size by one pixel after its end and none before its start.
+    At stride 2 TensorFlow pads an even size by one pixel after its end and none before its start, an odd size by one
+    pixel on both sides.
 
     Args:
         channels_in: C_in.
@@ -190,18 +191,24 @@ class SameConv(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C_in, h, w) to (B, C_out, h / stride, w / stride); h and w are even where the stride is 2."""
+        """(B, C_in, h, w) to (B, C_out, h / stride, w / stride), rounded up."""
         if self.is_dilated and torch.is_grad_enabled() and features.device.type == "cpu":
             features = _dilated_by_parts(self.convolution, features)
+        elif self.is_strided:
+            features = self._strided(features)
         else:
             features = self.convolution(features)
-        if self.is_strided:
-            # Even sizes only: padding of two makes windows start at -2, 0, 2, …; TensorFlow's start at 0. Slicing the
-            # output is cheaper than padding the input on one side.
-            features = features[..., 1:, 1:]
         if self.activation == "relu6":
             return F.relu6(features) if self.is_strided else F.hardtanh_(features, 0.0, 6.0)
         return F.relu_(features) if self.activation == "relu" else features
+
+    def _strided(self, features: Tensor) -> Tensor:
+        rows, columns = features.shape[-2:]
+        if rows % 2 or columns % 2:
+            features = F.pad(features, (columns % 2, 0, rows % 2, 0))
+        # Padding of two makes windows start at -2, 0, 2, …; TensorFlow's start at 0 where the size is even. Slicing the
+        # output is cheaper than padding the input on one side.
+        return cast(Tensor, self.convolution(features)[..., 1:, 1:])
 
 
 def _dilated_by_parts(convolution: nn.Conv2d, features: Tensor) -> Tensor:

@@ -22,12 +22,18 @@ def lite() -> AVESFormer:
 
 
 @pytest.mark.parametrize("is_depthwise", [False, True])
-def test_strided_convolutions_pad_after_the_end(is_depthwise: bool) -> None:
+@pytest.mark.parametrize(
+    ("size", "padding"), [((12, 16), (0, 1, 0, 1)), ((13, 15), (1, 1, 1, 1)), ((13, 16), (0, 1, 1, 1))]
+)
+def test_strided_convolutions_pad_as_tensorflow_does(
+    is_depthwise: bool, size: tuple[int, int], padding: tuple[int, ...]
+) -> None:
+    """Even sizes after the end, odd ones on both sides."""
     torch.manual_seed(0)
     layer = SameConv(6, 6, kernel=3, stride=2, is_depthwise=is_depthwise, activation="none")
-    features = torch.randn(2, 6, 12, 16)
+    features = torch.randn(2, 6, *size)
     groups = 6 if is_depthwise else 1
-    padded = F.pad(features, (0, 1, 0, 1))
+    padded = F.pad(features, padding)
     expected = F.conv2d(padded, layer.convolution.weight, layer.convolution.bias, stride=2, groups=groups)
     assert torch.allclose(layer(features), expected, atol=1e-5)
 

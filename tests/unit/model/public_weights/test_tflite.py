@@ -1,7 +1,7 @@
 """TensorFlow Lite files: integers become the numbers that they stand for, and layers land in the right places.
 
-`AVESFORMER_TFLITE_DIR` names a folder with the public yamnet.tflite and deeplabv3_mnv2_pascal.tflite; without it the
-last test is skipped.
+`AVESFORMER_TFLITE_DIR` names a folder with the public yamnet.tflite and deeplabv3_mnv2_pascal.tflite; without it their
+tests are skipped. The comparisons with TensorFlow Lite's interpreter need the package `ai-edge-litert`, too.
 """
 
 import os
@@ -12,10 +12,13 @@ import pytest
 import torch
 from support.tflite_writer import StoredLayer, StoredTensor, write_tflite
 from torch import nn
+from torch.nn import functional as F
 
+from model.data.mp4 import read_mp4
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND, variant
 from model.network.layers import SameConv
+from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
 from model.public_weights.load import WeightsError, load_public_weights
 from model.public_weights.tflite_file import TfliteError, read_tflite
 
@@ -29,6 +32,12 @@ SILENCE = 494
 def lite() -> AVESFormer:
     torch.manual_seed(0)
     return AVESFormer(variant("lite", labels=(BACKGROUND, *KINDS))).eval()
+
+
+@pytest.fixture(scope="module")
+def example() -> tuple[list[np.ndarray], np.ndarray]:
+    """Frames (513, 513, 3) and sound of the example clip."""
+    return read_mp4(Path(__file__).parents[3] / "assets" / "example.mp4", width=513, height=513)
 
 
 def floats(values: np.ndarray) -> StoredTensor:
@@ -145,7 +154,12 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
         read_tflite(path)
 
 
-@pytest.mark.skipif("AVESFORMER_TFLITE_DIR" not in os.environ, reason="names a folder with the public files")
+needs_public_files = pytest.mark.skipif(
+    "AVESFORMER_TFLITE_DIR" not in os.environ, reason="names a folder with the public files"
+)
+
+
+@needs_public_files
 def test_the_public_files_fit(lite: AVESFormer) -> None:
     folder = Path(os.environ["AVESFORMER_TFLITE_DIR"])
     reports = load_public_weights(
@@ -160,3 +174,49 @@ def test_the_public_files_fit(lite: AVESFormer) -> None:
     classifier = read_tflite(folder / "yamnet.tflite")[-1]
     scores = classifier.weight.reshape(NUM_AUDIOSET, -1) @ embedding[0] + classifier.bias
     assert int(scores.argmax()) == SILENCE
+
+
+def interpreted(path: Path, values: np.ndarray) -> np.ndarray:
+    """The first output of a file for one input, by TensorFlow Lite's own interpreter."""
+    litert = pytest.importorskip("ai_edge_litert.interpreter", reason="pip install ai-edge-litert")
+    interpreter = litert.Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+
+
+@needs_public_files
+@torch.inference_mode()
+def test_pixels_agree_with_the_interpreter(lite: AVESFormer, example: tuple[list[np.ndarray], np.ndarray]) -> None:
+    """DeepLab's own 21 classes at its own 513 pixels, on photographs of animals."""
+    path = Path(os.environ["AVESFORMER_TFLITE_DIR"]) / "deeplabv3_mnv2_pascal.tflite"
+    load_public_weights(lite, backbone=str(path))
+    classifier = read_tflite(path)[-1]
+    weight = classifier.weight.reshape(NUM_PASCAL, -1, 1, 1)
+    agreeing = []
+    for pixels in example[0][12::25]:
+        inputs = normalise_frames(torch.from_numpy(pixels)[None])
+        features = lite.backbone.network(inputs)[-1]
+        logits = F.conv2d(features, weight, classifier.bias)
+        classes = F.interpolate(logits, size=(513, 513), mode="bilinear", align_corners=True).argmax(dim=1)[0]
+        agreeing.append(float((classes.numpy() == interpreted(path, pixels[None])).mean()))
+    assert np.mean(agreeing) >= 0.985, agreeing
+
+
+@needs_public_files
+@torch.inference_mode()
+def test_sounds_agree_with_the_interpreter(lite: AVESFormer, example: tuple[list[np.ndarray], np.ndarray]) -> None:
+    """YAMNet's four likeliest AudioSet classes."""
+    path = Path(os.environ["AVESFORMER_TFLITE_DIR"]) / "yamnet.tflite"
+    load_public_weights(lite, audio=str(path))
+    classifier = read_tflite(path)[-1]
+    weight = classifier.weight.reshape(NUM_AUDIOSET, -1)
+    for start in range(0, len(example[1]) - WINDOW_SAMPLES, WINDOW_SAMPLES):
+        window = example[1][start : start + WINDOW_SAMPLES]
+        embedding = lite.hear(window_log_mel(torch.from_numpy(window)[None]))
+        scores = (embedding @ weight.T + classifier.bias)[0]
+        wanted = interpreted(path, window)
+        # Its scores have eight bits, so its fourth and fifth may be equal.
+        assert set(scores.topk(4).indices.tolist()) <= set(np.argsort(wanted)[-5:].tolist())
+        assert np.allclose(scores.sigmoid().numpy(), wanted, atol=0.08)
