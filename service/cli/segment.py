@@ -248,7 +248,7 @@ def _json_parts(answer: Answer, *, is_compressed: bool) -> Iterator[bytes]:
 
 
 def _write_overlay(clip: Path, path: Path, answer: Answer, progress: Progress) -> None:
-    from service.client.video.overlay import write_overlay
+    from service.media.overlay.draw import write_overlay
 
     path.parent.mkdir(parents=True, exist_ok=True)
     bar = progress.add_task(path.name, total=1000)

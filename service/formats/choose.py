@@ -13,7 +13,7 @@ from service.formats.png import PngFormatter
 from service.formats.polygons import PolygonsFormatter
 from service.formats.table import TableFormatter
 
-FormatName = Literal["json", "ndjson", "sse", "coco", "png", "polygons", "vtt", "srt", "csv"]
+FormatName = Literal["json", "ndjson", "sse", "coco", "png", "polygons", "vtt", "srt", "csv", "overlay"]
 FORMATS: Final[tuple[str, ...]] = get_args(FormatName)
 MEDIA_TYPES: Final[dict[str, str]] = {
     "json": "application/json",
@@ -25,6 +25,7 @@ MEDIA_TYPES: Final[dict[str, str]] = {
     "vtt": "text/vtt; charset=utf-8",
     "srt": "application/x-subrip; charset=utf-8",
     "csv": "text/csv; charset=utf-8",
+    "overlay": "video/mp4",
 }
 # Formats that `Accept` can ask for, by media type; the first one is the default.
 BY_ACCEPT: Final[dict[str, str]] = {
@@ -44,7 +45,9 @@ WITH_RUN_LENGTHS: Final = ("json", "ndjson", "sse", "coco", "csv")
 
 
 def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter:
-    """Return the formatter of a format that is sent as a whole (all but ndjson and sse).
+    """Return the formatter of a format that is made of the answer alone and sent as a whole.
+
+    These are all but `ndjson` and `sse`, which are sent as lines, and `overlay`, which needs the clip too.
 
     Args:
         name: of FORMATS.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ import numpy as np
 from service.domain.chunk import WINDOW_SAMPLES, SampleBlock
 from service.domain.clip import AudioInfo, ClipInfo
 from service.domain.errors import ServiceError
+from service.domain.result import FrameMasks, Mask, Rle
 from service.media.policy import DecodeJob, MediaPolicy
 
-CLIP, BLOCK, NEED, PROGRESS, END, ERROR, FRAME, MEMORY = range(1, 9)
+CLIP, BLOCK, NEED, PROGRESS, END, ERROR, FRAME, MEMORY, PIECE = range(1, 10)
 HEADER = struct.Struct("<BI")
 GROWN = struct.Struct("<Q?")
 MEMORY_GRANTED = b"\1"
@@ -34,6 +36,11 @@ JPEG, RGB24 = 1, 2
 STILL_REQUEST = struct.Struct("<BIIIIQ")
 # Height and width of the source picture, before the answer's RGB bytes.
 STILL_SIZE = struct.Struct("<II")
+
+# Number of bytes of the masks that follow, for an overlay.
+MASKS_SIZE = struct.Struct("<Q")
+# Most bytes of one PIECE message of a file.
+MAX_PIECE_BYTES = 64 * 1024
 
 # Datagrams on the zygote's control socket, and descriptors of a child: its socket and its upload.
 MAX_CONTROL_BYTES = 16 * 1024
@@ -100,7 +107,7 @@ def max_body_bytes(kind: int, size: FrameSize) -> int:
     windows = MAX_BLOCK_SAMPLES * WINDOW_SAMPLES * 2
     block = _BLOCK_HEAD.size + MAX_BLOCK_SAMPLES * (_SAMPLE_DTYPE.itemsize + size.num_bytes) + windows
     bounds = {CLIP: _MAX_JSON_BYTES, END: _MAX_JSON_BYTES, ERROR: _MAX_JSON_BYTES, NEED: 8, MEMORY: 8, PROGRESS: 0}
-    bounds |= {BLOCK: block, FRAME: 8 + size.num_bytes}
+    bounds |= {BLOCK: block, FRAME: 8 + size.num_bytes, PIECE: MAX_PIECE_BYTES}
     if kind not in bounds:
         raise ProtocolError(f"kind {kind}")
     return bounds[kind]
@@ -245,6 +252,33 @@ def pack_job(job: DecodeJob) -> dict[str, Any]:
 def unpack_job(fields: dict[str, Any]) -> DecodeJob:
     """The job of `pack_job` (from our own parent: trusted)."""
     return DecodeJob(**{**fields, "policy": MediaPolicy(**fields["policy"])})
+
+
+def pack_masks(frames: Iterable[FrameMasks]) -> bytes:
+    """What an overlay needs of an answer: the masks of each frame with its time."""
+    rows = [[frame.timestamp_s, [_mask_row(mask) for mask in frame.masks]] for frame in frames]
+    return json.dumps(rows, separators=(",", ":")).encode()
+
+
+def _mask_row(mask: Mask) -> list[object]:
+    rle = mask.segmentation
+    return [mask.label, mask.score, mask.area, mask.bbox, rle.size, rle.counts, mask.track_id]
+
+
+def unpack_masks(data: bytes) -> list[FrameMasks]:
+    """The frames of `pack_masks` (from our own parent: trusted), with the same time for sample and frame."""
+    return [
+        FrameMasks(
+            time_s,
+            time_s,
+            0,
+            tuple(
+                Mask(label, score, area, tuple(bbox), Rle(tuple(size), counts), track_id)
+                for label, score, area, bbox, size, counts, track_id in masks
+            ),
+        )
+        for time_s, masks in json.loads(data)
+    ]
 
 
 def _unpack_json(body: bytes | bytearray) -> dict[str, object]:

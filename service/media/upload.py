@@ -176,6 +176,7 @@ class Upload:
         self._caller = caller
         self._write_fd = write_fd
         self._read_fd = read_fd
+        self._is_kept = False
         self._max_bytes = max_bytes
         self._size = 0
         self._reserved = 0
@@ -251,9 +252,13 @@ class Upload:
         """One more owner: the bytes stay until each of them has closed the upload."""
         self._num_owners += 1
 
+    def keep(self) -> None:
+        """Make `drop` do nothing: the bytes are read again after they have been decoded."""
+        self._is_kept = True
+
     def drop(self) -> None:
         """Free the bytes although owners may still hold the upload: nobody will read them any more (idempotent)."""
-        if not self._is_closed:
+        if not self._is_closed and not self._is_kept:
             self._num_owners = 1
             self.close()
 

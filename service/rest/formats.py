@@ -8,11 +8,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from service.core.request_log import RequestRecord
+from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import RLE
-from service.domain.request import AnswerEvent
-from service.domain.result import Summary
+from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.result import FrameMasks, Summary
 from service.formats.choose import FORMAT, MEDIA_TYPES, WITH_RUN_LENGTHS, formatter_of
+from service.media.upload import Upload
 from service.rest.answer_lines import record_end, send_lines
 from service.rest.parts import RestParts
 from service.rest.request_head import NDJSON_TYPE
@@ -21,7 +23,15 @@ from service.rest.sender import Sender
 # An answer that is sent as a whole leaves memory for the disk at this size in bytes.
 MEMORY_BYTES = 1024**2
 # File names of formats that a browser saves rather than shows.
-_SUFFIXES = {"coco": "coco.json", "polygons": "polygons.json", "png": "zip", "vtt": "vtt", "srt": "srt", "csv": "csv"}
+_SUFFIXES = {
+    "coco": "coco.json",
+    "polygons": "polygons.json",
+    "png": "zip",
+    "vtt": "vtt",
+    "srt": "srt",
+    "csv": "csv",
+    "overlay": "mp4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,42 @@ async def send_answer(
         opening = formatter.opening()
         await sender.start(_headers(chosen.name, len(opening) + file.size))
         await sender.write(opening)
+        await sender.write_file(file)
+        await sender.end()
+
+
+async def send_overlay(
+    events: AsyncGenerator[AnswerEvent, None],
+    upload: Upload,
+    sender: Sender,
+    record: RequestRecord,
+    *,
+    parts: RestParts,
+    deadline: Deadline,
+) -> None:
+    """Send the clip with its masks drawn on it. A jailed process draws; its file is collected as other formats are.
+
+    Raises:
+        ServiceError: of `events`; why the clip cannot be drawn on; `answer_too_large`, `storage_full`.
+    """
+    frames: list[FrameMasks] = []
+    audio_track: int | None = None
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, FrameMasks):
+                frames.append(event)
+            elif isinstance(event, ClipStarted):
+                audio_track = event.clip.audio.track if event.clip.audio is not None else None
+            elif isinstance(event, Summary):
+                record_end(event, record)
+    max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
+    with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=party) as file:
+        async with aclosing(parts.draw(upload, frames, audio_track=audio_track, deadline=deadline)) as pieces:
+            async for piece in pieces:
+                if file.size + len(piece) > max_bytes:
+                    raise _too_large(max_bytes)
+                file.write(piece)
+        await sender.start(_headers("overlay", file.size))
         await sender.write_file(file)
         await sender.end()
 

@@ -222,6 +222,9 @@ class JobResult(_JobStream):
     async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
         options = merge_options(self._query)
         wanted = take_format(options, accepted=answer_type(headers.getlist("accept")))
+        if wanted.name == "overlay":
+            detail = "The clip of an ended job is deleted; ask for the overlay at POST /segment."
+            raise ServiceError("not_acceptable", detail)
         job = await self._jobs.get(job_id, owner=owner)
         etag = f'"{job.job_id}-{job.attempt}-{wanted.name}-{int(wanted.is_compressed)}"'
         if job.state == "done" and etag in (part.strip() for part in headers.get("if-none-match", "").split(",")):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -13,9 +14,10 @@ from service.core.admission import Admission
 from service.core.api_keys import Authenticate
 from service.core.request_log import RequestLog, RequestRecord
 from service.domain.caller import Caller
-from service.domain.deadline import Clock
+from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
-from service.media.upload import Spool
+from service.domain.result import FrameMasks
+from service.media.upload import Spool, Upload
 from service.ports import Answering
 from service.telemetry.metrics import Metrics
 
@@ -46,6 +48,16 @@ class Probes:
     metrics: Metrics
 
 
+class DrawOverlay(Protocol):
+    """Draws masks on a clip: `DecoderPool.draw`."""
+
+    def __call__(
+        self, upload: Upload, frames: Iterable[FrameMasks], *, audio_track: int | None, deadline: Deadline
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of an mp4; raises ServiceError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RestParts:
     """The core as the routes see it.
@@ -59,6 +71,7 @@ class RestParts:
     admission: Admission
     request_log: RequestLog
     spool: Spool
+    draw: DrawOverlay
     clock: Clock
     authenticate: Authenticate
     probes: Probes

@@ -19,7 +19,7 @@ from service.formats.choose import FORMAT
 from service.media.upload import Upload
 from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
-from service.rest.formats import ChosenFormat, send_answer, take_format
+from service.rest.formats import ChosenFormat, send_answer, send_overlay, take_format
 from service.rest.intake import ended_by_disconnect, received_upload
 from service.rest.openapi_requests import SECURITY, upload_parameters, upload_request_body
 from service.rest.openapi_responses import SEGMENT_CODES, answer_response, problem_responses
@@ -126,8 +126,15 @@ class SegmentAnswer(Response):
             exchange(parts, scope, send) as (sender, record),
             UploadIntake(parts).accepted(scope, receive, record) as accepted,
         ):
+            is_overlay = accepted.format.name == "overlay"
+            if is_overlay:
+                accepted.upload.keep()
             with ended_by_disconnect(receive):
                 has_key = accepted.context.idempotency_key is not None
                 answering = parts.idempotent_answering if has_key else parts.answering
                 events = answering.answer(accepted.upload, accepted.options, accepted.context)
-                await send_answer(events, accepted.format, sender, record, parts=parts)
+                if is_overlay:
+                    deadline = accepted.context.deadline
+                    await send_overlay(events, accepted.upload, sender, record, parts=parts, deadline=deadline)
+                else:
+                    await send_answer(events, accepted.format, sender, record, parts=parts)

@@ -131,6 +131,7 @@ def _rest_parts(
         admission=core.admission,
         request_log=core.request_log,
         spool=core.spool,
+        draw=core.decoders.draw,
         clock=core.clock,
         authenticate=authenticate,
         probes=probes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -215,10 +216,14 @@ def test_every_format_is_downloaded(browser: Browser, url: str) -> None:
             for pixels, entry in zip(masks, wanted, strict=True):
                 assert (pixels is None) == (not entry)
                 assert pixels is None or int(pixels.sum()) == entry[0]["area"]
-        elif name not in ("json", "ndjson", "polygons", "png"):  # the first three hold timings and request ids
-            assert data == answered(url, name)
         elif name == "png":
             assert data.startswith(b"PK")
+        elif name == "overlay":
+            with av.open(io.BytesIO(data)) as overlay:
+                assert len(list(overlay.decode(video=0))) == 125
+                assert overlay.streams.audio
+        elif name not in ("json", "ndjson", "polygons"):  # these hold timings and request ids
+            assert data == answered(url, name)
 
 
 def test_two_thresholds_are_shown_side_by_side(browser: Browser) -> None:

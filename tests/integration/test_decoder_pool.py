@@ -109,7 +109,8 @@ async def test_children_are_jailed(pool: DecoderPool, tmp_path: Path) -> None:
         assert limits["Max file size"] == ("0", "0")
         assert limits["Max processes"] == ("0", "0")
         assert limits["Max open files"] == ("64", "64")
-        assert int(limits["Max address space"][1]) < 512 << 20  # whatever pictures the media bring
+        # whatever pictures the media bring: the zygote maps 0.6 GiB, most of it libraries that are never touched
+        assert int(limits["Max address space"][1]) < 1 << 30
         names = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in (0, 1, 2)}
         assert names == {os.devnull}
         assert oom_score_of(child.pid) == 1000

@@ -96,9 +96,15 @@ async def beside(
         "clock": core.clock,
         "authenticate": lambda authorization: ANONYMOUS,
     }
-    app = create_app(
-        RestParts(policy=policy, answering=chosen, idempotent_answering=chosen, probes=probes, **shared), version="test"
+    rest = RestParts(
+        policy=policy,
+        answering=chosen,
+        idempotent_answering=chosen,
+        probes=probes,
+        draw=core.decoders.draw,
+        **shared,
     )
+    app = create_app(rest, version="test")
     http = HttpServer(app, ServerPolicy("127.0.0.1", 0))
     live_policy = LivePolicy(max_pixels=10**7, idle_s=idle_s)
     live = LiveStreams(segmenter=core.segmenter, decoders=core.decoders, policy=live_policy, clock=core.clock)

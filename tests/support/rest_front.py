@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,10 @@ from service.core.admission import Admission, AdmissionPolicy
 from service.core.api_keys import ApiKeys
 from service.core.pipeline import Pipeline, PipelinePolicy
 from service.core.request_log import RequestLog
+from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
-from service.media.upload import Spool
+from service.domain.result import FrameMasks
+from service.media.upload import Spool, Upload
 from service.ports import Predictor
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.rest.app import EdgePolicy, create_app
@@ -73,6 +75,14 @@ class RestFront:
         return self.metrics.registry.get_sample_value(f"avesformer_{name}", labels) or 0.0
 
 
+async def no_drawing(
+    upload: Upload, frames: Iterable[FrameMasks], *, audio_track: int | None, deadline: Deadline
+) -> AsyncGenerator[bytes, None]:
+    """Stands for real decoders where a test has scripted ones."""
+    raise ServiceError("decoder_gone", "This front has no decoders.")
+    yield b""
+
+
 @asynccontextmanager
 async def rest_front(
     directory: Path, spec: FrontSpec | None = None, *, decoders: ScriptedDecoders | None = None
@@ -122,6 +132,7 @@ async def rest_front(
             admission=admission,
             request_log=RequestLog(metrics=metrics, clock=clock, usage=admission.usage),
             spool=spool,
+            draw=no_drawing,
             clock=clock,
             authenticate=ApiKeys(spec.keys_file).check,
             probes=Probes(unready, segmenter.is_healthy, describe_version, metrics),

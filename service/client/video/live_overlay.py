@@ -12,8 +12,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from service.client.video.paint import OverlayPainter
 from service.domain.result import FrameMasks
+from service.media.overlay.paint import OverlayPainter
 
 _TIME_BASE: Final = Fraction(1, 90_000)
 

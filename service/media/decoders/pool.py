@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from service.aio.byte_budget import ByteBudget
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
+from service.domain.result import FrameMasks
+from service.media import framing
 from service.media.decoders.clip_reader import ClipReader, Lend
+from service.media.decoders.overlay_reader import OverlayReader
 from service.media.decoders.slot import Slot
 from service.media.decoders.stills import StillDecoder, StillDecoders
 from service.media.decoders.zygote_link import ZygoteLink
@@ -17,6 +20,8 @@ from service.media.policy import DecodeRequest, MediaPolicy
 from service.media.upload import Upload
 from service.telemetry.metrics import Metrics
 
+# Packed masks of an overlay; its child holds a few times as much.
+_MAX_MASK_BYTES = 64 * 1024**2
 __all__ = ["ClipReader", "DecodeRequest", "DecoderPool", "Lend", "MediaPolicy"]
 
 
@@ -98,6 +103,34 @@ class DecoderPool:
                 if error is reader.failure:
                     self._metrics.decode_failures_total.labels(code=error.code).inc()
                 raise
+        finally:
+            reader.close()
+
+    async def draw(
+        self, upload: Upload, frames: Iterable[FrameMasks], *, audio_track: int | None, deadline: Deadline
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of an mp4 that shows a complete upload with its masks, with the sound kept.
+
+        Waits for memory and a slot first. Closing the generator kills the child.
+
+        Args:
+            upload: the clip; its bytes are read in the child only.
+            frames: of its answer, in order of time.
+            audio_track: index of the answer's sound track; None for the enabled default.
+            deadline: of the request.
+
+        Raises:
+            ServiceError: why the upload cannot be drawn on; `deadline_exceeded`, `decoder_gone`, `answer_too_large`.
+        """
+        masks = await asyncio.to_thread(framing.pack_masks, frames)
+        if len(masks) > _MAX_MASK_BYTES:
+            detail = f"The masks take over {_MAX_MASK_BYTES} bytes; ask for fewer samples or size=model."
+            raise ServiceError("answer_too_large", detail)
+        slot = Slot(self._slots, self._memory, deadline, self._clock)
+        reader = OverlayReader(self._link, self._policy, upload, slot=slot, deadline=deadline, clock=self._clock)
+        try:
+            async for piece in reader.pieces(masks, audio_track=audio_track):
+                yield piece
         finally:
             reader.close()
 

@@ -117,6 +117,12 @@ class Scanner:
         pixels = max(picture.width * picture.height, 320 * 240) * num_frames
         return min(self._policy.max_cpu_s, _BASE_CPU_S + _CPU_S_PER_PIXEL * pixels)
 
+    def picture_pixels(self) -> tuple[int, int]:
+        """Pixels of a coded picture and the number of pictures, as the index tells."""
+        assert self._index is not None
+        picture = self._index.picture
+        return picture.width * picture.height, picture.num_samples + self._fragments.num_frames(picture.track_id)
+
     def decoder_memory_bytes(self) -> int:
         """Memory that decoding may take, from the pictures' size and format and the number kept for reference."""
         assert self._index is not None

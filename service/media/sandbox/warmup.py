@@ -16,8 +16,11 @@ from av.video.frame import VideoFrame
 
 from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
+from service.domain.result import FrameMasks, Mask, Rle
 from service.media.policy import DecodeJob, MediaPolicy
 from service.media.sandbox.clip_decode import decode_clip
+from service.media.sandbox.overlay_send import send_overlay
+from service.media.sandbox.prescan import Scanner
 from service.media.sandbox.source import UploadSource
 from service.media.sandbox.stills import decode_jpeg
 
@@ -39,6 +42,9 @@ def warm_up() -> None:
         job = DecodeJob(fps=10.0, start_s=0.0, end_s=None, frame_height=32, frame_width=32, policy=MediaPolicy())
         source = UploadSource(fd, size_bytes=len(data), is_complete=True, need=lambda _: (len(data), True))
         decode_clip(job, source, _NoOutbox())
+        mask = Mask("warm-up", 1.0, 1024, (0, 0, 32, 32), Rle((32, 32), "0PP1"))  # COCO's counts of 1024 ones
+        index = Scanner(source, MediaPolicy()).head()
+        send_overlay(source, MediaPolicy(), [FrameMasks(0.0, 0.0, 0, (mask,))], index=index, outbox=_NoOutbox())
     finally:
         os.close(fd)
     decode_jpeg(make_warmup_jpeg(), max_pixels=4096)
@@ -53,6 +59,9 @@ class _NoOutbox:
         """Do nothing."""
 
     def block(self, block: SampleBlock) -> None:
+        """Do nothing."""
+
+    def piece(self, data: bytes) -> None:
         """Do nothing."""
 
     def progress(self) -> None:

@@ -12,6 +12,7 @@ export const FORMATS = [
   ["csv", "CSV table", "csv"],
   ["vtt", "WebVTT subtitles", "vtt"],
   ["srt", "SubRip subtitles", "srt"],
+  ["overlay", "Video with masks (mp4)", "mp4"],
 ];
 
 /** Fetch the answer in a format and hand it to the browser as a file. Throws what `plainWords` explains. */
@@ -25,7 +26,8 @@ export async function download(result, format, headers) {
   if (!answer.ok) throw await problemOf(answer);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await answer.blob());
-  link.download = `${result.name.replace(/\.[^.]*$/, "")}.${suffix}`;
+  const stem = result.name.replace(/\.[^.]*$/, "");
+  link.download = `${stem}${format === "overlay" ? " masks" : ""}.${suffix}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   return link.download;

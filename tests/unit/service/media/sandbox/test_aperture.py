@@ -14,7 +14,7 @@ from support.decoding import SIDE_PX, decode_here, make_job
 from support.hostile import box, find, patch
 from support.odd_clips import with_matrix
 
-from service.client.video.overlay import write_overlay
+from service.media.overlay.draw import write_overlay
 from service.media.sandbox.aperture import read_aperture
 
 SPEC = ClipSpec(movflags="faststart", width=64, height=48, codec_options={"crf": "10"})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.decoding import make_job
 
-from service.client.video.overlay import write_overlay
+from service.media.overlay.draw import write_overlay
 from service.media.sandbox.colour import Colours
 from service.media.sandbox.picture import FrameMaker
 

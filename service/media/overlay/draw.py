@@ -1,4 +1,4 @@
-"""Writes a clip again with its masks drawn on it, sound kept. For a user's own file, in the user's own process."""
+"""Write a clip again with its masks drawn on it and its sound kept."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
-from service.client.video.overlay_source import OverlaySource
-from service.client.video.paint import OverlayPainter, PaintPolicy, Picture
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
+from service.media.overlay.clip import OverlaySource
+from service.media.overlay.paint import OverlayPainter, PaintPolicy, Picture
 from service.media.sandbox.colour import Colours
 from service.media.sandbox.orientation import orientation_of
 from service.media.sandbox.picture import presumed_colorspace
@@ -39,10 +39,18 @@ OnProgress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class OverlayPolicy:
-    """Encoder choices and looks. `crf` is x264's constant rate factor: 18 is visually near lossless."""
+    """Encoder choices and looks.
+
+    Attributes:
+        crf: x264's constant rate factor; 18 is visually near lossless.
+        preset: x264's preset.
+        x264: further x264 parameters.
+        paint: looks.
+    """
 
     crf: int = 18
     preset: str = "veryfast"
+    x264: str = ""
     paint: PaintPolicy = field(default_factory=PaintPolicy)
 
 
@@ -73,14 +81,26 @@ def write_overlay(
     partial = destination.with_name(f".{destination.name}.part")
     try:
         with ExitStack() as stack:
-            clip = OverlaySource.open(source, stack, audio_track=audio_track)
+            clip = OverlaySource.of_file(source, stack, audio_track=audio_track)
             target = stack.enter_context(av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}))
-            _Overlay(clip, target, frames, policy or OverlayPolicy()).write(on_progress or (lambda _: None))
+            draw_overlay(clip, target, frames, policy=policy, on_progress=on_progress)
         partial.replace(destination)
     except av.FFmpegError as error:
         raise ServiceError("broken", f"The overlay could not be written: {error.strerror}.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def draw_overlay(
+    clip: OverlaySource,
+    target: OutputContainer,
+    frames: Sequence[FrameMasks],
+    *,
+    policy: OverlayPolicy | None = None,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Write an opened clip with its masks into `target`; raises `no_frames`, av.FFmpegError. See `write_overlay`."""
+    _Overlay(clip, target, frames, policy or OverlayPolicy()).write(on_progress or (lambda _: None))
 
 
 class _Overlay:
@@ -165,6 +185,8 @@ class _Overlay:
         stream.codec_context.colorspace, stream.codec_context.color_range = _BT709, _LIMITED_RANGE
         stream.codec_context.color_primaries, stream.codec_context.color_trc = _BT709, _BT709
         stream.options = {"crf": str(self._policy.crf), "preset": self._policy.preset}
+        if self._policy.x264:
+            stream.options = {**stream.options, "x264-params": self._policy.x264}
         ratio = self._clip.picture.sample_aspect_ratio
         if ratio:
             stream.codec_context.sample_aspect_ratio = 1 / ratio if orientation_of(frame).is_transposed else ratio

@@ -14,10 +14,10 @@ from support.fragments import later
 from support.hostile import fragmented_clip, rename
 from support.sound_tracks import SoundSpec, clip_with_sounds, tone_hz
 
-from service.client.video.overlay import OverlayPolicy, write_overlay
-from service.client.video.paint import OverlayPainter, PaintPolicy
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, Mask, Rle
+from service.media.overlay.draw import OverlayPolicy, write_overlay
+from service.media.overlay.paint import OverlayPainter, PaintPolicy
 
 PLAIN = OverlayPolicy(crf=8, paint=PaintPolicy(strip_height=0.0))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,6 +35,8 @@ _QUIET_PEAK = 0.05
 # A tick of a picture track that tells none, seconds.
 _USUAL_TICK = Fraction(1, 90_000)
 SoundPacket: TypeAlias = "av.Packet[Any]"
+OpenContainer: TypeAlias = Callable[[], InputContainer]
+"""Opens the clip once more, from its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +44,46 @@ class OverlaySource:
     """The tracks that the answer is about, each read through a container of its own.
 
     Attributes:
-        path: the file.
+        open_container: opens the clip once more.
+        policy: limits of the picture.
         picture: the picture track.
         sound: the sound track; None in a clip without sound.
         origin: the timestamp of the file that is time 0 of the answer, seconds.
         aperture: the part of the coded picture that is shown; None for all of it.
     """
 
-    path: Path
+    open_container: OpenContainer
+    policy: MediaPolicy
     picture: VideoStream
     sound: AudioStream | None
     origin: Fraction
     aperture: Aperture | None
 
     @classmethod
-    def open(cls, path: Path, stack: ExitStack, *, audio_track: int | None) -> OverlaySource:
-        """Open a file; `stack` closes it. The tracks are those that the service decodes, else the first ones.
+    def of_file(cls, path: Path, stack: ExitStack, *, audio_track: int | None) -> OverlaySource:
+        """Open a user's own file, for which the limits of a service do not matter; see `open`."""
+        index = _index_of(path, audio_track)
+        policy = MediaPolicy(max_pixels=2**31 - 1)
+        return cls.open(lambda: av.open(str(path)), stack, index=index, policy=policy)
+
+    @classmethod
+    def open(
+        cls, open_container: OpenContainer, stack: ExitStack, *, index: ClipIndex | None, policy: MediaPolicy
+    ) -> OverlaySource:
+        """Open a clip; `stack` closes it. The tracks are those that the service decodes, else the first ones.
 
         Args:
-            path: the file.
+            open_container: opens the clip; called three times.
             stack: closes the containers.
-            audio_track: index of the sound track among all sound tracks; None for the enabled default.
+            index: what the service reads of the file's index; None where it would not answer for the file.
+            policy: limits of the picture.
 
         Raises:
             ServiceError: `no_video`.
             av.FFmpegError: FFmpeg cannot read the file.
         """
-        index = _index_of(path, audio_track)
-        pictures = stack.enter_context(av.open(str(path)))
-        sounds = stack.enter_context(av.open(str(path)))
+        pictures = stack.enter_context(open_container())
+        sounds = stack.enter_context(open_container())
         picture = _chosen(list(pictures.streams.video), None if index is None else index.picture.track_id)
         sound = _chosen(list(sounds.streams.audio), None if index is None else index.sound.track_id)
         if picture is None:
@@ -79,7 +92,8 @@ class OverlaySource:
         if sound is not None:
             starts = [start_of(stream.start_time, stream.time_base) for stream in (picture, sound)]
             origin = origin_of(*starts, tick=Fraction(picture.time_base or _USUAL_TICK))
-        return cls(path, picture, sound, origin, None if index is None else index.picture.aperture)
+        aperture = None if index is None else index.picture.aperture
+        return cls(open_container, policy, picture, sound, origin, aperture)
 
     @property
     def tick(self) -> Fraction:
@@ -101,7 +115,7 @@ class OverlaySource:
         yield from PictureDecoder(
             _container_of(self.picture),
             self.picture,
-            MediaPolicy(max_pixels=2**31 - 1),  # the user's own file: the limits of a service do not matter
+            self.policy,
             plan=None,
             index_of=None,
             origin_ticks=int(self.origin / self.tick),
@@ -124,7 +138,7 @@ class OverlaySource:
         """Peaks of the sound in [0, 1], one for 10 ms, scaled to the loudest; empty where there is no sound."""
         if self.sound is None:
             return np.zeros(0, np.float32)
-        with av.open(str(self.path)) as clip:
+        with self.open_container() as clip:
             stream = clip.streams[self.sound.index]
             assert isinstance(stream, AudioStream)
             peaks = list(_peaks(clip, stream))

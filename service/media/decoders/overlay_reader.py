@@ -1,0 +1,146 @@
+"""One overlay being drawn, seen from the service: the pieces of the new file that a jailed child sends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+
+from service.domain.deadline import Clock, Deadline
+from service.domain.errors import ServiceError
+from service.media import framing
+from service.media.decoders.child_channel import Channel, ChildGoneError
+from service.media.decoders.slot import Slot, late
+from service.media.decoders.zygote_link import ZygoteLink
+from service.media.framing import FrameSize, ProtocolError
+from service.media.policy import DecodeJob, MediaPolicy
+from service.media.upload import Upload
+
+logger = logging.getLogger(__name__)
+_EXIT_NOTICE_S = 10.0
+_NO_FRAMES = FrameSize(0, 0)
+
+
+class OverlayReader:
+    """Draws on one upload. A child that dies ends the overlay; nothing is tried again, since bytes have been sent."""
+
+    def __init__(
+        self, link: ZygoteLink, policy: MediaPolicy, upload: Upload, *, slot: Slot, deadline: Deadline, clock: Clock
+    ) -> None:
+        self._link = link
+        self._policy = policy
+        self._upload = upload
+        self._slot = slot
+        self._deadline = deadline
+        self._clock = clock
+        self._channel: Channel | None = None
+        self._has_memory = False
+        self._ends_at_s = clock() + policy.max_wall_s
+
+    async def pieces(self, masks: bytes, *, audio_track: int | None) -> AsyncIterator[bytes]:
+        """Yield the bytes of the new mp4 in order.
+
+        Args:
+            masks: of `framing.pack_masks`.
+            audio_track: index of the sound track; None for the enabled default.
+
+        Raises:
+            ServiceError: why the upload cannot be drawn on; `deadline_exceeded`, `decoder_gone`.
+        """
+        try:
+            channel = await self._start(audio_track)
+            await channel.send(framing.MASKS_SIZE.pack(len(masks)) + masks)
+            while True:
+                kind, body = await self._receive(channel)
+                if kind == framing.PIECE and not body:
+                    return
+                if kind == framing.PIECE:
+                    yield bytes(body)
+                else:
+                    await self._handle(kind, body, channel)
+        except (ChildGoneError, ProtocolError):
+            raise await self._end_of_child() from None
+
+    def close(self) -> None:
+        """Kill the child; the slot is released when the child has ended."""
+        if self._channel is None:
+            self._slot.end()
+        else:
+            self._channel.close(then=self._slot.end)
+            self._channel = None
+
+    async def _start(self, audio_track: int | None) -> Channel:
+        await self._slot.swap_memory(self._policy.granted_bytes)
+        job = DecodeJob(
+            fps=None,
+            start_s=0.0,
+            end_s=None,
+            frame_height=0,
+            frame_width=0,
+            policy=self._policy,
+            audio_track=audio_track,
+            size_bytes=self._upload.size,
+        )
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
+                    fds = [theirs.fileno(), self._upload.fd]
+                    child = await self._link.spawn("overlay", framing.pack_job(job), fds)
+        except TimeoutError:
+            ours.close()
+            raise late("drawing") from None
+        except BaseException:
+            ours.close()
+            raise
+        self._channel = Channel(self._link, child, ours)
+        return self._channel
+
+    async def _receive(self, channel: Channel) -> tuple[int, bytearray]:
+        wall_left_s = max(0.0, self._ends_at_s - self._clock())
+        deadline_left_s = self._deadline.remaining_s(self._clock)
+        try:
+            async with asyncio.timeout(min(deadline_left_s, wall_left_s, self._policy.progress_s)):
+                return await channel.receive(_NO_FRAMES)
+        except TimeoutError:
+            if deadline_left_s <= wall_left_s:
+                raise late("drawing") from None
+            raise _too_costly() from None
+
+    async def _handle(self, kind: int, body: bytearray, channel: Channel) -> None:
+        if kind == framing.ERROR:
+            error, cause = framing.unpack_error(body)
+            if cause:
+                logger.warning("unexpected exception while drawing", extra={"cause": cause})
+            raise error
+        if kind == framing.MEMORY and not self._has_memory:
+            self._has_memory = True
+            num_bytes = framing.unpack_need(body)
+            if num_bytes > self._policy.max_total_bytes:
+                raise _too_costly()
+            await self._slot.swap_memory(num_bytes)
+            await channel.send(framing.MEMORY_GRANTED)
+        elif kind != framing.PROGRESS:
+            raise ProtocolError(f"kind {kind} from an overlay's child")
+
+    async def _end_of_child(self) -> ServiceError:
+        """Return what the caller is told about a child that ended by itself."""
+        assert self._channel is not None
+        exited = self._channel.child.exited
+        self.close()
+        code = None
+        try:
+            async with asyncio.timeout(_EXIT_NOTICE_S):
+                code = await asyncio.shield(exited)
+        except TimeoutError:
+            pass
+        if code == -signal.SIGXCPU:
+            return _too_costly()
+        return ServiceError("decoder_gone", "The process that draws was stopped; try again.", retry_after_s=1.0)
+
+
+def _too_costly() -> ServiceError:
+    return ServiceError("too_costly", "The clip costs too much to draw on; make it shorter or smaller.")
