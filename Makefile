@@ -69,13 +69,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 20 --conditions mp3,timing")
 	OMP_NUM_THREADS=1 $(BIN)/python -m service.bench.hearing.run $(HEARING_ARGS)
 
-soak: $(VENV)/.installed-dev ## is memory flat? a ten-minute 720p clip, then mixed requests (SOAK_ARGS="--requests 2000")
+soak: $(VENV)/.installed-dev ## strangers, crowds and time: a ten-minute 720p clip, then R1 to R3, R6, R8, R9, R12, R14 (SOAK_ARGS="--only R6 --json FILE")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow --timeout 3600 tests/load/test_memory.py
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/soak.py $(SOAK_ARGS)
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/abuse.py $(ABUSE_ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m load.soak $(SOAK_ARGS)
 
-chaos: $(VENV)/.installed-dev ## is anything lost when processes die? workers, fronts and Redis killed under load (CHAOS_ARGS="--kills 5 --json FILE")
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/load/chaos.py $(CHAOS_ARGS)
+chaos: $(VENV)/.installed-dev ## processes that die, wedge or lose each other: R4, R5, R7, R10, R11, R13, R15 to R17 (CHAOS_ARGS="--kills 50 --json FILE")
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m load.chaos $(CHAOS_ARGS)
 
 check-compose: ## build the images and run both compose files on a Docker engine: a clip, scaling, kills, a restart with jobs under way
 	deploy/check_compose $(CHECK_COMPOSE_WORK)

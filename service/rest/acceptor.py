@@ -24,6 +24,8 @@ _BURST = 64
 _PAUSE_S = 0.1
 _LOG_EVERY_S = 60.0
 _TLS_HANDSHAKE_S = 10.0
+# For handshakes in progress when the server stops.
+_CLOSING_S = 1.0
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _NO_RESOURCES = (*_NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
 
@@ -32,7 +34,7 @@ class Acceptor:
     """Accepts connections of one listening socket and hands each to a protocol.
 
     Args:
-        listener: non-blocking listening socket; owned by the caller.
+        listener: non-blocking listening socket; closed by `aclose`.
         make_protocol: makes the protocol of one connection.
         tls: TLS context, None for plain HTTP.
         refusal: bytes sent to a connection that finds no descriptor (plain HTTP only).
@@ -66,10 +68,19 @@ class Acceptor:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def aclose(self) -> None:
-        """Stop accepting and end handshakes in progress; idempotent."""
+        """Take the connections that already wait, close the listener, end handshakes that take long; idempotent.
+
+        Closing the listener resets the connections that wait in its backlog, although their clients see them as open.
+        """
+        if self._listener.fileno() < 0:
+            return
         self._loop.remove_reader(self._listener.fileno())
         if self._resuming is not None:
             self._resuming.cancel()
+        self._accept()
+        self._listener.close()
+        if self._connecting:
+            await asyncio.wait(self._connecting, timeout=_CLOSING_S)
         await end_tasks(list(self._connecting))
         if self._spare is not None:
             os.close(self._spare)
@@ -112,8 +123,8 @@ class Acceptor:
             )
         if error.errno in _NO_DESCRIPTOR:
             self._refuse_with_spare()
-        self._loop.remove_reader(self._listener.fileno())
-        self._resuming = self._loop.call_later(_PAUSE_S, self.start)
+        if self._loop.remove_reader(self._listener.fileno()):
+            self._resuming = self._loop.call_later(_PAUSE_S, self.start)
 
     def _refuse_with_spare(self) -> None:
         """Accept with the descriptor held for this case, answer, and take the descriptor back."""

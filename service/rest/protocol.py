@@ -44,6 +44,7 @@ class ConnectionPolicy:
         max_head_bytes: limit of a request's head, and of everything else in a request that is not its body. 64 KiB is
             what large proxies allow, a thousand times what is usual.
         head_timeout_s: time for a head to arrive.
+        last_head_s: time for the first head of a connection when the server stops; its request is then answered.
         linger_s: after an early answer the rest of the request's body is still read and discarded for this long, so
             that a client that sends before it reads sees the answer instead of a reset.
         send_buffer_bytes: what the kernel may hold of an answer. Its own choice of up to 4 MiB a connection would
@@ -54,6 +55,7 @@ class ConnectionPolicy:
     num_reserved: int = 16
     max_head_bytes: int = 64 * 1024
     head_timeout_s: float = 10.0
+    last_head_s: float = 0.5
     linger_s: float = 10.0
     send_buffer_bytes: int = 256 * 1024
 
@@ -77,6 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_lingering = False
         self._is_reserved = False
         self._is_paused = False
+        self._is_shutting_down = False
         self._idle_since_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -130,7 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.app = _refusing(error)
         super().on_headers_complete()
         self.app = app
-        if self._is_reserved:
+        if self._is_reserved or self._is_shutting_down:
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -145,6 +148,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._splitter.num_waiting and self._splitter.is_between_requests:
             self._pause()
             self.loop.call_soon(self._advance)
+
+    def shutdown(self) -> None:
+        """Close when the answer in progress is complete; a connection without a request may still send one soon."""
+        self._is_shutting_down = True
+        if self.cycle is None and not self._is_closing:
+            self._disarm()
+            self._arm(self._policy.last_head_s)
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """A problem document where uvicorn would send plain text."""

@@ -95,12 +95,16 @@ class HttpServer:
         port: int = self._listener.getsockname()[1]
         return port
 
+    @property
+    def num_connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._state.connections)
+
     async def stop(self) -> None:
         """Close the listener, let connections send what they have, close them; idempotent."""
         if self._acceptor is None or self._listener is None or self._dating is None:
             return
         await self._acceptor.aclose()
-        self._listener.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         if not await ends_within(_CLOSING_S, self._until_closed()):

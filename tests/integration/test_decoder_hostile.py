@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.clips import make_clip
 from support.hostile import BadFile, base_clip, box, find, fragmented_clip, hostile_corpus, tail_clip
+from support.lying_stream import lying_clip, small_clip
 from support.pools import code_of, make_request, running_pool
 
 from service.media.decoders.pool import DecoderPool, MediaPolicy
@@ -134,6 +135,22 @@ async def test_a_decoder_out_of_memory_says_so(tmp_path: Path) -> None:
     policy = MediaPolicy(memory_bytes=280 << 20, max_pixels=8192 * 4096)
     async with running_pool(policy=policy) as pool:
         assert await code_of(pool, large, tmp_path) in ("too_costly", "no_frames")
+        assert pool.is_healthy()
+
+
+async def test_a_stream_that_grows_beyond_its_container_is_refused_for_its_memory(tmp_path: Path) -> None:
+    large = make_clip(
+        width=1920,
+        height=1080,
+        num_frames=20,
+        b_frames=0,
+        pixel_format="yuv444p10le",
+        codec_options={"refs": "16", "preset": "ultrafast"},
+        flash_frames=frozenset(range(20)),
+    )
+    async with running_pool() as pool:
+        assert await code_of(pool, lying_clip(small_clip(), large), tmp_path, make_request(fps=None)) == "too_costly"
+        assert await code_of(pool, lying_clip(small_clip(), small_clip()), tmp_path, make_request(fps=None)) == "ok"
         assert pool.is_healthy()
 
 

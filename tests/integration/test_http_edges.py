@@ -200,6 +200,24 @@ async def test_connections_that_say_nothing_give_way_too(tmp_path):
             each.transport.abort()
 
 
+@pytest.mark.parametrize("is_accepted", [True, False], ids=["accepted", "in the backlog"])
+async def test_a_connection_that_was_made_before_the_server_stops_is_answered(tmp_path, is_accepted):
+    spec = FrontSpec(connections=ConnectionPolicy(last_head_s=HANG_GUARD_S))
+    async with rest_front(tmp_path, spec) as front:
+        client = socket.create_connection(("127.0.0.1", front.port))
+        if is_accepted:
+            await until(lambda: front.server.num_connections == 1)
+        stopping = asyncio.create_task(front.server.stop())
+        await until(lambda: front.server.num_connections == 1)
+        client.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=client)
+        writer.write(GET)
+        assert (await read_answer(reader))[0] == 200
+        assert await reader.read() == b"", "the server closes after the answer"
+        await stopping
+        writer.transport.abort()
+
+
 async def test_connections_with_requests_are_bounded_and_probes_have_a_reserve(tmp_path):
     spec = FrontSpec(connections=ConnectionPolicy(max_connections=3, num_reserved=2))
     async with rest_front(tmp_path, spec) as front:

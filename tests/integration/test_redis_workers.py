@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from support.chaos_fleet import chaos_fleet
-from support.chaos_scenarios import kill_workers
 from support.chunks import make_chunk
 from support.poison import POISON_COLOUR, is_poisonous
 from support.queue_parts import front, local_parts
@@ -130,15 +128,6 @@ async def test_no_chunk_is_lost_when_workers_are_killed(
     assert load.failures == []
     assert load.num_wrong == 0
     assert load.num_right > 60
-
-
-@pytest.mark.slow
-@pytest.mark.e2e
-def test_nothing_is_lost_in_twenty_kills_of_a_fleets_workers(tmp_path: Path) -> None:
-    with chaos_fleet(tmp_path) as fleet:
-        found = asyncio.run(kill_workers(fleet, kills=20, on_step=lambda: None)).figures
-    assert (found["lost"], found["wrong"]) == (0, 0)
-    assert found["answers"] >= 200
 
 
 async def test_the_only_worker_may_be_restarted(

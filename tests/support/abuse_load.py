@@ -45,13 +45,13 @@ class Target:
     clip: bytes
     path: str = "/segment"
 
-    def message(self, *, key: str = "", length: int | None = None) -> bytes:
+    def message(self, *, key: str = "", length: int | None = None, may_use_cache: bool = False) -> bytes:
         """A whole request, or only its head where a longer body is announced."""
         lines = [
             f"POST {self.path} HTTP/1.1",
             "Host: x",
             "Content-Type: video/mp4",
-            "Cache-Control: no-cache",
+            *([] if may_use_cache else ["Cache-Control: no-cache"]),
             f"Content-Length: {len(self.clip) if length is None else length}",
             *([f"Authorization: Bearer {key}"] if key else []),
         ]
@@ -110,7 +110,7 @@ async def slow_clients(target: Target, sort: str, *, num: int) -> AsyncIterator[
     """`num` slow clients of a sort while the body runs; counts the connections that the service ended.
 
     `heads` send a byte of a head a second, `bodies` 20 kB a second of a long upload, `silent` open a
-    connection and do nothing.
+    connection and do nothing, `readers` ask for a long answer and read 180 bytes a second of it.
     """
     ended: Counter[str] = Counter()
     tasks = [asyncio.create_task(_slow(target, sort, ended)) for _ in range(num)]
@@ -125,14 +125,20 @@ async def slow_clients(target: Target, sort: str, *, num: int) -> AsyncIterator[
 async def _slow(target: Target, sort: str, ended: Counter[str]) -> None:
     plain = socket.socket()
     plain.setblocking(False)
+    if sort == "readers":
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", target.port))
-    reader, writer = await asyncio.open_connection(sock=plain)
+    reader, writer = await asyncio.open_connection(sock=plain, limit=1024)
     try:
         if sort == "heads":
             await _drip(writer, b"POST /segment HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 10_000, num_bytes=1)
         elif sort == "bodies":
             writer.write(target.message(length=100_000_000))
             await _drip(writer, bytes(100_000_000), num_bytes=20_000)
+        elif sort == "readers":
+            writer.write(target.message(may_use_cache=True))
+            while await reader.read(180):
+                await asyncio.sleep(1.0)
         else:
             await reader.read(1)
         ended["ended"] += 1

@@ -174,6 +174,33 @@ async def stop_worker(fleet: ChaosFleet) -> Finding:
     )
 
 
+async def storm(fleet: ChaosFleet, *, times: int = 3) -> Finding:
+    """SIGKILL all workers at once, again and again; recovered when a front answers rightly."""
+    recoveries_s: list[float] = []
+    async with httpx.AsyncClient(timeout=GUARD_S) as client, ChaosLoad(fleet) as load:
+        for _ in range(times):
+            await load.more(10)
+            for worker in fleet.workers:
+                worker.kill()
+            await asyncio.sleep(_BETWEEN_S)
+            for worker in fleet.workers:
+                worker.start()
+            await asyncio.gather(*(worker.wait_ready() for worker in fleet.workers))
+            since_s = time.monotonic()
+            while await ask(client, fleet.fronts[0], fleet, 0) != "right":
+                await asyncio.sleep(0.05)
+            recoveries_s.append(time.monotonic() - since_s)
+    codes = Counter(load.failures)
+    figures: dict[str, object] = {"times": times, "answers": len(load.answered_at_s), "failures": dict(codes)}
+    return finding(
+        "worker storm",
+        figures | {"wrong": load.num_wrong, "recovery_max_s": round(max(recoveries_s), 2)},
+        code=(set(codes) <= {"backend_down"}, "requests got another answer than backend_down"),
+        wrong=(not load.num_wrong, "wrong answers"),
+        time=(max(recoveries_s) <= 5.0, "recovery took over 5 s"),
+    )
+
+
 async def poison(fleet: ChaosFleet) -> Finding:
     """A clip that ends its worker each time, among others; workers are restarted as an orchestrator does."""
     clip = make_clip(num_frames=20, flash_frames=SOUNDING, poison_frames=frozenset({11}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -106,6 +107,21 @@ class ServiceProcess:
         """The process and all its children."""
         whole = psutil.Process(self.process.pid)
         return [whole, *whole.children(recursive=True)]
+
+    def living(self) -> list[psutil.Process]:
+        """The process and those of its children that run now; zombies are none."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples now; 0 for one without samples."""
+        text = httpx.get(f"{self.url}/metrics", timeout=_GUARD_S).text
+        found = re.findall(rf"^avesformer_{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found))
 
     def _read(self) -> None:
         assert self.process.stderr is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import mmap
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -11,6 +12,7 @@ import av
 import numpy as np
 from av.codec.context import ThreadType
 from av.container.input import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
@@ -25,6 +27,8 @@ from service.media.sandbox.packets import Plan
 from service.media.sandbox.sampling import Shown
 
 _UNTAGGED_HD_HEIGHT = 720
+# Of 4:4:4 with more than 8 bits. A clip that fits its estimate has 128 MiB left: two such pictures of the most pixels.
+_MAX_BYTES_PER_PIXEL = 6
 # AVCOL_SPC_UNSPECIFIED. FFmpeg reads untagged pictures as BT.601; from 720 lines on nearly all are BT.709.
 _UNSPECIFIED_COLORSPACE = 2
 
@@ -61,6 +65,19 @@ def check_pixels(width: int, height: int, policy: MediaPolicy) -> None:
             "picture_too_large",
             f"The picture has {width}x{height} pixels, over the limit of {policy.max_pixels}; scale the clip down.",
         )
+
+
+def _check_memory(context: VideoCodecContext) -> None:
+    """Raise MemoryError if there is no room for one more picture of the size that the stream has now.
+
+    FFmpeg reports a picture that it cannot allocate as invalid data. A stream may change its size in the middle to one
+    that the limit of this process was not made for.
+    """
+    num_bytes = context.width * context.height * _MAX_BYTES_PER_PIXEL
+    try:
+        mmap.mmap(-1, max(1, num_bytes)).close()
+    except OSError as error:
+        raise MemoryError from error
 
 
 class PictureDecoder:
@@ -154,6 +171,7 @@ class PictureDecoder:
                 self._undecoded.remove(tick)
                 heapq.heapify(self._undecoded)
             self._is_oversized |= "exceeds specified max pixel count" in str(getattr(error, "log", ""))
+            _check_memory(self._stream.codec_context)
             return
         for frame in frames:
             shown = self._place(frame)
