@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -9,15 +10,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from service.cli.garbage import pause_collection
 from service.cli.settings import complain, load_settings
+
+
+class _Commands(TyperGroup):
+    """The commands; for shell completion the real ones, so that their flags are completed too."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by its name."""
+        if "_AVESFORMER_COMPLETE" in os.environ and cmd_name in _FORWARDED:
+            module_name, _, attribute = _FORWARDED[cmd_name][0].partition(":")
+            return _real_command(cmd_name, _import(cmd_name, module_name, attribute))
+        return super().get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
     name="avesformer",
     help="Find the pixels of a video that make the sound: serve, run and train the model.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=_Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"max_content_width": 120},
@@ -125,14 +139,23 @@ def _forward(name: str, target: str, summary: str) -> None:
         if isinstance(found, typer.Typer):
             found(args=[name, *context.args], prog_name="avesformer")
             return
-        wide = {"max_content_width": 120}
-        single = typer.Typer(
-            add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=wide
-        )
-        single.command(name)(found)
-        single(args=list(context.args), prog_name=f"avesformer {name}")
+        _real_command(name, found)(args=list(context.args), prog_name=f"avesformer {name}")
 
     app.command(name, help=summary, add_help_option=False, context_settings=context_settings)(command)
+
+
+def _real_command(name: str, found: Any) -> Any:
+    """Return the command that another module holds: a function, or an app with several commands."""
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_command(found)
+        assert isinstance(group, TyperGroup)
+        return group.commands[name]
+    wide = {"max_content_width": 120}
+    single = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=wide
+    )
+    single.command(name)(found)
+    return typer.main.get_command(single)
 
 
 def _import(name: str, module_name: str, attribute: str) -> Callable[..., Any]:

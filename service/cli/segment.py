@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -16,10 +14,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from service.cli.batch import BatchRecord, Summary, Targets, find_clips, plan_targets
 from service.cli.option_flags import with_option_flags
+from service.cli.output_files import FORMAT, write_answer
 from service.cli.settings import complain, load_settings
 from service.client.answer import Answer, AnswerGatherer
-from service.codec.answer_json import encode_document_end, encode_document_start, encode_frame
 from service.domain.deadline import Deadline
 from service.domain.errors import Kind, ServiceError
 from service.domain.options import OPTIONS, RLE, SegmentOptions, parse_options
@@ -46,20 +45,12 @@ class Answerer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Targets:
-    """Output files of one clip; None for a result that is not written."""
-
-    json: Path | None
-    overlay: Path | None
-    # Run lengths of the JSON as COCO's strings, else as lists of numbers.
-    is_compressed: bool
-
-
-@with_option_flags((*OPTIONS, RLE))
+@with_option_flags((*OPTIONS, FORMAT, RLE))
 def segment(
-    clips: Annotated[list[Path], typer.Argument(help="MP4 or MOV files.", metavar="CLIP")],
-    output: Annotated[Path | None, typer.Option(help="JSON file (a folder for several clips); - is stdout.")] = None,
+    clips: Annotated[
+        list[Path], typer.Argument(help="MP4 or MOV files, folders of such files, or quoted patterns.", metavar="CLIP")
+    ],
+    output: Annotated[Path | None, typer.Option(help="File (a folder for several clips); - is stdout.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Overlay mp4 (a folder for several clips).")] = None,
     url: Annotated[str | None, typer.Option(help="URL of a running service (http, https, grpc, grpcs).")] = None,
     api_key: Annotated[
@@ -69,63 +60,118 @@ def segment(
         Path | None, typer.Option(help="File or shipped name: lite, tiny, tiny-semantic (lite).")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip clips that an earlier run with --output did.")] = False,
     *,
     fields: dict[str, str],
 ) -> None:
     """Segment the sounding objects of CLIPs. Without --url the model runs in this process; the output is the same."""
     try:
-        is_compressed = RLE.parse(fields.pop(RLE.name, "") or str(RLE.default)) == RLE.default
-        options = parse_options(fields)
-        targets = _plan_targets(clips, output, overlay, is_compressed=is_compressed)
+        batch = _plan(clips, fields, output, overlay, checkpoint=checkpoint, url=url)
     except ServiceError as error:
         complain(error.detail)
         raise typer.Exit(2) from None
+    if resume and batch.folder is None:
+        complain("--resume needs a folder of results: several clips and --output or --overlay")
+        raise typer.Exit(2)
     logging.getLogger().addHandler(logging.NullHandler())  # errors are printed as one line instead of log records
     answering = _remote(url, api_key) if url is not None else _local(checkpoint, device)
-    raise typer.Exit(asyncio.run(_segment_all(answering, targets, options)))
+    raise typer.Exit(asyncio.run(_Segmenting(batch, is_resumed=resume).run(answering)))
 
 
-async def _segment_all(
-    answering: AsyncIterator[Answerer], targets: dict[Path, _Targets], options: SegmentOptions
-) -> int:
-    num_failed = 0
-    try:
-        with _progress() as progress:
-            loading = progress.add_task("loading the model", total=None)
-            async with asynccontextmanager(lambda: answering)() as answerer:
-                progress.remove_task(loading)
-                for clip, target in targets.items():
-                    num_failed += not await _segment_one(answerer, clip, target, options, progress)
-    except ServiceError as error:
-        complain(error.detail)
-        return 2 if error.kind is Kind.INVALID_REQUEST else 1
-    except (OSError, ValueError) as error:  # unusable checkpoint or device; the message says why
-        complain(str(error))
-        return 1
-    return 1 if num_failed else 0
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What to do. `folder` of the results is None for a single clip and for stdout."""
+
+    targets: dict[Path, Targets]
+    options: SegmentOptions
+    form: str
+    is_compressed: bool
+    folder: Path | None
+    record: BatchRecord
 
 
-async def _segment_one(
-    answerer: Answerer, clip: Path, target: _Targets, options: SegmentOptions, progress: Progress
-) -> bool:
-    """Segment one clip and write its files. On failure print one line to stderr and return False."""
-    bar = progress.add_task(clip.name, total=None)
-    try:
-        answer = await answerer.answer(clip, options, lambda event: _show(event, progress, bar))
+def _plan(
+    arguments: list[Path],
+    fields: dict[str, str],
+    output: Path | None,
+    overlay: Path | None,
+    *,
+    checkpoint: Path | None,
+    url: str | None,
+) -> _Batch:
+    """Return what the arguments ask for; raises `bad_option`."""
+    settings = {**fields, "checkpoint": str(checkpoint), "url": url}
+    form = str(FORMAT.parse(fields.pop(FORMAT.name, "") or str(FORMAT.default)))
+    rle = fields.pop(RLE.name, "")
+    is_compressed = not rle or RLE.parse(rle) == RLE.default
+    if not is_compressed and form in ("png", "polygons", "vtt", "srt"):
+        raise ServiceError("bad_option", f"rle: the format {form} has no run lengths.")
+    clips = find_clips(arguments)
+    is_batch = len(clips) > 1 or any(argument.is_dir() for argument in arguments)
+    targets = plan_targets(clips, output, overlay, form=form, is_batch=is_batch)
+    folders = [folder for folder in (output, overlay) if folder is not None and str(folder) != "-"]
+    folder = folders[0] if is_batch and folders else None
+    record = BatchRecord(folder, settings)
+    return _Batch(targets, parse_options(fields), form, is_compressed, folder, record)
+
+
+class _Segmenting:
+    """Segments the clips of a batch one after the other."""
+
+    def __init__(self, batch: _Batch, *, is_resumed: bool) -> None:
+        self._batch = batch
+        self._is_resumed = is_resumed
+        self._summary = Summary()
+
+    async def run(self, answering: AsyncIterator[Answerer]) -> int:
+        """Segment all clips; returns the exit code."""
+        try:
+            with _progress() as progress:
+                loading = progress.add_task("loading the model", total=None)
+                async with asynccontextmanager(lambda: answering)() as answerer:
+                    progress.remove_task(loading)
+                    for clip, target in self._batch.targets.items():
+                        await self._take(answerer, clip, target, progress)
+        except ServiceError as error:
+            complain(error.detail)
+            return 2 if error.kind is Kind.INVALID_REQUEST else 1
+        except (OSError, ValueError) as error:  # unusable checkpoint or device; the message says why
+            complain(str(error))
+            return 1
+        finally:
+            if self._batch.folder is not None and self._summary.rows:
+                self._summary.show()
+        return 1 if self._summary.num_failed else 0
+
+    async def _take(self, answerer: Answerer, clip: Path, target: Targets, progress: Progress) -> None:
+        """Segment one clip and write its files. On failure print one line to stderr."""
+        self._summary.start()
+        try:
+            if self._is_resumed and self._batch.record.has(clip, target):
+                self._summary.skipped(clip)
+                return
+            answer = await self._segment(answerer, clip, target, progress)
+            self._batch.record.add(clip)
+            self._summary.done(clip, answer)
+        except ServiceError as error:
+            if error.kind is Kind.INVALID_REQUEST and error.code == "bad_option":
+                raise
+            complain(f"{clip}: {error.detail}")
+            self._summary.failed(clip, error.code)
+        except OSError as error:
+            complain(f"{error.filename or clip}: {error.strerror or error}")
+            self._summary.failed(clip, error.strerror or "failed")
+
+    async def _segment(self, answerer: Answerer, clip: Path, target: Targets, progress: Progress) -> Answer:
+        batch = self._batch
+        bar = progress.add_task(clip.name, total=None)
+        answer = await answerer.answer(clip, batch.options, lambda event: _show(event, progress, bar))
         progress.update(bar, total=len(answer.frames), completed=len(answer.frames))
-        if target.json is not None:
-            _write_json(answer, target.json, is_compressed=target.is_compressed)
+        if target.answer is not None:
+            write_answer(answer, target.answer, name=batch.form, is_compressed=batch.is_compressed)
         if target.overlay is not None:
             await asyncio.to_thread(_write_overlay, clip, target.overlay, answer, progress)
-    except ServiceError as error:
-        if error.kind is Kind.INVALID_REQUEST and error.code == "bad_option":
-            raise
-        complain(f"{clip}: {error.detail}")
-        return False
-    except OSError as error:
-        complain(f"{error.filename or clip}: {error.strerror or error}")
-        return False
-    return True
+        return answer
 
 
 class _LocalAnswerer:
@@ -189,62 +235,6 @@ def _read_blocks(clip: Path) -> Iterator[bytes]:
     with clip.open("rb") as file:
         while data := file.read(_READ_BYTES):
             yield data
-
-
-def _plan_targets(
-    clips: list[Path], output: Path | None, overlay: Path | None, *, is_compressed: bool
-) -> dict[Path, _Targets]:
-    """Return the output files by clip. Raises `bad_option` if results would overwrite each other or their clip."""
-    if len(clips) == 1:
-        targets = {clips[0]: _Targets(output or (None if overlay else Path("-")), overlay, is_compressed)}
-    else:
-        names = [clip.stem for clip in clips]
-        if len(set(names)) < len(names):
-            raise ServiceError("bad_option", "Two clips have the same name; their results would overwrite each other.")
-        targets = {
-            clip: _Targets(
-                _inside(output, f"{clip.stem}.json") or (None if overlay else Path("-")),
-                _inside(overlay, f"{clip.stem}.mp4"),
-                is_compressed,
-            )
-            for clip in clips
-        }
-    for clip, target in targets.items():
-        if any(path is not None and path.resolve() == clip.resolve() for path in (target.json, target.overlay)):
-            raise ServiceError("bad_option", f"{clip} would be overwritten by its result; choose another name.")
-    return targets
-
-
-def _inside(folder: Path | None, name: str) -> Path | None:
-    if folder is None or str(folder) == "-":
-        return folder
-    return folder / name
-
-
-def _write_json(answer: Answer, path: Path, *, is_compressed: bool) -> None:
-    """Write the answer as the service would send it. `-` is stdout, with one line per clip."""
-    if str(path) == "-":
-        for part in _json_parts(answer, is_compressed=is_compressed):
-            sys.stdout.buffer.write(part)
-        sys.stdout.buffer.write(b"\n")
-        sys.stdout.buffer.flush()
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:
-            file.writelines(_json_parts(answer, is_compressed=is_compressed))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _json_parts(answer: Answer, *, is_compressed: bool) -> Iterator[bytes]:
-    started = ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
-    yield encode_document_start(started, answer.summary)
-    for place, frame in enumerate(answer.frames):
-        yield (b"," if place else b"") + encode_frame(frame, is_compressed=is_compressed)
-    yield encode_document_end(answer.summary, answer.events)
 
 
 def _write_overlay(clip: Path, path: Path, answer: Answer, progress: Progress) -> None:

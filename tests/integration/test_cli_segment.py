@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import av
+import httpx
 import pytest
 from pycocotools import mask as coco
 from support.clips import make_clip
@@ -89,8 +90,8 @@ def test_several_clips_go_to_folders_and_one_bad_clip_does_not_stop_the_others(r
     third.write_bytes(clip.read_bytes())
     result = run(clip, bad, third, "--output", tmp_path / "out")
     assert result.exit_code == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip.json", "third.json"]
-    lines = result.stderr.strip().splitlines()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["batch.jsonl", "clip.json", "third.json"]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("avesformer:")]
     assert len(lines) == 1
     assert "bad.mp4" in lines[0]
 
@@ -161,3 +162,84 @@ def test_a_service_that_is_not_there_is_one_line(run, clip, monkeypatch):
     result = run(clip, "--url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
+
+
+def test_formats_are_what_the_service_answers(run, clip, tmp_path):
+    forms = ("ndjson", "coco", "polygons", "png", "csv", "vtt")
+    for form in forms:
+        result = run(clip, "--format", form, "--output", tmp_path / form, "--event-min-s", "0")
+        assert result.exit_code == 0, result.output
+
+    async def ask() -> dict[str, bytes]:
+        async with running_front() as front, httpx.AsyncClient(base_url=front.http_url, timeout=60) as http:
+            headers, body = {"Content-Type": "video/mp4"}, clip.read_bytes()
+            answers = [
+                await http.post("/segment", params={"format": form, "event_min_s": "0"}, content=body, headers=headers)
+                for form in forms
+            ]
+            assert [answer.status_code for answer in answers] == [200] * len(forms)
+            return {form: answer.content for form, answer in zip(forms, answers, strict=True)}
+
+    for form, asked in asyncio.run(ask()).items():
+        written = (tmp_path / form).read_bytes()
+        if form == "polygons":
+            assert without_own(json.loads(written)) == without_own(json.loads(asked))
+        elif form == "ndjson":
+            kinds = [sorted(json.loads(line)["type"] for line in text.splitlines()) for text in (written, asked)]
+            assert kinds[0] == kinds[1]
+        else:
+            assert written == asked
+
+
+@pytest.fixture(name="library")
+def _library(tmp_path, clip):
+    library = tmp_path / "library"
+    for name in ("a.mp4", "deep/b.MP4", "deep/c.mov"):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_bytes(clip.read_bytes())
+    (library / "notes.txt").write_text("no clip")
+    return library
+
+
+def test_a_folder_is_segmented_and_resumed(run, library, tmp_path):
+    out = tmp_path / "out"
+    (library / "deep/broken.mp4").write_text("no clip")
+    asked = (library, "--output", out, "--format", "csv")
+    result = run(*asked, "--resume")
+    assert result.exit_code == 1
+    assert "not an MP4" in result.output
+    assert "3 done, 0 skipped, 1 failed" in result.output
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.csv")) == [
+        "a.csv",
+        "deep/b.csv",
+        "deep/c.csv",
+    ]
+    (library / "deep/broken.mp4").unlink()
+    assert "0 done, 3 skipped, 0 failed" in run(*asked, "--resume").output
+    (out / "a.csv").unlink()
+    assert "1 done, 2 skipped, 0 failed" in run(*asked, "--resume").output
+    assert "3 done, 0 skipped" in run(*asked, "--resume", "--threshold", "0.6").output, "other settings, other results"
+    assert "3 done, 0 skipped" in run(*asked).output
+
+
+def test_a_pattern_names_clips(run, library, tmp_path):
+    result = run(str(library / "deep" / "*"), "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["b.json", "c.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("{empty}",), "holds no clip"),
+        (("{empty}/*.mp4",), "No file fits"),
+        (("{clip}", "--resume"), "--resume needs a folder"),
+        (("{clip}", "--format", "gif"), "format: 'gif' is not"),
+        (("{clip}", "--format", "png", "--rle", "uncompressed"), "no run lengths"),
+    ],
+)
+def test_bad_batches_are_refused(run, clip, tmp_path, arguments, said):
+    (tmp_path / "empty").mkdir()
+    result = run(*(argument.format(empty=tmp_path / "empty", clip=clip) for argument in arguments))
+    assert result.exit_code == 2
+    assert said in result.output

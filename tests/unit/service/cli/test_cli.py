@@ -152,3 +152,16 @@ def test_the_script_lists_every_command():
     assert set(COMMANDS) <= set(listed)
     assert {"serve", "worker", "segment", "synthesize", "train", "evaluate"} <= set(listed)
     assert {"data", "export", "bench", "check-config"} <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [("avesformer se", "segment"), ("avesformer segment --out", "--output"), ("avesformer train --dry", "--dry-run")],
+)
+def test_the_shell_completes_commands_and_their_flags(typed, wanted):
+    asked = {"_AVESFORMER_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    command = [sys.executable, "-c", "from service.cli.main import app; app(prog_name='avesformer')"]
+    done = subprocess.run(
+        command, env={**os.environ, **asked}, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
+    assert wanted in done.stdout.split(), done.stderr
