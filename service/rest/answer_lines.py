@@ -57,7 +57,7 @@ async def send_lines(
 
 
 async def end_with_error(problem: Problem, sender: Sender) -> None:
-    """End a started answer: lines get an error line, a document is cut, so that no one takes it for a whole one."""
+    """End a started answer: a stream gets an error line; a document is cut, so that it cannot look complete."""
     if sender.media_type not in (NDJSON_TYPE, SSE_TYPE) or problem.error.code == "client_gone":
         sender.cut()
         return
@@ -78,14 +78,14 @@ async def _write_event(event: AnswerEvent, sender: Sender, record: RequestRecord
 
 
 async def _in_thread_unless(is_compressed: bool, encode: Callable[..., bytes], event: AnswerEvent) -> bytes:
-    """Encode an event. Lists of run lengths take milliseconds a mask, so a thread writes them."""
+    """Encode an event. Lists of run lengths take milliseconds per mask, so they are encoded in a thread."""
     if is_compressed:
         return encode(event)
     return await asyncio.to_thread(encode, event, is_compressed=False)
 
 
 def _framed(line: bytes, sender: Sender) -> bytes:
-    """Return a line as the stream's media type wants it: a server-sent event is named after the line's `type`."""
+    """Return a line as the media type requires: a server-sent event is named after the line's `type`."""
     if sender.media_type != SSE_TYPE:
         return line
     name = line.partition(b'{"type":"')[2].partition(b'"')[0]

@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, request ids, and one error form for everything."""
+"""The FastAPI application: routes, request ids, and one form of errors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _PAGE_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class EdgePolicy:
-    """What stands between clients and the service: proxies, and pages of other origins (`*` for all)."""
+    """Proxies in front of the service, and origins of other pages (`*` for all)."""
 
     proxy: ProxyPolicy = field(default_factory=ProxyPolicy)
     cors_origins: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ def create_app(
 
 
 def create_ops_app(probes: Probes, *, version: str) -> FastAPI:
-    """The ops routes alone, for a worker's own port."""
+    """Return an application with the ops routes only, for a worker's own port."""
     app = _bare_app(version)
     app.include_router(build_ops_router(probes))
     return app
@@ -159,14 +159,14 @@ def _page_router(app: FastAPI, *, version: str) -> APIRouter:
 
 
 def _page(name: str, request: Request) -> Response:
-    """A page whose links carry the prefix under which a proxy serves us."""
+    """Return a page whose links have the path prefix of a proxy."""
     prefix = request.scope["root_path"]  # letters, digits and ._~-/ only
     text = _STATIC_FILES[name].read_text("utf-8").replace('="/', f'="{prefix}/')
     return Response(text, media_type="text/html", headers=_PAGE_HEADERS)
 
 
 class RequestEnvelope:
-    """Around every request: its id in and out, its caller's trace, and the last net for what no route caught."""
+    """Wraps every request: request id in and out, the caller's trace, and errors that no route caught."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -195,10 +195,11 @@ class RequestEnvelope:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            logger.exception("request failed outside its route", extra={"request_id": request_id})
+            logger.exception("request failed outside a route", extra={"request_id": request_id})
             if has_started:
                 return
-            error = ServiceError("internal", "Something failed inside the service; the log has it by this request id.")
+            detail = "Something failed inside the service; the failure was logged under this request id."
+            error = ServiceError("internal", detail)
             await send_problem(Problem(error, request_id), send=send_with_id, must_close=True)
 
 
@@ -210,7 +211,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         ours = ServiceError("method_not_allowed", f"{path} does not take {request.method[:16]}.")
         headers["Allow"] = _allowed(request)
     elif error.status_code == 404:
-        ours = ServiceError("route_not_found", f"There is nothing at {path}; /docs lists what there is.")
+        ours = ServiceError("route_not_found", f"There is nothing at {path}; /docs lists the routes.")
     else:
         ours = ServiceError("malformed_body", "The request could not be read.")
     return _problem_response(ours, request, extra=headers)

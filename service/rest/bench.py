@@ -1,4 +1,4 @@
-"""POST /bench/batch: the service's own overhead on an emulated accelerator. Only where AVES_BENCH_ROUTES is set."""
+"""POST /bench/batch: the service's own overhead on an emulated accelerator. Only with AVES_BENCH_ROUTES."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_BODY_BYTES = 64 * 1024
 
 
 class BenchAnswer(Response):
-    """One item: permit, body, batch, small JSON; cancelled when the client leaves, like every request."""
+    """One item: permit, body, batch, small JSON. Cancelled when the client disconnects, like every request."""
 
     def __init__(self, parts: RestParts, accelerator: BenchAccelerator) -> None:
         self._parts = parts
@@ -59,7 +59,7 @@ class BenchAnswer(Response):
 
 
 def build_bench_router(parts: RestParts, accelerator: BenchAccelerator) -> APIRouter:
-    """The route; it is not in the public description of the API."""
+    """Return the route. It is not part of the public API description."""
     router = APIRouter()
 
     async def batch() -> Response:

@@ -1,4 +1,4 @@
-"""The body of an upload, read piece by piece straight to its file; it is never whole in memory."""
+"""The body of an upload, written to its file as it arrives; it is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.rest.form import FormParser
 
 
 class BodyReader:
-    """The one reader of a request's body: counts it, keeps the rule for slow uploads and the deadline."""
+    """The only reader of a request's body. Counts it and applies the deadline and the rule for slow uploads."""
 
     def __init__(self, receive: Receive, *, rate: UploadRate, deadline: Deadline, clock: Clock, max_bytes: int) -> None:
         self._receive = receive
@@ -27,7 +27,7 @@ class BodyReader:
         self.is_complete = False
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        """The body's bytes as they come.
+        """Yield the body's bytes as they arrive.
 
         Raises:
             ServiceError: `client_gone`, `slow_upload`, `deadline_exceeded`, `upload_too_large`.
@@ -42,7 +42,7 @@ class BodyReader:
                 self._rate.check()
                 continue
             if message["type"] == "http.disconnect":
-                raise ServiceError("client_gone", "The client went away during its upload.")
+                raise ServiceError("client_gone", "The client disconnected during its upload.")
             self.is_complete = not message.get("more_body", False)
             body: bytes = message.get("body", b"")
             if body:
@@ -56,7 +56,7 @@ class BodyReader:
 
 
 async def read_raw(body: BodyReader, upload: Upload) -> tuple[tuple[str, str], ...]:
-    """Read a raw body into its upload; there are no options in it."""
+    """Read a raw body into its upload. It carries no options."""
     async with aclosing(body.read()) as blocks:
         async for block in blocks:
             await upload.write(block)
@@ -66,7 +66,7 @@ async def read_raw(body: BodyReader, upload: Upload) -> tuple[tuple[str, str], .
 
 
 async def read_form(body: BodyReader, upload: Upload, *, boundary: bytes) -> tuple[tuple[str, str], ...]:
-    """Read a form: its file part `video` into the upload; return its text fields in order.
+    """Read a form: write its file part `video` to the upload and return its text fields in order.
 
     Blank fields are left out, since a browser sends a field for every empty input.
     """

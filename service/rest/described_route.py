@@ -1,4 +1,4 @@
-"""Routes that read their parameters themselves and declare them for the description of the API alone."""
+"""Routes that read their parameters themselves and declare them only for the API description."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DescribedRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return a handler that calls the endpoint alone."""
+        """Return a handler that only calls the endpoint."""
         endpoint = self.endpoint
 
         async def answer(request: Request) -> Response:

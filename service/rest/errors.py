@@ -1,4 +1,4 @@
-"""The error table as HTTP: kinds to statuses, errors to RFC 9457 problem bodies."""
+"""The error table over HTTP: kinds to statuses, errors to RFC 9457 problem bodies."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ _STATUS_OF_CODE = {"not_acceptable": 406}
 
 
 def status_of(code: str) -> int:
-    """The HTTP status of a stable code."""
+    """Return the HTTP status of a stable code."""
     return _STATUS_OF_CODE.get(code) or _STATUS_OF_KIND[CODES[code].kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as its caller sees it over HTTP."""
+    """An error as an HTTP response."""
 
     error: ServiceError
     request_id: str
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """Return the HTTP status."""
         return status_of(self.error.code)
 
     def document(self) -> problem_json.Problem:
@@ -56,11 +56,11 @@ class Problem:
         return problem_json.Problem.of(self.error, status=self.status, request_id=self.request_id)
 
     def encoded(self) -> bytes:
-        """Return the body's bytes."""
+        """Return the bytes of the body."""
         return self.document().encode()
 
     def headers(self) -> dict[str, str]:
-        """The headers that belong to it."""
+        """Return the headers of the response."""
         headers = {"Content-Type": PROBLEM_MEDIA_TYPE, "Cache-Control": "no-store"}
         retry_after_s = self.document().retry_after_s
         if retry_after_s is not None:
@@ -73,7 +73,7 @@ class Problem:
 async def send_problem(
     problem: Problem, *, send: Send, extra_headers: dict[str, str] | None = None, must_close: bool = False
 ) -> None:
-    """Answer with a problem; `must_close` where the request's body was not read to its end."""
+    """Send a problem. `must_close` closes the connection if the request's body was not read to its end."""
     body = problem.encoded()
     headers = {**problem.headers(), **(extra_headers or {}), "Content-Length": str(len(body))}
     if must_close:

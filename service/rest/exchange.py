@@ -1,4 +1,4 @@
-"""Around the work of a response: the request on record, and its failure in the right form."""
+"""The frame of every response: the record of the request, and its failure as a problem."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from service.rest.sender import Sender
 
 @asynccontextmanager
 async def exchange(parts: RestParts, scope: Scope, send: Send) -> AsyncIterator[tuple[Sender, RequestRecord]]:
-    """Around the whole work of a request: what sends its answer, and its record.
+    """Wrap the whole work of a request; yields the sender of its answer and its record.
 
-    A ServiceError of the body is sent as a problem document; once the answer has started, it ends the answer with an
-    error line or cuts it. Cancelling the task ends everything.
+    A ServiceError of the body is sent as a problem document. If the answer has started, the error ends it with an error
+    line or cuts it. Cancelling the task ends everything.
     """
     rate = ReaderRate(parts.policy.reader_min_bytes_per_s, window_s=parts.policy.stall_s)
     sender = Sender(scope, send, rate=rate, clock=parts.clock)

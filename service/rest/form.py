@@ -1,4 +1,4 @@
-"""A multipart form, parsed as it streams: one file named `video`, the rest small text fields."""
+"""A streaming parser of multipart forms: one file named `video`, the other fields are short texts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MAX_PREAMBLE_BYTES = 8192
 
 
 class FormParser:
-    """Feeds python-multipart and hands out the file's bytes; keeps the text fields.
+    """Feeds python-multipart, returns the file's bytes and keeps the text fields.
 
-    Every mistake of the form raises ServiceError: `malformed_body`, or `bad_option` for a field that is none of ours.
+    Every fault of the form raises ServiceError: `malformed_body`, or `bad_option` for an unknown field.
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -47,7 +47,7 @@ class FormParser:
         self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]  # a TypedDict of its own
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Parse more of the body; returns the bytes of the file that were in it."""
+        """Parse more of the body and return the file's bytes in it."""
         if self._preamble is not None:
             data = self._after_preamble(data)
         try:
@@ -58,7 +58,7 @@ class FormParser:
         return file_data
 
     def _after_preamble(self, data: bytes) -> bytes:
-        """Drop what comes before the first boundary; return what follows, empty until it has come."""
+        """Drop the text before the first boundary. Return what follows; empty until the boundary has arrived."""
         assert self._preamble is not None
         self._preamble += data
         at = 0 if self._preamble.startswith(self._first_boundary) else -1
@@ -74,7 +74,7 @@ class FormParser:
         return rest
 
     def finish(self) -> None:
-        """The body has ended; raises `malformed_body` if the form has not."""
+        """End the body; raises `malformed_body` if the form is incomplete."""
         if not self._is_finished:
             raise ServiceError("malformed_body", "The form ends before its last boundary.")
 

@@ -1,4 +1,4 @@
-"""From a request's body to a complete upload and its fields; for every route that takes a clip."""
+"""From a request's body to a complete upload and its fields, for every route that receives a clip."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from service.rest.request_head import FORM_OVERHEAD_BYTES, RequestHead, merge_op
 async def received_upload(
     parts: RestParts, head: RequestHead, receive: Receive, *, context: RequestContext, record: RequestRecord
 ) -> AsyncIterator[tuple[Upload, dict[str, str]]]:
-    """The complete upload and the fields of query and form; the upload's bytes are gone when the block ends.
+    """Yield the complete upload and the fields of query and form. The upload is deleted when the block ends.
 
     Raises:
-        ServiceError: what is wrong with the body, `bad_option` for a field given twice, `client_gone`, `slow_upload`,
+        ServiceError: faults of the body, `bad_option` for a field given twice, `client_gone`, `slow_upload`,
             `deadline_exceeded`, `storage_full`.
     """
     policy, clock = parts.policy, parts.clock
@@ -56,7 +56,7 @@ async def received_upload(
 
 @contextmanager
 def ended_by_disconnect(receive: Receive) -> Iterator[None]:
-    """End the body with `client_gone` as soon as the client's connection is lost."""
+    """End the body with `client_gone` when the client's connection is lost."""
     with Interrupt() as stop:
         watching = asyncio.ensure_future(_watch(receive, stop))
         try:
@@ -68,4 +68,4 @@ def ended_by_disconnect(receive: Receive) -> Iterator[None]:
 async def _watch(receive: Receive, stop: Interrupt) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    stop.fire(ServiceError("client_gone", "The client went away."))
+    stop.fire(ServiceError("client_gone", "The client disconnected."))

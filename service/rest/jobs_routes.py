@@ -1,4 +1,4 @@
-"""POST /jobs and what can be asked of a job afterwards."""
+"""POST /jobs and the routes of a job."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _WEBHOOK = Option(
 
 @dataclass(frozen=True, slots=True)
 class JobRouteParts:
-    """What the job routes stand on, beside the parts of every route."""
+    """Parts of the job routes, beside those of every route."""
 
     rest: RestParts
     jobs: Jobs
@@ -74,7 +74,7 @@ class JobRouteParts:
 
 
 def build_jobs_router(parts: JobRouteParts) -> APIRouter:
-    """The routes under /jobs."""
+    """Return the routes under /jobs."""
     router = APIRouter(tags=["jobs"])
 
     async def submit() -> Response:
@@ -139,7 +139,7 @@ def build_jobs_router(parts: JobRouteParts) -> APIRouter:
 
 
 class JobSubmission(Response):
-    """Takes the upload as POST /segment does, and answers 202 when the job is stored."""
+    """Receives the upload as POST /segment does, and answers 202 when the job is stored."""
 
     def __init__(self, parts: JobRouteParts) -> None:
         self._parts = parts
@@ -178,7 +178,7 @@ class JobSubmission(Response):
 
 
 class _JobIntake(UploadIntake):
-    """Takes the option `webhook` too, and keeps it beside the others."""
+    """Accepts the option `webhook` as well."""
 
     webhook: str | None = None
 
@@ -192,7 +192,7 @@ def _accepted(job: Job) -> bytes:
 
 
 class _JobStream(Response, ABC):
-    """A long answer about one job."""
+    """A streamed answer about one job."""
 
     def __init__(self, parts: JobRouteParts, job_id: str) -> None:
         self._parts = parts.rest
@@ -213,7 +213,7 @@ class _JobStream(Response, ABC):
 
     @abstractmethod
     async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
-        """Send what was asked for of the job; raises ServiceError."""
+        """Send the requested representation of the job; raises ServiceError."""
 
 
 class JobResult(_JobStream):
@@ -254,7 +254,7 @@ class JobEvents(_JobStream):
 
 
 class _TaggedSender(Sender):
-    """The same sender, with an ETag among the headers."""
+    """The same sender with an ETag header."""
 
     def __init__(self, sender: Sender, etag: str) -> None:
         self._sender = sender
@@ -273,7 +273,7 @@ class _TaggedSender(Sender):
 
 @contextmanager
 def _recorded(parts: JobRouteParts, request: Request) -> Iterator[str]:
-    """A short request on record; its caller's id."""
+    """Record a short request and yield the id of its caller's key."""
     with parts.rest.recorded(request.scope) as record:
         yield parts.rest.identify(request.scope, record).key_id
 

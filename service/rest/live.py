@@ -35,8 +35,8 @@ from service.rest.parts import RestParts
 
 # Longest wait for the options. A stream without them occupies a connection.
 OPTIONS_TIMEOUT_S = 10.0
-# Close codes of RFC 6455 and IANA's registry: 1008 policy violation, 1011 internal error, 1012 service restart,
-# 1013 try again later.
+# Close codes of RFC 6455 and IANA's registry: 1008 policy violation, 1011 internal error, 1012 service restart, 1013
+# try again later.
 _CLOSE_CODES = {
     Kind.OVERLOADED: 1013,
     Kind.UNAVAILABLE: 1012,
@@ -189,7 +189,7 @@ class LiveSocket:
                 await self._writer.send(encode_error_line(problem.document()).decode().rstrip())
             await self._websocket.close(_CLOSE_CODES.get(error.kind, 1008), error.code)
         except (ServiceError, WebSocketDisconnect, RuntimeError):
-            return  # the client is gone
+            return  # the client has disconnected
 
     async def _refuse(self, problem: Problem) -> None:
         headers = {**problem.headers(), "X-Request-ID": self._request_id}
@@ -200,4 +200,4 @@ class LiveSocket:
 
 
 def _gone() -> ServiceError:
-    return ServiceError("client_gone", "The client left before the stream's end.")
+    return ServiceError("client_gone", "The client disconnected before the end of the stream.")

@@ -28,7 +28,7 @@ _OPTIONAL: Final = {
 
 
 def describe_api(app: FastAPI, *, version: str) -> dict[str, Any]:
-    """The document of `app`."""
+    """Return the OpenAPI document of `app`."""
     document: dict[str, Any] = get_openapi(
         title="AVESFormer service",
         version=version,
@@ -47,7 +47,7 @@ def describe_api(app: FastAPI, *, version: str) -> dict[str, Any]:
             response.setdefault("headers", {}).update(header("X-Request-ID", "The request's id.", TEXT))
         for parameter in operation.get("parameters", ()):
             if parameter["in"] == "query":
-                parameter["allowEmptyValue"] = True  # a blank option is one that is not given
+                parameter["allowEmptyValue"] = True  # a blank option counts as not given
     return document
 
 
@@ -71,7 +71,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _without_framework_errors(document: dict[str, Any]) -> None:
-    """Take out the 422 body that FastAPI documents by itself for path parameters; no route ever sends it."""
+    """Remove the 422 body that FastAPI documents for path parameters. No route ever sends it."""
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     for operation in _operations(document):

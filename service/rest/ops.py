@@ -1,4 +1,4 @@
-"""What operators and orchestrators ask: livez, readyz, metrics, version."""
+"""Routes for operators and orchestrators: livez, readyz, metrics, version."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _status_schema(word: str) -> dict[str, object]:
 
 
 def build_ops_router(probes: Probes) -> APIRouter:
-    """The ops routes over local facts only; none of them asks for a key or counts as a request."""
+    """Return the ops routes. They use local facts only, ask for no key and do not count as requests."""
     router = APIRouter(tags=["operations"])
 
     async def livez(request: Request) -> Response:

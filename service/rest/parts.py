@@ -1,4 +1,4 @@
-"""What the REST front receives from service.wiring: the parts of the core it calls and its own small policy."""
+"""Parts of the core and the policy that the REST front receives from service.wiring."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class RestPolicy:
-    """Limits of the HTTP side. Readers are judged over `stall_s` in which something waited for them."""
+    """Limits of the HTTP side. A reader's rate is measured over `stall_s` in which data waited for it."""
 
     max_upload_bytes: int
     max_answer_bytes: int
@@ -36,10 +36,10 @@ class RestPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """What the ops routes tell, of a front or of a worker.
+    """Answers of the ops routes, of a front or of a worker.
 
-    `unready` says why new work cannot be taken now (None when it can); `is_alive` whether this process can still do
-    its work at all; `describe_version` what /version tells.
+    `unready` returns why new work cannot be accepted (None if it can), `is_alive` whether this process can still work
+    at all, and `describe_version` the body of /version.
     """
 
     unready: Callable[[], ServiceError | None]
@@ -60,7 +60,7 @@ class DrawOverlay(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RestParts:
-    """The core as the routes see it.
+    """The core as the routes use it.
 
     Requests with an idempotency key go to `idempotent_answering`; `authenticate` raises ServiceError `unauthenticated`.
     """
@@ -77,14 +77,14 @@ class RestParts:
     probes: Probes
 
     def identify(self, scope: Scope, record: RequestRecord) -> Caller:
-        """Return who asks, noted on record; raises `unauthenticated`."""
+        """Return the caller and put it on record; raises `unauthenticated`."""
         client = scope.get("client")
         caller = self.authenticate(Headers(scope=scope).get("authorization"))
         record.caller = replace(caller, address=client[0] if client else "")
         return record.caller
 
     def recorded(self, scope: Scope) -> AbstractContextManager[RequestRecord]:
-        """Around a whole request of a route: record it under its id, its caller's trace and the route's name."""
+        """Record a whole request under its id, its caller's trace and the name of the route."""
         state = scope["state"]
         return self.request_log.record(
             request_id=state["request_id"],

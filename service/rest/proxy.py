@@ -1,4 +1,4 @@
-"""What a reverse proxy changes about a request: the path prefix it serves us under and the address of its client."""
+"""Facts of a request that a reverse proxy changes: the path prefix and the client's address."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 @dataclass(frozen=True, slots=True)
 class ProxyPolicy:
-    """How the service is reached.
+    """How clients reach the service.
 
     Attributes:
-        root_path: path prefix under which a proxy serves us, whether it strips the prefix or not; empty for none.
-        trusted: networks of proxies whose `X-Forwarded-Prefix` and `X-Forwarded-For` are believed.
+        root_path: path prefix of a proxy, whether the proxy strips it or not; empty for none.
+        trusted: networks of proxies whose `X-Forwarded-Prefix` and `X-Forwarded-For` are used.
     """
 
     root_path: str = ""
     trusted: tuple[_Network, ...] = ()
 
     def trusts(self, host: str) -> bool:
-        """Whether an address belongs to a trusted proxy."""
+        """Return whether an address belongs to a trusted proxy."""
         address = _address(host)
         return address is not None and any(address in network for network in self.trusted)
 
 
 def proxy_policy(root_path: str, trusted: Iterable[str]) -> ProxyPolicy:
-    """The policy of checked settings."""
+    """Return the policy of checked settings."""
     networks = tuple(ipaddress.ip_network(text.strip()) for text in trusted if text.strip())
     return ProxyPolicy(root_path.rstrip("/"), networks)
 
@@ -66,7 +66,7 @@ class BehindProxy:
         await self._app(scope, receive, send)
 
     def _forwarded_client(self, headers: Headers, peer: str) -> str:
-        """The nearest address that is no trusted proxy."""
+        """Return the nearest address that is not a trusted proxy."""
         hops = [hop.strip() for value in headers.getlist("x-forwarded-for") for hop in value.split(",")]
         for hop in reversed(hops):
             if _address(hop) is None:

@@ -1,4 +1,4 @@
-"""What a request says before its body: ids, media types, length, timeout, options in the query."""
+"""Checks of a request before its body: ids, media types, length, timeout, options in the query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.domain.errors import ServiceError
 from service.domain.options import OPTION_NAMES
 from service.formats.choose import BY_ACCEPT
 
-# All name the MP4 family. Phones, browsers and file managers send each of them for files that are decoded alike.
+# Names of the MP4 family. Phones, browsers and file managers use all of them for files that are decoded alike.
 RAW_TYPES = (
     "video/mp4",
     "video/quicktime",
@@ -28,11 +28,11 @@ RAW_TYPES = (
 JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
 SSE_TYPE = "text/event-stream"
-# A day: longer ones are mistakes.
+# Most seconds of a timeout: a day.
 MAX_TIMEOUT_S = 86_400.0
-# One option's value: more than all 70 labels of AVSBench-semantic together.
+# Most characters of an option: more than all 70 labels of AVSBench-semantic together.
 MAX_OPTION_BYTES = 8192
-# What a form may hold beside its file: boundaries, part headers, option fields.
+# Bytes that a form may hold beside its file: boundaries, part headers, option fields.
 FORM_OVERHEAD_BYTES = 64 * 1024
 
 
@@ -53,7 +53,7 @@ class RequestHead:
 
 
 def parse_head(scope: Scope) -> RequestHead:
-    """Check the head of a request; raises ServiceError naming what is wrong with it."""
+    """Check the head of a request; raises ServiceError naming the fault."""
     headers = Headers(scope=scope)
     return RequestHead(
         answer_type=answer_type(headers.getlist("accept")),
@@ -67,7 +67,7 @@ def parse_head(scope: Scope) -> RequestHead:
 
 
 def merge_options(*sources: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Options of query and form as one mapping; raises `bad_option` for one that is given twice or is not text."""
+    """Return options of query and form as one mapping; raises `bad_option` for repeated or overlong ones."""
     merged: dict[str, str] = {}
     for name, value in (pair for source in sources for pair in source):
         if name in merged:
@@ -79,7 +79,7 @@ def merge_options(*sources: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def check_length(length: int | None, *, max_bytes: int, is_form: bool) -> None:
-    """Refuse by Content-Length what could not be taken anyway, before any of it is read."""
+    """Refuse a body by its Content-Length before any of it is read."""
     allowed = max_bytes + (FORM_OVERHEAD_BYTES if is_form else 0)
     if length is not None and length > allowed:
         raise ServiceError("upload_too_large", f"The request has {length} bytes; the limit is {max_bytes} bytes.")

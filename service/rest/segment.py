@@ -63,17 +63,17 @@ class AcceptedRequest:
 
 
 class UploadIntake:
-    """Admits requests that carry a clip, and receives their bodies."""
+    """Admits requests with a clip and receives their bodies."""
 
     def __init__(self, parts: RestParts) -> None:
         self._parts = parts
 
     @asynccontextmanager
     async def accepted(self, scope: Scope, receive: Receive, record: RequestRecord) -> AsyncIterator[AcceptedRequest]:
-        """Around the work: a permit and the whole upload, both given back when the block ends.
+        """Yield an admitted request with its whole upload. Permit and upload are released when the block ends.
 
         Raises:
-            ServiceError: why the request is not let in, what is wrong with its head, body or options.
+            ServiceError: the request is not admitted, or its head, body or options are faulty.
         """
         parts = self._parts
         caller = parts.identify(scope, record)
@@ -108,12 +108,12 @@ class UploadIntake:
         return parse_options(merged), chosen
 
     def take_more(self, options: dict[str, str], head: RequestHead) -> ChosenFormat:
-        """Take the options of this route that are not about masks out of `options`; returns the format."""
+        """Remove the options of this route that do not concern masks from `options`, and return the format."""
         return take_format(options, accepted=head.answer_type)
 
 
 class SegmentAnswer(Response):
-    """The answer to an upload, as a document or as lines. It does all work of the request when it is called."""
+    """The answer to an upload. It does all work of the request when it is called."""
 
     def __init__(self, parts: RestParts) -> None:
         self._parts = parts

@@ -1,4 +1,4 @@
-"""Writing an answer to a client that may read slowly, or not at all."""
+"""Writer of a response to a client that may read slowly or not at all."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from service.media.spool_file import SpoolFile
 from service.rest.protocol import connection_of
 
 PIECE_BYTES = 64 * 1024
-# How long a reader that was too slow may take for what is already written and the error behind it.
+# Seconds that a reader that was too slow may take for the data already written and the error after it.
 _LAST_PIECE_S = 30.0
 
 
 class Sender:
-    """The one writer of a response; a reader that is too slow ends it."""
+    """The only writer of a response. A reader that is too slow ends it."""
 
     def __init__(self, scope: Scope, send: Send, *, rate: ReaderRate, clock: Clock) -> None:
         self._send = send
@@ -45,7 +45,7 @@ class Sender:
             await self.write(piece)
 
     async def end(self) -> None:
-        """The body is complete."""
+        """End the body."""
         await self._write({"type": "http.response.body", "body": b"", "more_body": False})
         self.has_ended = True
 
@@ -55,7 +55,7 @@ class Sender:
             self._connection.cut()
 
     def end_without_waiting(self, data: bytes) -> None:
-        """End a streamed answer with a last piece that the reader gets if it reads on soon."""
+        """End a streamed answer with a last piece, which a reader gets if it continues soon."""
         if self._connection is not None and not self.has_ended:
             self._connection.end_chunked(data, within_s=_LAST_PIECE_S)
 

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 1024
 # Longer than the 60 s for which load balancers keep idle connections, so that they close first.
 _KEEP_ALIVE_S = 75.0
-# Time for connections to send what is in their buffers, after the drain.
+# Seconds for connections to send what is in their buffers, after the drain.
 _CLOSING_S = 5.0
 _CLOSING_POLL_S = 0.05
 _DATE_EVERY_S = 1.0
@@ -46,7 +46,7 @@ class ServerPolicy:
 
 
 class HttpServer:
-    """Listens from `start` to `stop`. Draining is up to the admission."""
+    """Listens from `start` to `stop`. Admission does the draining."""
 
     def __init__(self, app: ASGIApp, policy: ServerPolicy) -> None:
         self._policy = policy
@@ -101,7 +101,7 @@ class HttpServer:
         return len(self._state.connections)
 
     async def stop(self) -> None:
-        """Close the listener, let connections send what they have, close them; idempotent."""
+        """Stop listening, let connections send their buffers, then close them. Idempotent."""
         if self._acceptor is None or self._listener is None or self._dating is None:
             return
         await self._acceptor.aclose()
@@ -134,7 +134,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # `::` accepts IPv4 too, as gRPC's listener does; a single IPv6 address stays what it is.
+            # `::` accepts IPv4 too, as gRPC's listener does; a single IPv6 address accepts only IPv6.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
         listener.bind(address)
         listener.listen(_BACKLOG)

@@ -1,4 +1,4 @@
-"""WebSocket connections: which request heads switch to one, and uvicorn's protocol with our log."""
+"""WebSocket connections: which request heads switch to one, and uvicorn's protocol with our logging."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 # uvicorn logs every connection at INFO, and its own faults at ERROR.
 _uvicorn_logger = logging.getLogger("uvicorn.websocket")
 _uvicorn_logger.setLevel(logging.ERROR)
-# Only /live takes WebSockets, under any prefix of a proxy; elsewhere an offer to upgrade is ignored.
+# Only /live accepts WebSockets, under any prefix of a proxy; elsewhere an offer to upgrade is ignored.
 _LIVE_TARGET = re.compile(rb"GET (?:/[^ ?]*)?/live/?(?:\?[^ ]*)? HTTP/1\.1\r?\n")
 _UPGRADE = re.compile(rb"(?i)\nupgrade[ \t]*:[ \t]*websocket[ \t]*\r?\n")
-# Dead connections are noticed after both.
+# Seconds after which dead connections are noticed: ping interval and wait for the pong.
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 20.0
 
@@ -36,6 +36,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.logger = _uvicorn_logger
 
     async def run_asgi(self) -> None:
-        """Run the application; header names in lower case, as ASGI demands and uvicorn 0.54 forgets here."""
+        """Run the application with header names in lower case, as ASGI requires; uvicorn 0.54 omits this here."""
         self.scope["headers"] = [(name.lower(), value) for name, value in self.scope["headers"]]
         await super().run_asgi()

@@ -1,4 +1,4 @@
-"""What every RPC has around it: its id, its key, its deadline, its line in the log, its errors as a status."""
+"""The frame of every RPC: id, key, deadline, log line, errors as status."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from service.rpc.errors import status_code, trailers
 Rpc: TypeAlias = "ServicerContext[Any, Any]"  # generic for the type checker only, hence the quotes
 _M = TypeVar("_M")
 _R = TypeVar("_R")
-# gRPC reports "no deadline" as a very long one; three years are none.
+# Seconds (three years). gRPC reports "no deadline" as a very long one.
 _HAS_DEADLINE_UNDER_S = 1e8
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One RPC on its way through the core."""
+    """One RPC in progress."""
 
     context: RequestContext
     record: RequestRecord
     rpc: Rpc
 
     async def accept(self) -> None:
-        """Send the initial metadata: the call is let in, its upload is welcome.
+        """Send the initial metadata: the call is admitted and its upload is welcome.
 
-        Clients that wait for it send nothing in vain; it plays the part of HTTP's 100 Continue.
+        Clients that wait for it send nothing in vain; it corresponds to HTTP's 100 Continue.
         """
         with _leaving():
             await self.rpc.send_initial_metadata((("x-request-id", self.context.request_id),))
 
 
 class Calls:
-    """Runs the work of RPCs; one for all methods."""
+    """Runs the work of RPCs, for all methods."""
 
     def __init__(self, *, request_log: RequestLog, authenticate: Authenticate, clock: Clock) -> None:
         self._request_log = request_log
@@ -54,7 +54,7 @@ class Calls:
         self._clock = clock
 
     async def run(self, rpc: Rpc, transport: Transport, work: Callable[[Call], Awaitable[_R]], *, method: str) -> _R:
-        """The result of `work`; a documented failure aborts the RPC with its status, code and push-back."""
+        """Return the result of `work`. A documented failure aborts the RPC with its status, code and push-back."""
         metadata = dict(rpc.invocation_metadata() or ())
         request_id = accept_request_id(_text(metadata.get("x-request-id")))
         trace = accept_traceparent(_text(metadata.get("traceparent")))
@@ -86,7 +86,7 @@ class Calls:
 
 
 async def read(requests: AsyncIterator[_M]) -> _M | None:
-    """The next message; None at the end of the stream."""
+    """Return the next message; None at the end of the stream."""
     return await anext(requests, None)
 
 
@@ -103,15 +103,15 @@ async def write(rpc: Rpc, message: Message) -> None:
 
 @contextmanager
 def _leaving() -> Iterator[None]:
-    """gRPC core fails a send where the client has left a moment ago; the cancellation of the handler follows."""
+    """Convert the failure of gRPC core when a client disconnected a moment ago; the handler is cancelled next."""
     try:
         yield
     except aio.InternalError:
-        raise ServiceError("client_gone", "The client left before the answer was complete.") from None
+        raise ServiceError("client_gone", "The client disconnected before the answer was complete.") from None
 
 
 async def _abort(rpc: Rpc, error: ServiceError, *, request_id: str) -> None:
-    """End the RPC with the error's status; one whose last message was never read can only be dropped."""
+    """End the RPC with the error's status. An RPC whose last message was never read can only be dropped."""
     try:
         await rpc.abort(status_code(error), error.detail, trailers(error, request_id=request_id))
     except aio.InternalError:
@@ -119,7 +119,7 @@ async def _abort(rpc: Rpc, error: ServiceError, *, request_id: str) -> None:
 
 
 def _address(peer: str) -> str:
-    """The address in gRPC's name of a peer, such as `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
+    """Return the address in gRPC's name of a peer, such as `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
     kind, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
 

@@ -1,4 +1,4 @@
-"""The error table as gRPC tells it: a status code and google.rpc details with the stable code."""
+"""The error table over gRPC: a status code, and google.rpc details with the stable code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.domain.errors import Kind, ServiceError
 
 ERROR_DOMAIN: Final = "avesformer"
 DETAILS_KEY: Final = "grpc-status-details-bin"
-# Trailer of gRFC A6: when a client may try again, in milliseconds.
+# Trailer of gRFC A6: retry delay in milliseconds.
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 
 _STATUS_BY_KIND: Final = {
@@ -36,17 +36,17 @@ _STATUS_BY_KIND: Final = {
     Kind.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     Kind.STORAGE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-# The one conflict that trying again does not solve.
+# The one conflict that a retry does not solve.
 _STATUS_BY_CODE: Final = {"idempotency_mismatch": grpc.StatusCode.ALREADY_EXISTS}
 
 
 def status_code(error: ServiceError) -> grpc.StatusCode:
-    """The gRPC status of a documented failure."""
+    """Return the gRPC status of a documented failure."""
     return _STATUS_BY_CODE.get(error.code, _STATUS_BY_KIND[error.kind])
 
 
 def trailers(error: ServiceError, *, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
-    """The trailing metadata that tells `error`: google.rpc.Status, and the push-back where there is one."""
+    """Return the trailing metadata of `error`: google.rpc.Status, and the push-back if there is one."""
     info = error_details_pb2.ErrorInfo(
         reason=error.code.upper(),
         domain=ERROR_DOMAIN,

@@ -81,7 +81,7 @@ def _generator(behaviour: Any, *, is_stream: bool) -> Any:
 
 
 def _incoming(request: Any, *, is_stream: bool) -> Any:
-    """The request or the iterator of requests; raises `malformed_body` where one could not be parsed."""
+    """Return the request or the iterator of requests; raises `malformed_body` for one that could not be parsed."""
     return _messages(request) if is_stream else _parsed(request)
 
 

@@ -1,4 +1,4 @@
-"""Server reflection in both versions that clients ask for: v1, and v1alpha for older ones.
+"""Server reflection in both versions that clients use: v1, and v1alpha for older ones.
 
 grpcio-reflection implements v1alpha. Version 1 has the same messages and fields under another package name, so its
 descriptors are derived from those of v1alpha and one servicer answers both.
@@ -41,7 +41,7 @@ def enable_reflection(services: Iterable[str], server: aio.Server) -> None:
 
 
 def _add_descriptors(pool: descriptor_pool.DescriptorPool) -> None:
-    """Add the descriptors of v1 to the pool that reflection reads, once per process."""
+    """Add the descriptors of v1 to the pool that reflection reads. Done once per process."""
     try:
         pool.FindFileByName(_FILE)
     except KeyError:

@@ -1,4 +1,4 @@
-"""The gRPC server: our service, health and reflection on one port of the process's one event loop."""
+"""The gRPC server: our service, health and reflection on one port and one event loop."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from service.rpc.reflection import enable_reflection
 from service.rpc.servicer import Servicer, ServicerParts, ServicerPolicy
 
 SERVICE_NAME = segmentation_pb2.DESCRIPTOR.services_by_name["Segmentation"].full_name
-# Health follows readiness within a quarter of a second; a check costs a few attribute reads.
+# Seconds between checks, so that health follows readiness within a quarter of a second. A check is a few attribute
+# reads.
 _READY_POLL_S = 0.25
-# For answers that are already written, and for health watchers, which never end by themselves.
+# Seconds for answers that are already written, and for health watchers, which never end by themselves.
 _CLOSE_GRACE_S = 1.0
 
 
@@ -43,9 +44,9 @@ class TlsPair:
 
 @dataclass(frozen=True, slots=True)
 class GrpcPolicy:
-    """Where to listen, how many connections there may be and what one may do; port 0 takes any free one.
+    """Address and limits of the server; port 0 takes any free port.
 
-    A connection beyond `max_connections` is closed at once; one that does not finish its handshake, after
+    A connection beyond `max_connections` is closed at once. One that does not finish its handshake is closed after
     `handshake_timeout_s`.
     """
 
@@ -64,7 +65,7 @@ class GrpcPolicy:
     max_connection_age_s: float = 3600.0
 
     def channel_options(self) -> list[tuple[str, int]]:
-        """As gRPC core takes them. A connection that is too old gets a GOAWAY; its running calls end in their time."""
+        """Return the options of gRPC core. A connection that is too old gets a GOAWAY; its running calls may finish."""
         return [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -74,7 +75,7 @@ class GrpcPolicy:
             ("grpc.max_metadata_size", self.max_metadata_bytes),
             ("grpc.keepalive_time_ms", int(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
-            # what ends a connection whose ping stays unanswered; core 1.85 waits a minute where only the other is set
+            # ends a connection whose ping stays unanswered; core 1.85 waits a minute if only the other is set
             ("grpc.http2.ping_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", int(self.min_client_ping_s * 1000)),
@@ -86,7 +87,7 @@ class GrpcPolicy:
 
 @dataclass(frozen=True, slots=True)
 class GrpcParts:
-    """What the front is built of; owned and closed by whoever builds it."""
+    """Parts of the front; owned and closed by whoever builds it."""
 
     admission: Admission
     request_log: RequestLog
@@ -114,7 +115,7 @@ class GrpcServer:
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Listen; returns the port. Raises OSError where the address cannot be bound or the TLS files do not fit."""
+        """Listen and return the port. Raises OSError if the address cannot be bound or the TLS files do not match."""
         server = aio.server(interceptors=[MalformedMessages()], options=self._policy.channel_options())
         add_SegmentationServicer_to_server(self._servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -127,12 +128,12 @@ class GrpcServer:
         return port
 
     async def start_draining(self) -> None:
-        """NOT_SERVING first, then live streams end after their current frame; calls in progress go on."""
+        """Report NOT_SERVING, then end live streams after their current frame. Calls in progress continue."""
         await self._health.enter_graceful_shutdown()
         self._live.start_draining()
 
     async def aclose(self) -> None:
-        """Stop listening and end what is left; idempotent."""
+        """Stop listening and end the remaining calls. Idempotent."""
         following, self._following = self._following, None
         if following is not None:
             following.cancel()
@@ -168,7 +169,7 @@ class GrpcServer:
 
 
 def build_server(parts: GrpcParts, policy: GrpcPolicy) -> GrpcServer:
-    """Wire the front; nothing runs until `start`."""
+    """Build the front; nothing runs before `start`."""
     servicer_parts = ServicerParts(
         calls=Calls(request_log=parts.request_log, authenticate=parts.authenticate, clock=parts.clock),
         admission=parts.admission,

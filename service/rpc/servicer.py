@@ -35,13 +35,13 @@ from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationServi
 from service.rpc.writer import CallWriter
 from service.telemetry.traces import Span
 
-# A live stream without its options holds a place; an upload's options fall under the upload rate's first window.
+# Seconds to wait for the options of a live stream. An upload's options are covered by the upload rule's first window.
 _OPTIONS_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServicerPolicy:
-    """Bounds of one RPC: upload size and rate, and the least rate of a reader over `stall_s` of waiting."""
+    """Limits of one RPC: upload size and rate, and the minimum rate of a reader over `stall_s` of waiting."""
 
     max_upload_bytes: int
     upload_min_bytes_per_s: int
@@ -49,13 +49,13 @@ class ServicerPolicy:
     stall_s: float = 30.0
 
     def reader_rate(self) -> ReaderRate:
-        """Return the rule for one call's reader."""
+        """Return the rule for the reader of one call."""
         return ReaderRate(self.reader_min_bytes_per_s, window_s=self.stall_s)
 
 
 @dataclass(frozen=True, slots=True)
 class ServicerParts:
-    """What the methods call."""
+    """Parts that the methods call."""
 
     calls: Calls
     admission: Admission
@@ -67,14 +67,14 @@ class ServicerParts:
 
 
 class Servicer(SegmentationServicer):
-    """The gRPC front; holds no state of its own."""
+    """The methods of the service; holds no state of its own."""
 
     def __init__(self, parts: ServicerParts, policy: ServicerPolicy) -> None:
         self._parts = parts
         self._policy = policy
 
     async def Segment(self, requests: AsyncIterator[pb.SegmentRequest], rpc: Rpc) -> None:  # noqa: N802
-        """Answer an upload, while it still comes where the file allows it."""
+        """Answer an upload, while it still arrives if the file allows it."""
         await self._parts.calls.run(rpc, "grpc", lambda call: self._segment(requests, call), method="Segment")
 
     async def SegmentLive(self, requests: AsyncIterator[pb.LiveRequest], rpc: Rpc) -> None:  # noqa: N802
@@ -82,7 +82,7 @@ class Servicer(SegmentationServicer):
         await self._parts.calls.run(rpc, "live", lambda call: self._segment_live(requests, call), method="SegmentLive")
 
     async def GetModel(self, request: pb.GetModelRequest, rpc: Rpc) -> pb.ModelInfo:  # noqa: N802
-        """Tell the model."""
+        """Return the model."""
         return await self._parts.calls.run(rpc, "grpc", self._get_model, method="GetModel")
 
     async def _get_model(self, call: Call) -> pb.ModelInfo:
@@ -106,8 +106,8 @@ class Servicer(SegmentationServicer):
             finally:
                 upload.close()
 
-    async def _exchange(self, incoming: _Incoming, asked: _Asked, call: Call, writer: CallWriter) -> None:
-        """Receive and answer side by side; when the answer ends, what is still on its way is not waited for."""
+    async def _exchange(self, incoming: _Incoming, asked: _UploadRequest, call: Call, writer: CallWriter) -> None:
+        """Receive and answer side by side. When the answer ends, the rest of the upload is not awaited."""
         receiving = asyncio.create_task(incoming.receive(call.record.span), name="receive upload")
         num_to_skip = asked.resume_from_index
         try:
@@ -142,15 +142,15 @@ class Servicer(SegmentationServicer):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What the first message asks for; `resume_from_index` frames are not sent, because the caller has them."""
+class _UploadRequest:
+    """The first message of an upload. The caller already has the first `resume_from_index` frames."""
 
     options: SegmentOptions
     resume_from_index: int
 
 
 class _Incoming:
-    """An upload on its way in."""
+    """An upload that is arriving."""
 
     def __init__(self, requests: AsyncIterator[pb.SegmentRequest], upload: Upload, rate: UploadRate) -> None:
         self._requests = requests
@@ -158,7 +158,7 @@ class _Incoming:
         self.upload = upload
 
     async def receive(self, span: Span) -> None:
-        """Write what comes into the upload; a failure goes to whoever reads it, and so to the caller."""
+        """Write chunks to the upload. A failure reaches its reader, and so the caller."""
         try:
             with span.child("upload"):
                 num_chunks = await self._receive()
@@ -168,7 +168,7 @@ class _Incoming:
         except ServiceError as error:
             self.upload.abort(error)
         except asyncio.CancelledError:
-            self.upload.abort(ServiceError("client_gone", "The client left before the upload was complete."))
+            self.upload.abort(ServiceError("client_gone", "The client disconnected before the upload was complete."))
             raise
 
     async def _receive(self) -> int:
@@ -183,7 +183,7 @@ class _Incoming:
 
 
 async def _read_in_time(requests: AsyncIterator[pb.SegmentRequest], rate: UploadRate) -> pb.SegmentRequest | None:
-    """The next message, or `slow_upload` when too little came for too long."""
+    """Return the next message; raises `slow_upload` if too little arrived for too long."""
     reading = asyncio.ensure_future(read(requests))
     try:
         while True:
@@ -195,13 +195,13 @@ async def _read_in_time(requests: AsyncIterator[pb.SegmentRequest], rate: Upload
         reading.cancel()
 
 
-async def _read_options(requests: AsyncIterator[pb.SegmentRequest], rate: UploadRate) -> _Asked:
+async def _read_options(requests: AsyncIterator[pb.SegmentRequest], rate: UploadRate) -> _UploadRequest:
     first = await _read_in_time(requests, rate)
     if first is None or first.WhichOneof("payload") != "options":
         raise ServiceError("malformed_body", "SegmentRequest: the first message holds the options.")
     if first.options.resume_from_index < 0:
         raise ServiceError("bad_option", "resume_from_index: give the number of frames that you have, 0 or more.")
-    return _Asked(decode_options(first.options), first.options.resume_from_index)
+    return _UploadRequest(decode_options(first.options), first.options.resume_from_index)
 
 
 async def _read_live_options(requests: AsyncIterator[pb.LiveRequest]) -> LiveOptions:

@@ -1,4 +1,4 @@
-"""The writer of a call's answer."""
+"""Writer of the answer of a call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.rpc.calls import Rpc, write
 
 
 class CallWriter(MessageWriter[Message]):
-    """Sends the messages of a call, one at a time as gRPC asks; `send` also raises `answer_too_large`."""
+    """Sends the messages of a call one at a time, as gRPC requires; `send` also raises `answer_too_large`."""
 
     def __init__(self, rpc: Rpc, *, rate: ReaderRate, clock: Clock) -> None:
         super().__init__(partial(write, rpc), num_bytes=methodcaller("ByteSize"), rate=rate, clock=clock)
