@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -36,7 +36,10 @@ UPRIGHT = Orientation()
 
 def orientation_of(frame: VideoFrame) -> Orientation:
     """Return the orientation of a frame; a matrix that does anything but turn by 90 degrees and mirror is ignored."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    # `frame.side_data` keeps its container in the frame. This reference cycle would keep pictures in memory until
+    # the garbage collector runs, hundreds of frames later.
+    side_data = SideDataContainer(frame)  # type: ignore[call-arg]  # the stub lacks the constructor
+    data = side_data.get("DISPLAYMATRIX")
     if not isinstance(data, SideData) or len(raw := bytes(data)) != _MATRIX.size:
         return UPRIGHT
     a, b, _, c, d, *_ = _MATRIX.unpack(raw)

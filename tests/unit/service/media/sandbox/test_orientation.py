@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from fractions import Fraction
 
@@ -12,7 +13,7 @@ from support.clips import make_clip
 from support.decoding import SIDE_PX, decode_here, make_job
 from support.odd_clips import with_matrix
 
-from service.media.sandbox.orientation import UPRIGHT, Orientation, orientation_from
+from service.media.sandbox.orientation import UPRIGHT, Orientation, orientation_from, orientation_of
 
 # Matrix (a, b, c, d) by what it does. A player shows the coded point (x, y) at (a x + c y, b x + d y).
 EIGHT = {
@@ -88,3 +89,16 @@ def test_pixel_shapes_follow_transposed_pictures() -> None:
     }
     assert ratios["mirrored"] == ratios["turned_180"] == ratios["upright"] == "4:3"
     assert ratios["transposed"] == ratios["turned_90"] == "3:4"
+
+
+def test_a_frame_is_freed_without_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with av.open(io.BytesIO(with_matrix(make_clip(width=64, height=48), EIGHT["turned_90"]))) as container:
+            for frame in container.decode(video=0):
+                assert orientation_of(frame).is_transposed
+        del frame
+        assert not [one for one in gc.get_objects() if isinstance(one, av.VideoFrame)]
+    finally:
+        gc.enable()
