@@ -8,10 +8,12 @@ import re
 import socket
 import threading
 from collections.abc import Callable
-
-import httpx
+from typing import TYPE_CHECKING
 
 from service.domain.errors import ServiceError
+
+if TYPE_CHECKING:
+    import httpx
 
 # Longest name resolution, in seconds, including the wait for a free thread. Stub resolvers retry for 10 s and longer.
 RESOLVE_TIMEOUT_S = 2.0
@@ -65,6 +67,8 @@ def _embedded(address: _IPv6) -> _IPv4 | None:
 
 def parse_webhook(text: str) -> httpx.URL:
     """Parse a webhook's URL; raises `bad_option` unless it is http(s) with a host that DNS can encode."""
+    import httpx
+
     try:
         url = httpx.URL(text)
         name = url.raw_host.decode("ascii")

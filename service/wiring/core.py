@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from service.batching.segmenter import LocalSegmenter
 from service.core.admission import Admission
@@ -15,8 +16,6 @@ from service.domain.deadline import Clock
 from service.media.decoders.pool import DecoderPool
 from service.media.upload import Spool
 from service.ports import Segmenter
-from service.redis.link import RedisLink
-from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
@@ -29,6 +28,9 @@ from service.wiring.policies import (
     predictor_maker,
     service_version,
 )
+
+if TYPE_CHECKING:
+    from service.redis.link import RedisLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,10 @@ def _build_segmenter(
     clock: Clock,
     traces: Traces,
 ) -> Segmenter:
-    """Return a segmenter on the local device, or one that sends chunks to workers if a Redis URL is set."""
+    """Return a segmenter on the local device, or one that sends chunks to workers if a Redis URL is set.
+
+    redis-py is imported only if a Redis URL is set.
+    """
     if settings.redis_url is None:
         return LocalSegmenter(
             make_predictor or predictor_maker(settings),
@@ -118,6 +123,8 @@ def _build_segmenter(
             clock=clock,
             traces=traces,
         )
+    from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
+
     jobs, data = redis_links(settings, stack)
     policy = RedisSegmenterPolicy(max_outstanding_bytes=settings.redis_max_bytes)
     return RedisSegmenter(jobs, data, policy, metrics=metrics, clock=clock)
@@ -139,6 +146,8 @@ def build_traces(settings: Settings, stack: AsyncExitStack, *, service: str, clo
 
 def redis_links(settings: Settings, stack: AsyncExitStack) -> tuple[RedisLink, RedisLink]:
     """Return links to the Redis of jobs and to that of chunk data, closed with the stack. Does not connect yet."""
+    from service.redis.link import RedisLink
+
     assert settings.redis_url is not None, "called without a Redis URL"
     urls = (settings.redis_url, settings.redis_data_url or settings.redis_url)
     jobs, data = (RedisLink(url.get_secret_value(), clock=time.monotonic) for url in urls)

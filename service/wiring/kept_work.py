@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.answers.result_cache import CachedAnswers, CachePolicy
@@ -18,10 +19,6 @@ from service.jobs.api import Jobs
 from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
 from service.jobs.webhooks import WebhookPolicy, Webhooks
 from service.ports import Answering, JobStore, KeyStore, ResultCache
-from service.redis.cache import RedisCache
-from service.redis.jobs import RedisJobStore
-from service.redis.keys import RedisKeyStore
-from service.redis.link import RedisLink
 from service.settings import Settings
 from service.storage.blobs import Blobs
 from service.storage.cache import MemoryCache
@@ -29,6 +26,9 @@ from service.storage.jobs import FolderJobStore
 from service.storage.keys import FolderKeyStore
 from service.storage.room import StateRoom
 from service.wiring.core import Core
+
+if TYPE_CHECKING:
+    from service.redis.link import RedisLink
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,10 @@ def _stores(
             FolderKeyStore(_known(folder) / "idempotency.jsonl", wall_clock=time.time, room=room),
             MemoryCache(max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, clock=time.monotonic),
         )
+    from service.redis.cache import RedisCache
+    from service.redis.jobs import RedisJobStore
+    from service.redis.keys import RedisKeyStore
+
     jobs, data = links
     return (
         RedisJobStore(jobs, ttl_s=settings.job_ttl_s, lease_s=settings.lease_s),
