@@ -32,6 +32,7 @@ class Mp4Policy:
         audio_bits_per_s: bit rate of the sound track (mono).
         sound_start_s: where the waveform's first sample lies on the presentation time line. Sound from before 0 is in
             the file, but an edit list leaves it out; for a start after 0 an empty edit holds the track back.
+        max_group_frames: most frames of a group of pictures; None is x264's own choice, 250.
     """
 
     crf: int = 20
@@ -40,6 +41,7 @@ class Mp4Policy:
     audio_rate_hz: int = 48_000
     audio_bits_per_s: int = 96_000
     sound_start_s: float = 0.0
+    max_group_frames: int | None = None
 
 
 def write_mp4(
@@ -161,6 +163,8 @@ def _add_video(
     # x264's macroblock tree reads memory that it has not written (PyAV 18.1, where x264 uses vector instructions), so
     # the bytes of equal pictures would differ between runs.
     options = {"preset": policy.preset, "crf": str(policy.crf), "x264-params": "sliced-threads=0:mbtree=0"}
+    if policy.max_group_frames is not None:
+        options["g"] = str(policy.max_group_frames)
     video = container.add_stream("libx264", rate=frame_rate, options=options)
     video.width, video.height = size
     video.pix_fmt = "yuv420p"

@@ -19,6 +19,9 @@ from model.network.preprocess import WINDOW_SAMPLES
 from model.network.resnet import ResNet
 
 MIN_ROUNDS = 5
+# Flags of /proc/cpuinfo of CPUs that multiply in bfloat16: x86 with AVX-512 BF16 or AMX, Arm with BF16.
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def measure_speed(
         seconds: spent on each batch size and dtype, about.
 
     Yields:
-        one Speed for each dtype (float32; on CUDA bfloat16 too) and batch.
+        one Speed for each dtype (float32; bfloat16 too on CUDA and on CPUs that multiply in it) and batch.
     """
     for dtype in _dtypes(choose_device(device)):
         predictor = Predictor.load(path, device=device, dtype=dtype, threads=threads)
@@ -81,8 +84,40 @@ def measure_variant_speed(
         yield from _speeds(Predictor(drawn, device=place, dtype=DTYPES[dtype]), batches=batches, seconds=seconds)
 
 
+def cpu_s_per_sample(
+    path: Path | None, *, device: str, dtype: str, threads: int | None, batch: int, seconds: float
+) -> float:
+    """Least CPU seconds of this process that a checkpoint spends on one sample of a full batch.
+
+    Args:
+        path: the checkpoint; None is the shipped one.
+        device: as in `measure_speed`.
+        dtype: as in `Predictor.load`.
+        threads: as in `measure_speed`.
+        batch: samples of a call.
+        seconds: spent, about.
+    """
+    call = _predict_call(Predictor.load(path, device=device, dtype=dtype, threads=threads), batch)
+    call()
+    spent_s: list[float] = []
+    until_s = time.perf_counter() + seconds
+    while len(spent_s) < MIN_ROUNDS or time.perf_counter() < until_s:
+        before_s = time.process_time()
+        call()
+        spent_s.append(time.process_time() - before_s)
+    return min(spent_s) / batch
+
+
 def _dtypes(place: torch.device) -> tuple[str, ...]:
-    return ("float32", "bfloat16") if place.type == "cuda" else ("float32",)
+    return ("float32", "bfloat16") if place.type == "cuda" or multiplies_in_bfloat16(_CPU_INFO) else ("float32",)
+
+
+def multiplies_in_bfloat16(cpu_info: Path) -> bool:
+    """Whether this machine's CPU multiplies in bfloat16; False where the file does not exist."""
+    try:
+        return not _BFLOAT16_FLAGS.isdisjoint(cpu_info.read_text().split())
+    except OSError:
+        return False
 
 
 def _speeds(predictor: Predictor, *, batches: Sequence[int], seconds: float) -> Iterator[Speed]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One request, sent again and again by `num_clients` for `seconds`."""
+    """One request, sent again and again by `num_clients` for `seconds`.
+
+    `on_body` takes the body of each answer with status 200.
+    """
 
     host: str
     port: int
@@ -18,6 +22,7 @@ class Load:
     content_type: str
     num_clients: int
     seconds: float
+    on_body: Callable[[bytes], object] = len
 
 
 @dataclass(slots=True)
@@ -48,9 +53,10 @@ async def _client(load: Load, result: LoadResult, until_s: float) -> None:
             started_s = time.perf_counter()
             writer.write(message)
             await writer.drain()
-            status, must_close = await _read_answer(reader)
+            status, must_close, answer = await _read_answer(reader)
             if status == 200:
                 result.latencies_s.append(time.perf_counter() - started_s)
+                load.on_body(answer)
             else:
                 result.num_refused += 1
                 await asyncio.sleep(0.05)
@@ -63,10 +69,10 @@ async def _client(load: Load, result: LoadResult, until_s: float) -> None:
         writer.close()
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """Status of the next answer and whether the server closes the connection; the body is read and dropped."""
+async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bool, bytes]:
+    """Status of the next answer, whether the server closes the connection, and the body."""
     lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
     status = int(lines[0].split()[1])
     headers = dict(line.split(b":", 1) for line in lines[1:] if line)
-    await reader.readexactly(int(headers[b"content-length"]))
-    return status, headers.get(b"connection", b"").strip() == b"close"
+    body = await reader.readexactly(int(headers[b"content-length"]))
+    return status, headers.get(b"connection", b"").strip() == b"close", body

@@ -17,25 +17,28 @@ from service.domain.errors import ServiceError
 from service.domain.live import LiveFrame, LiveInput, LiveMasks, LiveOptions, SoundPiece
 
 SIDE_PX = 224
-# Streams at once and their frames per second.
-ON_ANY = (1, 10)
-ON_GPU = (16, 25)
+# Name of a load, streams at once, and their frames per second.
+ON_ANY = (("live.c1", 1, 10), ("live.c16_10fps", 16, 10))
+ON_GPU = ("live.c16", 16, 25)
 
 
 def measure_live(plan: BenchPlan, service: RunningService, on_step: OnStep) -> Figures:
-    """One 224 px RGB24 stream at 10 frames per second; on a GPU also 16 at 25. Sound is sent just before its frame.
+    """Drive 1 and 16 streams of 224 px RGB24 at 10 frames per second; on a GPU also 16 at 25.
+
+    Sound is sent just before its frame.
 
     Returns:
-        `live.c<streams>.p50_s`, `.p95_s` and `.num_dropped_frames`, over all streams of a load.
+        `<load>.p50_s`, `.p95_s`, `.num_dropped_frames` and `.num_frames`, over all streams of a load.
 
     Raises:
         RuntimeError: a stream was answered nothing.
     """
-    loads = [ON_ANY, ON_GPU] if _has_gpu(service) else [ON_ANY]
+    loads = [*ON_ANY, ON_GPU] if _has_gpu(service) else ON_ANY
     figures: Figures = {}
-    for streams, frames_per_s in loads:
+    for name, streams, frames_per_s in loads:
         on_step(f"live, {streams} at {frames_per_s} frames a second")
-        figures |= asyncio.run(measure_streams(service.grpc_target, streams, frames_per_s, seconds=plan.seconds))
+        measured = measure_streams(name, service.grpc_target, streams, frames_per_s, seconds=plan.seconds)
+        figures |= asyncio.run(measured)
     return figures
 
 
@@ -46,7 +49,7 @@ def _has_gpu(service: RunningService) -> bool:
     return any(float(value) > 0 for _, value in lines)
 
 
-async def measure_streams(target: str, streams: int, frames_per_s: int, *, seconds: float) -> Figures:
+async def measure_streams(name: str, target: str, streams: int, frames_per_s: int, *, seconds: float) -> Figures:
     """So many streams at once for about `seconds`; raises RuntimeError where one is answered nothing."""
     num_frames = max(frames_per_s, round(seconds * frames_per_s))
     answered = await asyncio.gather(*(_stream(target, num_frames, frames_per_s) for _ in range(streams)))
@@ -54,9 +57,10 @@ async def measure_streams(target: str, streams: int, frames_per_s: int, *, secon
         raise RuntimeError("a live stream was answered nothing")
     latencies_s = sorted(answer.latency_s for answers in answered for answer in answers)
     return {
-        f"live.c{streams}.p50_s": latencies_s[len(latencies_s) // 2],
-        f"live.c{streams}.p95_s": latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * 0.95))],
-        f"live.c{streams}.num_dropped_frames": float(sum(answers[-1].num_dropped_frames for answers in answered)),
+        f"{name}.p50_s": latencies_s[len(latencies_s) // 2],
+        f"{name}.p95_s": latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * 0.95))],
+        f"{name}.num_dropped_frames": float(sum(answers[-1].num_dropped_frames for answers in answered)),
+        f"{name}.num_frames": float(streams * num_frames),
     }
 
 

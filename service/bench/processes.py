@@ -38,10 +38,11 @@ class ServiceDidNotStartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """Where a service listens."""
+    """Where a service listens, and the id of its first process."""
 
     http_port: int
     grpc_target: str
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,17 @@ class EmulatedAccelerator:
         return self.batch_s + self.item_s * self.max_batch
 
 
+def cli_command(*arguments: str) -> list[str]:
+    """The `avesformer` command with this interpreter."""
+    return [sys.executable, "-c", _CLI, *arguments]
+
+
 @contextmanager
 def running_service(settings: Settings, *arguments: str) -> Iterator[RunningService]:
     """A service on free ports with the benchmark's routes; ended with SIGTERM."""
     with _running(["serve", "--port", "0", "--grpc-port", "0", *_model_arguments(settings), *arguments]) as process:
         found = _wait_until_ready(process)
-        yield RunningService(urlsplit(found["url"]).port or 80, found["grpc"])
+        yield RunningService(urlsplit(found["url"]).port or 80, found["grpc"], process.pid)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from service.bench.figures import BenchPlan, Figures, OnStep, latency_figures
+from service.bench.hd_speed import floor_cpu_s, measure_hd, measure_keep_alive
 from service.bench.http_load import Load, drive
 from service.bench.live_speed import measure_live
 from service.bench.processes import RunningService, running_over_redis, running_service
@@ -37,6 +38,7 @@ def measure_service(plan: BenchPlan, on_step: OnStep, *, frames_per_s: float | N
     on_step(f"decoders alone on {name}")
     decoded_per_s, num_samples = asyncio.run(_decode_alone(clip.read_bytes(), plan.settings, plan.seconds))
     figures: Figures = {"service.decode_alone.clips_per_s": decoded_per_s}
+    floor_s = floor_cpu_s(plan, on_step)
     on_step("service starting")
     with running_service(plan.settings) as service:
         for clients in CLIENTS:
@@ -45,6 +47,8 @@ def measure_service(plan: BenchPlan, on_step: OnStep, *, frames_per_s: float | N
         for clients in ITEM_CLIENTS:
             on_step(f"service's batcher over HTTP, {clients} clients")
             figures |= _drive_items(f"batcher.http.c{clients}", service, clients, plan.seconds)
+        figures |= measure_keep_alive(plan, service, on_step)
+        figures |= measure_hd(plan, service, on_step, floor_s=floor_s)
         figures |= measure_live(plan, service, on_step)
     if frames_per_s is not None:
         limit = min(decoded_per_s, frames_per_s / num_samples)

@@ -7,11 +7,9 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterable
-from fractions import Fraction
-from itertools import chain
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,12 +18,22 @@ from rich.table import Table
 
 from service.bench.figures import BenchPlan, Figures, OnStep
 from service.cli.settings import complain, load_settings
+from service.settings import Settings
 
-PARTS = ("model", "decode", "rle", "batcher", "service", "redis")
+if TYPE_CHECKING:
+    from model.evaluation.benchmark import Speed
+
+PARTS = ("model", "decode", "rle", "batcher", "start", "service", "redis")
 _EXAMPLE = Path(__file__).parents[2] / "tests" / "assets" / "example.mp4"
 _PEER_VARIANT = "r50"
+# Checkpoints that are measured where none is chosen.
+_SHIPPED = (Path("lite"), Path("tiny"))
+_BATCHES = (1, 4, 16)
+_CLIP_S = 10
 # Length of the progress bar: about the number of steps of a complete run.
-_STEPS = 21
+_STEPS = 48
+# Decimals of a ratio to an earlier run.
+_RATIO_DECIMALS = 3
 
 
 def bench(
@@ -37,6 +45,9 @@ def bench(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Approximate seconds per figure.")] = 5.0,
+    compare: Annotated[
+        Path | None, typer.Option(help="JSON of an earlier run; show each figure over its earlier value.")
+    ] = None,
 ) -> None:
     """Measure the model, decoding, mask encoding, batcher, service and workers on this machine."""
     chosen = [part.strip() for part in only.split(",") if part.strip()]
@@ -44,6 +55,7 @@ def bench(
     if unknown or not chosen:
         complain(f"--only: {unknown[0] if unknown else only!r} is not one of {', '.join(PARTS)}")
         raise typer.Exit(2)
+    earlier = _earlier_figures(compare)
     settings = load_settings(checkpoint=checkpoint, device=device)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -57,7 +69,7 @@ def bench(
             progress.update(bar, description=text, advance=1)
 
         try:
-            plan = BenchPlan(_clips(clip, Path(folder)), settings, seconds)
+            plan = _make_plan(clip, Path(folder), chosen, settings=settings, seconds=seconds)
             figures = _measure(plan, chosen, on_step)
         except (
             ValueError,
@@ -67,17 +79,18 @@ def bench(
             complain(str(error))
             raise typer.Exit(1) from None
         progress.update(bar, completed=_STEPS)
-    _show(figures)
+    _show(figures, earlier)
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _measure(plan: BenchPlan, chosen: Iterable[str], on_step: OnStep) -> Figures:
+def _measure(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) -> Figures:
     from service.bench.batcher_speed import measure_batcher
     from service.bench.clip_speed import measure_decoding, measure_run_lengths
     from service.bench.processes import ServiceDidNotStartError
     from service.bench.redis_speed import measure_workers
     from service.bench.service_speed import measure_redis, measure_service
+    from service.bench.start_speed import measure_start
 
     figures: Figures = {}
     if "model" in chosen:
@@ -88,13 +101,15 @@ def _measure(plan: BenchPlan, chosen: Iterable[str], on_step: OnStep) -> Figures
         figures |= measure_run_lengths(plan, on_step)
     if "batcher" in chosen:
         figures |= measure_batcher(plan, on_step)
-    if "service" in chosen:
-        rates = [value for name, value in figures.items() if name.endswith(".frames_per_s")]
-        try:
+    rates = [value for name, value in figures.items() if name.endswith(".frames_per_s")]
+    try:
+        if "start" in chosen:
+            figures |= measure_start(plan, on_step)
+        if "service" in chosen:
             figures |= measure_service(plan, on_step, frames_per_s=max(rates, default=None))
             figures |= measure_redis(plan, on_step, local_p50_s=figures["service.c1.p50_s"])
-        except ServiceDidNotStartError as error:
-            raise RuntimeError(f"the service did not start: {error}") from error
+    except ServiceDidNotStartError as error:
+        raise RuntimeError(f"the service did not start: {error}") from error
     if "redis" in chosen:
         figures |= measure_workers(plan, on_step)
     return figures
@@ -104,55 +119,63 @@ def _measure_model(plan: BenchPlan, on_step: OnStep) -> Figures:
     from model.evaluation.benchmark import measure_speed, measure_variant_speed
     from service.predictors.torch import default_threads
 
-    on_step("model beside a bare ResNet-50")
-    figures: Figures = {}
-    speeds = measure_speed(
-        plan.settings.checkpoint,
-        device=plan.settings.device,
-        batches=(1, 4, 16),
-        threads=plan.settings.torch_threads or default_threads(),
-        seconds=plan.seconds,
-    )
-    # Our reconstruction at the paper's frame size, measured like the peers: one frame, one thread, random weights.
+    settings, figures = plan.settings, Figures()
+    threads = settings.torch_threads or default_threads()
+    for path in _SHIPPED if settings.checkpoint is None else (settings.checkpoint,):
+        on_step(f"model {path.stem} beside a bare ResNet-50")
+        speeds = measure_speed(path, device=settings.device, batches=_BATCHES, threads=threads, seconds=plan.seconds)
+        figures |= _model_figures(speeds, on_step)
+    # Our reconstruction at the paper's frame size, measured like the peers: one thread, random weights.
     peer = measure_variant_speed(
-        _PEER_VARIANT, device=plan.settings.device, batches=(1,), threads=1, seconds=plan.seconds
+        _PEER_VARIANT, device=settings.device, batches=_BATCHES, threads=1, seconds=plan.seconds
     )
-    for speed in chain(speeds, peer):
+    return _model_figures(peer, on_step) | figures
+
+
+def _model_figures(speeds: Iterable[Speed], on_step: OnStep) -> Figures:
+    figures: Figures = {}
+    for speed in speeds:
         name = f"model.{speed.variant}.{speed.dtype}.b{speed.batch}"
-        figures.setdefault(f"{name}.ratio_to_resnet50", speed.ratio_to_resnet50)
-        figures.setdefault(f"{name}.frames_per_s", speed.frames_per_s)
-        on_step(f"model {speed.variant}, after batch {speed.batch}")
+        figures[f"{name}.ratio_to_resnet50"] = speed.ratio_to_resnet50
+        figures[f"{name}.frames_per_s"] = speed.frames_per_s
+        on_step(f"model {speed.variant}, after batch {speed.batch} of {speed.dtype}")
     return figures
 
 
-def _clips(given: list[Path] | None, folder: Path) -> dict[str, Path]:
-    """Return clips by name: the given ones, or the example clip and a generated 720p clip."""
+def _make_plan(
+    given: list[Path] | None, folder: Path, chosen: Collection[str], *, settings: Settings, seconds: float
+) -> BenchPlan:
+    """Measure on the given clips (the last one is the 720p clip), or on the example clip and on generated ones."""
+    from service.bench.clips import DECODE_CLIPS, HD_CLIP, clip_path, make_clip
+
     if given:
-        return {path.stem: path for path in given}
-    own = {"example": _EXAMPLE} if _EXAMPLE.exists() else {}
-    return own | {"made_720p": _make_clip(folder / "made_720p.mp4", width=1280, height=720, seconds=10)}
+        return BenchPlan({path.stem: path for path in given}, given[-1], settings, seconds)
+    clips = {"example": _EXAMPLE} if _EXAMPLE.exists() else {}
+    kinds = [HD_CLIP, *DECODE_CLIPS] if "decode" in chosen else [HD_CLIP] if "service" in chosen else []
+    for kind in kinds:
+        clips[kind[0]] = make_clip(folder, kind, seconds=_CLIP_S)
+    return BenchPlan(clips, clip_path(folder, HD_CLIP), settings, seconds)
 
 
-def _make_clip(path: Path, *, width: int, height: int, seconds: int) -> Path:
-    """Write a clip with a rising tone and a drifting texture, which costs as much to decode as camera pictures."""
-    import numpy as np
-
-    from model.data.mp4 import WAVEFORM_RATE_HZ, write_mp4
-
-    rng = np.random.default_rng(0)
-    texture = rng.integers(0, 256, (height // 8 + 1, width // 8 * 2, 3)).astype(np.uint8)
-    wide = texture.repeat(8, axis=0)[:height].repeat(8, axis=1)
-    frames = (np.ascontiguousarray(wide[:, 3 * number % width :][:, :width]) for number in range(25 * seconds))
-    at_s = np.arange(WAVEFORM_RATE_HZ * seconds) / WAVEFORM_RATE_HZ
-    tone = (0.3 * np.sin(2 * np.pi * (200 + 20 * at_s) * at_s)).astype(np.float32)
-    write_mp4(path, frames=frames, frame_rate=Fraction(25), waveform=tone)
-    return path
+def _earlier_figures(path: Path | None) -> Figures | None:
+    """Figures of an earlier run; exits with 2 where the file is not one of `--json`."""
+    if path is None:
+        return None
+    try:
+        figures = json.loads(path.read_bytes())
+        return {str(name): float(value) for name, value in figures.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        complain(f"--compare: {path} is not a file that --json wrote")
+        raise typer.Exit(2) from None
 
 
-def _show(figures: Figures) -> None:
+def _show(figures: Figures, earlier: Mapping[str, float] | None) -> None:
     cores = len(os.sched_getaffinity(0))
-    table = Table("figure", "value", title=f"{platform.machine()}, {cores} cores, {time.strftime('%Y-%m-%d')}")
+    columns = ["figure", "value", *([] if earlier is None else ["ratio to earlier"])]
+    table = Table(*columns, title=f"{platform.machine()}, {cores} cores, {time.strftime('%Y-%m-%d')}")
     ratios = [name for name in figures if ".ratio_to" in name]
     for name in [*ratios, *(name for name in figures if name not in ratios)]:
-        table.add_row(name, f"{figures[name]:.4g}")
+        before = None if earlier is None else earlier.get(name)
+        ratio = [f"{figures[name] / before:.{_RATIO_DECIMALS}f}"] if before else []
+        table.add_row(name, f"{figures[name]:.4g}", *ratio)
     Console().print(table)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from pathlib import Path
 
 import httpx
 import pytest
@@ -67,15 +69,16 @@ async def test_the_load_counts_answers_and_refusals():
 
 
 async def test_live_streams_are_measured():
-    """On a CPU one stream; the load for a GPU is measured here with two streams."""
+    """On a CPU 1 and 16 streams; the load for a GPU is measured here with two streams."""
     async with running_front(decode_processes=1) as front:
-        service = RunningService(front.http_port, front.grpc_target)
-        plan = BenchPlan({}, front.front.settings, 0.5)
+        service = RunningService(front.http_port, front.grpc_target, os.getpid())
+        plan = BenchPlan({}, Path("none.mp4"), front.front.settings, 0.5)
         figures = await asyncio.to_thread(measure_live, plan, service, lambda text: None)
-        many = await measure_streams(front.grpc_target, 2, 25, seconds=0.2)
-    assert set(figures) == {"live.c1.p50_s", "live.c1.p95_s", "live.c1.num_dropped_frames"}
+        many = await measure_streams("live.c2", front.grpc_target, 2, 25, seconds=0.2)
+    figures_of_load = ("p50_s", "p95_s", "num_dropped_frames", "num_frames")
+    assert set(figures) == {f"{load}.{name}" for load in ("live.c1", "live.c16_10fps") for name in figures_of_load}
     assert 0 < figures["live.c1.p50_s"] <= figures["live.c1.p95_s"]
-    assert set(many) == {"live.c2.p50_s", "live.c2.p95_s", "live.c2.num_dropped_frames"}
+    assert set(many) == {f"live.c2.{name}" for name in figures_of_load}
 
 
 def test_latency_figures_are_the_ranks_they_claim():
@@ -95,6 +98,41 @@ def test_the_command_writes_the_contracts_keys(tmp_path):
     assert "rle.ratio_to_pycocotools" in result.stdout
 
 
+def test_an_earlier_run_is_shown_as_ratios(tmp_path):
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps({"batcher.ratio_to_limit": 1e-6, "batcher.items_per_s": 1e12}))
+    args = ["bench", "--only", "batcher", "--seconds", "0.1", "--compare", str(earlier)]
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code == 0, result.output
+    rows = {words[1]: words for line in result.stdout.splitlines() if len(words := line.split()) == 7}
+    assert float(rows["batcher.ratio_to_limit"][5]) > 1e4
+    assert float(rows["batcher.items_per_s"][5]) == 0
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"batcher.items_per_s": "fast"}'])
+def test_a_file_that_is_no_earlier_run_is_a_bad_argument(tmp_path, text):
+    (tmp_path / "earlier.json").write_text(text)
+    result = CliRunner().invoke(app, ["bench", "--only", "batcher", "--compare", str(tmp_path / "earlier.json")])
+    assert result.exit_code == 2
+    assert "--compare" in result.stderr
+
+
+@pytest.mark.slow
+def test_clips_and_starts_of_a_real_service_are_measured(tmp_path):
+    clip, target = tmp_path / "small.mp4", tmp_path / "bench.json"
+    clip.write_bytes(make_clip(num_frames=50))
+    args = ["bench", "--only", "start,service", "--seconds", "0.2", "--checkpoint", "tiny", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*args, "--clip", str(clip), "--json", str(target)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(target.read_bytes())
+    hd = {"clips_per_s", "cpu_s_per_clip", "floor_cpu_s", "cpu_ratio_to_floor", "ratio_to_limit"}
+    assert {f"service.hd.{name}" for name in hd} <= set(figures)
+    assert {f"service.keep_alive.{name}" for name in ("p50_s", "stages_s", "ratio_to_stages")} <= set(figures)
+    assert figures["start.ready_s"] > figures["start.help_s"] > 0
+    assert figures["start.idle_pss_bytes"] > 50e6
+    assert figures["service.hd.cpu_s_per_clip"] > figures["service.hd.floor_cpu_s"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.redis
 def test_two_workers_are_measured_beside_one(tmp_path):
@@ -112,4 +150,4 @@ def test_two_workers_are_measured_beside_one(tmp_path):
 def test_unknown_parts_are_bad_arguments(only):
     result = CliRunner().invoke(app, ["bench", "--only", only])
     assert result.exit_code == 2
-    assert "model, decode, rle, batcher, service" in result.stderr
+    assert "model, decode, rle, batcher, start, service" in result.stderr
