@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.chunk import Chunk, SegmentedChunk, split_maps
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 
@@ -54,7 +54,8 @@ class PendingChunk:
         finished = tuple(frame for frame in self.frames if frame is not None)
         if len(finished) == len(self.frames) and not self.is_dropped and not self.future.done():
             spent_s = now_s - self.arrived_s - self.predict_s - self.encode_s
-            self.future.set_result(SegmentedChunk(finished, max(0.0, spent_s), self.predict_s, self.encode_s))
+            plain, maps = split_maps(finished)
+            self.future.set_result(SegmentedChunk(plain, max(0.0, spent_s), self.predict_s, self.encode_s, maps))
 
     def fail(self, error: ServiceError) -> None:
         """End the chunk with an error. Later results of other batches are ignored."""

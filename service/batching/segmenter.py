@@ -16,10 +16,11 @@ from service.batching.encode_groups import EncodeInput
 from service.batching.micro_batcher import EncodeOutput, MicroBatcher
 from service.batching.policy import BatchPolicy
 from service.batching.sample_queue import SampleSlice
+from service.domain.chunk import MappedMasks, MaskPolicy
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, ModelInfo
-from service.media.masks import Logits, encode_masks
+from service.media.masks import Logits, encode_masks, probability_maps
 from service.ports import Predictor
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
@@ -179,11 +180,16 @@ def _encode_slice(
     frames: tuple[FrameMasks, ...] | ServiceError
     try:
         frames = tuple(
-            FrameMasks(
-                sample_time_s=float(samples.sample_times_s[at]),
-                timestamp_s=float(samples.timestamps_s[at]),
-                index=int(samples.indexes[at]),
-                masks=encode_masks(rows, policy=policy, model=model),
+            _with_maps(
+                FrameMasks(
+                    sample_time_s=float(samples.sample_times_s[at]),
+                    timestamp_s=float(samples.timestamps_s[at]),
+                    index=int(samples.indexes[at]),
+                    masks=encode_masks(rows, policy=policy, model=model),
+                ),
+                rows,
+                policy=policy,
+                model=model,
             )
             for at, rows in zip(range(piece.start, piece.stop), logits, strict=True)
         )
@@ -191,3 +197,11 @@ def _encode_slice(
         logger.exception("masks could not be encoded", extra={"request_id": piece.pending.request_id})
         frames = ServiceError("internal", "The masks could not be encoded; the failure was logged.")
     return frames, time.perf_counter() - started_s
+
+
+def _with_maps(frame: FrameMasks, logits: Logits, *, policy: MaskPolicy, model: ModelInfo) -> FrameMasks:
+    """Return the frame with the probabilities behind its masks where they are asked for."""
+    if not policy.with_maps or not frame.masks:
+        return frame
+    maps = probability_maps(logits, labels=[mask.label for mask in frame.masks], model=model)
+    return MappedMasks(frame.sample_time_s, frame.timestamp_s, frame.index, frame.masks, maps)

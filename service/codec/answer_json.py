@@ -32,8 +32,8 @@ _KIND_NAMES: Final = {kind: name for name, kind in _EVENT_KINDS.items()}
 _STARTED, _FRAME, _EVENT, _SUMMARY = (_ADAPTERS[name] for name in _EVENT_KINDS)
 # How a line of each kind begins where this module wrote it; lets readers choose the adapter without parsing twice.
 _PREFIXES: Final = {name: b'{"type":"%s",' % name.encode() for name in _EVENT_KINDS}
-# Without instances, masks have no `track_id`.
-_TRACKS: Final[Any] = {"masks": {"__all__": {"track_id"}}}
+# Without instances, the options of an answer do not list the option.
+_NO_INSTANCES: Final[Any] = {"options": {"instances"}}
 HEARTBEAT_LINE: Final = b'{"type":"heartbeat"}\n'
 
 
@@ -42,6 +42,8 @@ def encode_line(event: AnswerEvent, *, is_compressed: bool = True) -> bytes:
     name = _KIND_NAMES[type(event)]
     if isinstance(event, FrameMasks):
         data = encode_frame(event, is_compressed=is_compressed)
+    elif isinstance(event, ClipStarted):
+        data = _encode_started(event)
     else:
         data = bytes(_ADAPTERS[name].dump_json(event))
     return _PREFIXES[name] + data[1:] + b"\n"
@@ -82,22 +84,20 @@ def decode_stored(data: bytes) -> Iterator[AnswerEvent]:
 def encode_document_start(started: ClipStarted, summary: Summary) -> bytes:
     """Return the JSON document up to its first frame. Frames follow, separated by commas."""
     clip = complete_clip(started.clip, summary)
-    return bytes(_STARTED.dump_json(dataclasses.replace(started, clip=clip))[:-1]) + b',"frames":['
+    return _encode_started(dataclasses.replace(started, clip=clip))[:-1] + b',"frames":['
 
 
 def encode_frame(frame: FrameMasks, *, is_compressed: bool = True) -> bytes:
-    """Return one element of the document's `frames`.
+    """Return one element of the document's `frames`; masks have no `track_id` and `gap_s` where there is none.
 
     Args:
         frame: with its masks.
         is_compressed: whether run lengths are COCO's strings, which `decode_line` and `decode_document` read, or lists
             of numbers.
     """
-    has_tracks = any(mask.track_id is not None for mask in frame.masks)
-    excluded = None if has_tracks else _TRACKS
     if is_compressed:
-        return bytes(_FRAME.dump_json(frame, exclude=excluded))
-    document = _FRAME.dump_python(frame, exclude=excluded)
+        return bytes(_FRAME.dump_json(frame, exclude_none=True))
+    document = _FRAME.dump_python(frame, exclude_none=True)
     for written, mask in zip(document["masks"], frame.masks, strict=True):
         written["segmentation"] = segmentation(mask.segmentation, is_compressed=False)
     return to_json(document)
@@ -118,6 +118,10 @@ def encode_document_end(summary: Summary, events: Iterable[SoundEvent]) -> bytes
 def decode_document(data: bytes) -> Answer:
     """Return the answer of a JSON document; raises ValueError for anything else."""
     return _DOCUMENT.validate_json(data)
+
+
+def _encode_started(started: ClipStarted) -> bytes:
+    return bytes(_STARTED.dump_json(started, exclude=None if started.options.instances else _NO_INSTANCES))
 
 
 def _validated(name: str, line: bytes) -> AnswerEvent:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.aio.tasks import first_error
 from service.aio.waits import bounded_wait, ends_within
 from service.core.usage import KeyUsage
-from service.domain.chunk import Chunk, MaskPolicy, SampleBlock
+from service.domain.chunk import Chunk, MaskPolicy, SampleBlock, SegmentedChunk
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
@@ -31,6 +31,7 @@ from service.media.decoders.stills import StillDecoder
 from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
 from service.ports import Segmenter
 from service.postprocess.events import EventTracker
+from service.postprocess.instances import InstanceTracker
 
 # Sends an event to the transport; waits while the client does not read.
 Emit = Callable[[LiveEvent], Awaitable[None]]
@@ -127,6 +128,7 @@ class _Stream:
         self._clock = clock
         self._sound = LiveSound()
         self._events = EventTracker(options)
+        self._instances = InstanceTracker() if options.instances else None
         self._line: deque[_Waiting] = deque()
         self._num_frames = 0
         self._num_dropped = 0
@@ -218,7 +220,10 @@ class _Stream:
         picture = await self._work.picture(waiting.frame)
         await self._wait_for_sound(waiting)
         window = self._sound.window(waiting.frame.timestamp_s)
-        return await self._work.masks(picture, window, waiting)
+        segmented = await self._work.segment(picture, window, waiting)
+        if self._instances is None:
+            return segmented.frames[0]
+        return await asyncio.to_thread(self._instances.add, segmented.frames[0], picture.frame, segmented.maps_of(0))
 
     async def _wait_for_sound(self, waiting: _Waiting) -> None:
         """Wait until the frame's sound has arrived, the wait is over, or no more sound can come."""
@@ -288,8 +293,8 @@ class _FrameWork:
             resized = await self._pictures.resize_rgb(raw, height=height, width=width)
             return _Picture(resized, (frame.height, frame.width))
 
-    async def masks(self, picture: _Picture, window: NDArray[np.int16], waiting: _Waiting) -> FrameMasks:
-        """Return the masks of one sample; `window` is int16 (15600,)."""
+    async def segment(self, picture: _Picture, window: NDArray[np.int16], waiting: _Waiting) -> SegmentedChunk:
+        """Segment one sample; `window` is int16 (15600,)."""
         timestamp_s = round(waiting.frame.timestamp_s, ANSWER_DECIMALS)
         sample = SampleBlock(
             frames=picture.frame[None],  # (1, h, w, 3)
@@ -307,8 +312,7 @@ class _FrameWork:
             deadline=Deadline(min(self._context.deadline.at_s, waiting.received_at_s + self._policy.frame_timeout_s)),
             checkpoint=self._model.checkpoint,
         )
-        segmented = await self._segmenter.segment(chunk)
-        return segmented.frames[0]
+        return await self._segmenter.segment(chunk)
 
     def _check(self, frame: LiveFrame) -> None:
         if frame.format == "unknown":

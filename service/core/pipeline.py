@@ -7,7 +7,7 @@ reader leaves, a deadline passes, something fails) ends all of it: the decoder c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +29,7 @@ from service.media.decoders.pool import ClipReader, DecoderPool, Lend
 from service.media.policy import DecodeRequest
 from service.media.upload import Spool, Upload
 from service.ports import AnswerSink, Segmenter
+from service.postprocess.instances import InstanceTracker
 from service.postprocess.stages import AnswerStages
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import NO_TRACES, Traces
@@ -61,7 +62,8 @@ class _Flow:
     timings: Timings
     sink: AnswerSink
     places: asyncio.Semaphore
-    sent: asyncio.Queue[asyncio.Task[SegmentedChunk] | None] = field(default_factory=asyncio.Queue)
+    sent: asyncio.Queue[tuple[Chunk, asyncio.Task[SegmentedChunk]] | None] = field(default_factory=asyncio.Queue)
+    tracker: InstanceTracker | None = None
     lend: Lend = nullcontext
     num_chunks: int = 0
     budget_bytes: int = 0
@@ -223,6 +225,8 @@ class Pipeline:
                 waited_s = reader.waited_s
                 flow.timings.note_decoder(waited_s=waited_s, opened_s=self._clock() - since_s)
                 flow.sink.put(ClipStarted(flow.context.request_id, model, _rounded_clip(reader.clip), applied))
+                if applied.instances:
+                    flow.tracker = InstanceTracker(step_s=0.0 if applied.fps == "native" else 1.0 / applied.fps)
                 source_size = (reader.clip.height, reader.clip.width)
                 masks = MaskPolicy.of(applied, source_size=source_size, model=model)
                 with self._segmenter.expect(flow.context.request_id):
@@ -230,7 +234,7 @@ class Pipeline:
                         async for samples in chunks:
                             await flow.places.acquire()  # waits while too many chunks of this request are outstanding
                             chunk = flow.next_chunk(samples, masks, checkpoint=model.checkpoint)
-                            flow.sent.put_nowait(group.create_task(self._segment(chunk, flow)))
+                            flow.sent.put_nowait((chunk, group.create_task(self._segment(chunk, flow))))
                 if reader.clip.audio is not None:
                     flow.audio_notes = reader.clip.audio.notes or ()
             flow.sent.put_nowait(None)
@@ -257,21 +261,42 @@ class Pipeline:
                     self._admission.usage.add_samples(flow.context.caller, len(segmented.frames))
                 return segmented
         finally:
-            num_bytes = chunk.samples.frames.nbytes
-            flow.budget_bytes -= num_bytes
-            self._budget.release(num_bytes)
+            if flow.tracker is None:
+                self._release(chunk, flow)
+
+    def _release(self, chunk: Chunk, flow: _Flow) -> None:
+        """Give the bytes of a chunk's pictures back to the budget."""
+        num_bytes = chunk.samples.frames.nbytes
+        flow.budget_bytes -= num_bytes
+        self._budget.release(num_bytes)
 
     async def _emit(self, flow: _Flow) -> int:
         """Write the frames to the sink in order and return their number."""
         num_samples = 0
-        while (segmenting := await flow.sent.get()) is not None:
-            chunk = await segmenting
-            flow.timings.add(chunk)
-            for frame in chunk.frames:
+        while (sent := await flow.sent.get()) is not None:
+            chunk, segmenting = sent
+            segmented = await segmenting
+            flow.timings.add(segmented)
+            for frame in await self._frames(chunk, segmented, flow):
                 flow.sink.put(_rounded_frame(frame))
-            num_samples += len(chunk.frames)
+            num_samples += len(segmented.frames)
             flow.places.release()
         return num_samples
+
+    async def _frames(self, chunk: Chunk, segmented: SegmentedChunk, flow: _Flow) -> Sequence[FrameMasks]:
+        """Return the frames of a chunk, their masks separated into instances where that is asked for."""
+        if flow.tracker is None:
+            return segmented.frames
+        frames = await asyncio.to_thread(_with_instances, flow.tracker, chunk, segmented)
+        self._release(chunk, flow)
+        return frames
+
+
+def _with_instances(tracker: InstanceTracker, chunk: Chunk, segmented: SegmentedChunk) -> list[FrameMasks]:
+    pictures = chunk.samples.frames
+    return [
+        tracker.add(frame, pictures[number], segmented.maps_of(number)) for number, frame in enumerate(segmented.frames)
+    ]
 
 
 def _rounded_clip(clip: ClipInfo) -> ClipInfo:

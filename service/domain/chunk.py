@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,12 +57,16 @@ class SampleBlock:
 
 @dataclass(frozen=True, slots=True)
 class MaskPolicy:
-    """How logits become masks: size (height, width) of the answer, threshold, labels to return, least area (pixels)."""
+    """How logits become masks: size (height, width) of the answer, threshold, labels to return, least area (pixels).
+
+    With `with_maps` each mask comes with its ProbabilityMap, which instances take their scores from.
+    """
 
     output_size: tuple[int, int]
     threshold: float
     labels: tuple[str, ...]
     min_area: int
+    with_maps: bool = False
 
     @classmethod
     def of(cls, applied: AppliedOptions, *, source_size: tuple[int, int], model: ModelInfo) -> MaskPolicy:
@@ -77,6 +82,7 @@ class MaskPolicy:
             threshold=applied.threshold,
             labels=applied.labels,
             min_area=applied.min_area,
+            with_maps=applied.instances,
         )
 
 
@@ -103,10 +109,43 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbabilityMap:
+    """The probabilities of one label at the head's resolution: base64 of uint8 (height, width), 255 for certainty."""
+
+    size: tuple[int, int]
+    values: str
+
+
+@dataclass(frozen=True, slots=True)
+class MappedMasks(FrameMasks):
+    """The masks of one sample with the map behind each of them, as the encoder returns them."""
+
+    maps: tuple[ProbabilityMap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentedChunk:
-    """The result of a chunk: one FrameMasks per sample, in order, and seconds by stage."""
+    """The result of a chunk: one FrameMasks per sample, in order, and seconds by stage.
+
+    `maps` has one map per mask for each frame; it is empty where they were not asked for.
+    """
 
     frames: tuple[FrameMasks, ...]
     queue_s: float
     predict_s: float
     encode_s: float
+    maps: tuple[tuple[ProbabilityMap, ...], ...] = ()
+
+    def maps_of(self, number: int) -> tuple[ProbabilityMap, ...]:
+        """Return the maps of a frame by its place in the chunk; none where they were not asked for."""
+        return self.maps[number] if number < len(self.maps) else ()
+
+
+def split_maps(
+    frames: Sequence[FrameMasks],
+) -> tuple[tuple[FrameMasks, ...], tuple[tuple[ProbabilityMap, ...], ...]]:
+    """Return encoded frames without their maps, and the maps; no maps at all where no frame has any."""
+    if not any(isinstance(frame, MappedMasks) for frame in frames):
+        return tuple(frames), ()
+    plain = tuple(FrameMasks(each.sample_time_s, each.timestamp_s, each.index, each.masks) for each in frames)
+    return plain, tuple(each.maps if isinstance(each, MappedMasks) else () for each in frames)

@@ -32,6 +32,7 @@ class LiveOptions:
     threshold: float | None = same_option(SegmentOptions, "threshold", default=None)
     size: MaskSize = same_option(SegmentOptions, "size", default="source")
     labels: tuple[str, ...] | None = same_option(SegmentOptions, "labels", default=None)
+    instances: bool = same_option(SegmentOptions, "instances", default=False)
     event_onset: float = same_option(SegmentOptions, "event_onset", default=EVENT_ONSET)
     event_offset: float = same_option(SegmentOptions, "event_offset", default=EVENT_OFFSET)
     event_gap_s: float = same_option(SegmentOptions, "event_gap_s", default=EVENT_GAP_S)
@@ -52,7 +53,9 @@ class LiveOptions:
 
     def resolve(self, model: ModelInfo) -> AppliedOptions:
         """Return what applies to every frame; raises `bad_option` for labels that the model does not know."""
-        return SegmentOptions(threshold=self.threshold, size=self.size, labels=self.labels).resolve(model)
+        return SegmentOptions(
+            threshold=self.threshold, size=self.size, labels=self.labels, instances=self.instances
+        ).resolve(model)
 
 
 @dataclass(frozen=True, slots=True)

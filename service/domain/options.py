@@ -10,6 +10,7 @@ from typing import Literal
 from service.domain.errors import ServiceError
 from service.domain.option_table import (
     Choice,
+    Flag,
     Names,
     Number,
     Option,
@@ -89,6 +90,9 @@ class SegmentOptions:
         default=None,
         default_help="the enabled default track",
         help="Index of the sound track to use, counted from 0 among the clip's sound tracks.",
+    )
+    instances: bool = option(
+        Flag(), default=False, help="Masks of single objects with a `track_id`, in place of one mask per label."
     )
     only: AnswerPart | None = option(
         Choice(("events",)),

@@ -29,8 +29,13 @@ class Mask:
     segmentation: Rle
     track_id: int | None = field(
         default=None,
+        metadata={"description": "The object, the same in all frames of the answer; absent without `instances=true`."},
+    )
+    gap_s: float | None = field(
+        default=None,
         metadata={
-            "description": "The object among those of its label, the same in all frames; absent without instances."
+            "description": "Seconds since the last mask of the same track, where samples in between have none: it was "
+            "hidden or silent. Absent otherwise."
         },
     )
 

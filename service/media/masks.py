@@ -6,14 +6,16 @@ Everything is done on transposed maps: the COCO encoder wants column-major pixel
 
 from __future__ import annotations
 
+import base64
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from service.domain.chunk import MaskPolicy
+from service.domain.chunk import MaskPolicy, ProbabilityMap
 from service.domain.result import Mask, ModelInfo, Rle
 
 Logits = NDArray[np.float32]
@@ -47,6 +49,27 @@ def encode_masks(logits: Logits, *, policy: MaskPolicy, model: ModelInfo) -> tup
     if model.labels[0] not in policy.labels:
         return ()
     return _encode_binary(logits[0], policy=policy, label=model.labels[0])
+
+
+def probability_maps(logits: Logits, *, labels: Sequence[str], model: ModelInfo) -> tuple[ProbabilityMap, ...]:
+    """Return the probabilities of some labels in one sample, at the head's resolution.
+
+    Args:
+        logits: float32 (K, h, w); see `encode_masks`.
+        labels: whose probabilities; labels of the model.
+        model: whose logits these are.
+    """
+    if model.is_semantic:
+        shifted = np.exp(logits - logits.max(axis=0))
+        shares = shifted[1:] / shifted.sum(axis=0)
+    else:
+        shares = _sigmoid(logits).reshape(logits.shape)
+    size = (logits.shape[1], logits.shape[2])
+    levels = np.round(shares * 255.0).astype(np.uint8)
+    return tuple(
+        ProbabilityMap(size, base64.b64encode(levels[model.labels.index(label)].tobytes()).decode("ascii"))
+        for label in labels
+    )
 
 
 def _encode_binary(logits: Logits, *, policy: MaskPolicy, label: str) -> tuple[Mask, ...]:

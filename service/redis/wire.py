@@ -143,7 +143,18 @@ def decode_answer(data: bytes) -> SegmentedChunk | ServiceError:
     for frame in answer.frames:
         numbers += [frame.sample_time_s, frame.timestamp_s, *(mask.score for mask in frame.masks)]
     _require(all(math.isfinite(number) for number in numbers), "numbers must be finite")
+    _check_maps(answer)
     return answer
+
+
+def _check_maps(answer: SegmentedChunk) -> None:
+    _require(len(answer.maps) in (0, len(answer.frames)), "maps of other frames")
+    for maps, frame in zip(answer.maps, answer.frames, strict=False):
+        _require(len(maps) in (0, len(frame.masks)), "maps of other masks")
+        for each in maps:
+            height, width = each.size
+            _require(0 < height <= _MAX_SIDE_PX and 0 < width <= _MAX_SIDE_PX, "bad map size")
+            _require(len(each.values) == -(-height * width // 3) * 4 and each.values.isascii(), "bad map")
 
 
 def encode_model(info: ModelInfo) -> bytes:

@@ -41,7 +41,7 @@ class SegmentRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[SegmentOptions, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class SegmentOptions(_message.Message):
-    __slots__ = ("fps", "native_fps", "start_s", "end_s", "threshold", "size", "labels", "min_area", "audio_track", "only", "event_onset", "event_offset", "event_gap_s", "event_min_s", "resume_from_index")
+    __slots__ = ("fps", "native_fps", "start_s", "end_s", "threshold", "size", "labels", "min_area", "audio_track", "only", "event_onset", "event_offset", "event_gap_s", "event_min_s", "instances", "resume_from_index")
     FPS_FIELD_NUMBER: _ClassVar[int]
     NATIVE_FPS_FIELD_NUMBER: _ClassVar[int]
     START_S_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class SegmentOptions(_message.Message):
     EVENT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     EVENT_GAP_S_FIELD_NUMBER: _ClassVar[int]
     EVENT_MIN_S_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
     RESUME_FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
     fps: float
     native_fps: bool
@@ -71,8 +72,9 @@ class SegmentOptions(_message.Message):
     event_offset: float
     event_gap_s: float
     event_min_s: float
+    instances: bool
     resume_from_index: int
-    def __init__(self, fps: _Optional[float] = ..., native_fps: _Optional[bool] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_area: _Optional[int] = ..., audio_track: _Optional[int] = ..., only: _Optional[_Union[AnswerPart, str]] = ..., event_onset: _Optional[float] = ..., event_offset: _Optional[float] = ..., event_gap_s: _Optional[float] = ..., event_min_s: _Optional[float] = ..., resume_from_index: _Optional[int] = ...) -> None: ...
+    def __init__(self, fps: _Optional[float] = ..., native_fps: _Optional[bool] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., min_area: _Optional[int] = ..., audio_track: _Optional[int] = ..., only: _Optional[_Union[AnswerPart, str]] = ..., event_onset: _Optional[float] = ..., event_offset: _Optional[float] = ..., event_gap_s: _Optional[float] = ..., event_min_s: _Optional[float] = ..., instances: _Optional[bool] = ..., resume_from_index: _Optional[int] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
     __slots__ = ("clip", "frame", "summary", "event", "heartbeat")
@@ -157,20 +159,22 @@ class FrameMasks(_message.Message):
     def __init__(self, sample_time_s: _Optional[float] = ..., timestamp_s: _Optional[float] = ..., index: _Optional[int] = ..., masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ...) -> None: ...
 
 class Mask(_message.Message):
-    __slots__ = ("label", "score", "area", "bbox", "segmentation", "track_id")
+    __slots__ = ("label", "score", "area", "bbox", "segmentation", "track_id", "gap_s")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     AREA_FIELD_NUMBER: _ClassVar[int]
     BBOX_FIELD_NUMBER: _ClassVar[int]
     SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
     TRACK_ID_FIELD_NUMBER: _ClassVar[int]
+    GAP_S_FIELD_NUMBER: _ClassVar[int]
     label: str
     score: float
     area: int
     bbox: Box
     segmentation: Rle
     track_id: int
-    def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ..., area: _Optional[int] = ..., bbox: _Optional[_Union[Box, _Mapping]] = ..., segmentation: _Optional[_Union[Rle, _Mapping]] = ..., track_id: _Optional[int] = ...) -> None: ...
+    gap_s: float
+    def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ..., area: _Optional[int] = ..., bbox: _Optional[_Union[Box, _Mapping]] = ..., segmentation: _Optional[_Union[Rle, _Mapping]] = ..., track_id: _Optional[int] = ..., gap_s: _Optional[float] = ...) -> None: ...
 
 class Box(_message.Message):
     __slots__ = ("x", "y", "width", "height")
@@ -244,7 +248,7 @@ class LiveRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[LiveOptions, _Mapping]] = ..., frame: _Optional[_Union[LiveFrame, _Mapping]] = ..., audio: _Optional[_Union[AudioChunk, _Mapping]] = ...) -> None: ...
 
 class LiveOptions(_message.Message):
-    __slots__ = ("threshold", "size", "labels", "max_audio_wait_s", "max_waiting_frames", "event_onset", "event_offset", "event_gap_s", "event_min_s")
+    __slots__ = ("threshold", "size", "labels", "max_audio_wait_s", "max_waiting_frames", "event_onset", "event_offset", "event_gap_s", "event_min_s", "instances")
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +258,7 @@ class LiveOptions(_message.Message):
     EVENT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     EVENT_GAP_S_FIELD_NUMBER: _ClassVar[int]
     EVENT_MIN_S_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
     threshold: float
     size: MaskSize
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -263,7 +268,8 @@ class LiveOptions(_message.Message):
     event_offset: float
     event_gap_s: float
     event_min_s: float
-    def __init__(self, threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., max_audio_wait_s: _Optional[float] = ..., max_waiting_frames: _Optional[int] = ..., event_onset: _Optional[float] = ..., event_offset: _Optional[float] = ..., event_gap_s: _Optional[float] = ..., event_min_s: _Optional[float] = ...) -> None: ...
+    instances: bool
+    def __init__(self, threshold: _Optional[float] = ..., size: _Optional[_Union[MaskSize, str]] = ..., labels: _Optional[_Iterable[str]] = ..., max_audio_wait_s: _Optional[float] = ..., max_waiting_frames: _Optional[int] = ..., event_onset: _Optional[float] = ..., event_offset: _Optional[float] = ..., event_gap_s: _Optional[float] = ..., event_min_s: _Optional[float] = ..., instances: _Optional[bool] = ...) -> None: ...
 
 class LiveFrame(_message.Message):
     __slots__ = ("timestamp_s", "data", "format", "width", "height")
