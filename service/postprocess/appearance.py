@@ -1,4 +1,4 @@
-"""Colours of objects as histograms, and where two objects of one mask part by their colours and places."""
+"""Colours of objects as histograms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Bools = NDArray[np.bool_]
+from service.postprocess.silhouettes import Bools
+
 Bins = NDArray[np.int64]
 Histogram = NDArray[np.float32]
 

@@ -20,8 +20,9 @@ from pycocotools import mask as coco
 
 from service.domain.chunk import ProbabilityMap
 from service.domain.result import ANSWER_DECIMALS, FrameMasks, Mask, Rle
-from service.postprocess.appearance import Bools, colour_bins
-from service.postprocess.label_tracks import Found, LabelTracks, nearest_of
+from service.postprocess.appearance import colour_bins
+from service.postprocess.label_tracks import Found, LabelTracks
+from service.postprocess.silhouettes import Bools, nearest_of
 
 Picture = NDArray[np.uint8]
 _Floats = NDArray[np.float32]
@@ -42,6 +43,11 @@ class InstanceTracker:
         self._labels: dict[str, LabelTracks] = {}
         self._before_s = -math.inf
 
+    @property
+    def num_tracks(self) -> int:
+        """Number of tracks that are followed, over all labels."""
+        return sum(len(tracks) for tracks in self._labels.values())
+
     def add(self, frame: FrameMasks, picture: Picture, maps: Sequence[ProbabilityMap] = ()) -> FrameMasks:
         """Return the frame with one mask per object, in label order and by track id.
 
@@ -51,6 +57,8 @@ class InstanceTracker:
             maps: the probabilities behind each mask; without them instances have their label's score.
         """
         before_s, self._before_s = self._before_s, frame.sample_time_s
+        for tracks in self._labels.values():
+            tracks.forget(frame.sample_time_s)
         if not frame.masks:
             return frame
         bins = colour_bins(picture)

@@ -20,8 +20,9 @@ from service.rest.request_head import JSON_TYPE
 # Bodies that /openapi.json describes under their class names, and their members that may be absent.
 DOCUMENTED: Final = (Problem, Answer, CocoDocument, PolygonAnswer, JobStatus, *LINES)
 _OPTIONAL: Final = {
-    "Mask": ("track_id",),
-    "PolygonMask": ("track_id",),
+    "Mask": ("track_id", "gap_s"),
+    "PolygonMask": ("track_id", "gap_s"),
+    "AppliedOptions": ("instances",),
     "Problem": ("retry_after_s",),
     "JobStatus": OPTIONAL_MEMBERS,
 }

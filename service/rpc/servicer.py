@@ -201,7 +201,10 @@ async def _read_options(requests: AsyncIterator[pb.SegmentRequest], rate: Upload
         raise ServiceError("malformed_body", "SegmentRequest: the first message holds the options.")
     if first.options.resume_from_index < 0:
         raise ServiceError("bad_option", "resume_from_index: give the number of frames that you have, 0 or more.")
-    return _UploadRequest(decode_options(first.options), first.options.resume_from_index)
+    options = decode_options(first.options)
+    if first.options.resume_from_index and options.only == "events":
+        raise ServiceError("bad_option", "resume_from_index: an answer of events alone has no frames; leave it out.")
+    return _UploadRequest(options, first.options.resume_from_index)
 
 
 async def _read_live_options(requests: AsyncIterator[pb.LiveRequest]) -> LiveOptions:

@@ -19,8 +19,8 @@ from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
-from service.domain.request import ClipStarted
-from service.domain.result import FrameMasks, Summary
+from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.result import FrameMasks, SoundEvent, Summary
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
@@ -179,6 +179,34 @@ async def test_an_interrupted_call_is_resumed_where_it_broke(front: RunningFront
     assert rest == whole[5:]
 
 
+async def test_a_resumed_call_has_the_events_behind_its_frames_and_those_of_the_last_frame_before(
+    front: RunningFront,
+) -> None:
+    """An event that closed with the last frame that arrived may have been lost with the connection: it comes again."""
+    clip = make_clip(num_frames=75, flash_frames=frozenset([*range(5, 20), *range(40, 60)]))
+    options = SegmentOptions(fps=10, event_gap_s=0.0, event_min_s=0.0)
+    with GrpcClient(front.grpc_target) as client:
+
+        def events(resume_from_index: int = 0) -> list[AnswerEvent]:
+            stream = client.stream(clip, options, resume_from_index=resume_from_index)
+            return [event for event in stream if isinstance(event, FrameMasks | SoundEvent)]
+
+        whole = await asyncio.to_thread(events)
+        places = [place for place, event in enumerate(whole) if isinstance(event, SoundEvent)]
+        assert len(places) >= 2, "the clip has events that close before its end"
+        num_frames = sum(isinstance(event, FrameMasks) for event in whole[: places[0]])
+        for num_had in (num_frames - 1, num_frames, num_frames + 1):
+            resumed = await asyncio.to_thread(events, num_had)
+            seen = 0
+            rest = []
+            for event in whole:
+                if seen >= num_had:
+                    rest.append(event)
+                seen += isinstance(event, FrameMasks)
+            assert resumed == rest
+            assert (whole[places[0]] in resumed) == (num_had <= num_frames)
+
+
 async def test_an_answer_may_end_before_the_upload_does(front: RunningFront, clip: bytes) -> None:
     """The first second is asked for: the rest of the upload is neither waited for nor an error."""
     is_over = asyncio.Event()
@@ -207,6 +235,7 @@ async def test_an_answer_may_end_before_the_upload_does(front: RunningFront, cli
         ([pb.SegmentRequest(options=pb.SegmentOptions()), pb.SegmentRequest(chunk=b"no mp4 at all")], "not_mp4"),
         ([pb.SegmentRequest(options=pb.SegmentOptions(fps=-1))], "bad_option"),
         ([pb.SegmentRequest(options=pb.SegmentOptions(labels=["violin"]))], "bad_option"),
+        ([pb.SegmentRequest(options=pb.SegmentOptions(only="ANSWER_PART_EVENTS", resume_from_index=1))], "bad_option"),
     ],
 )
 async def test_malformed_calls_are_invalid_arguments(

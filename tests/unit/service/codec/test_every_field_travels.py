@@ -32,6 +32,7 @@ ASKED = SegmentOptions(
     labels=("drum",),
     min_area=7,
     audio_track=3,
+    instances=True,
     only="events",
     event_onset=0.75,
     event_offset=0.125,

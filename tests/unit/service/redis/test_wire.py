@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chunks import make_chunk
 
-from service.domain.chunk import Chunk, SegmentedChunk
+from service.domain.chunk import Chunk, ProbabilityMap, SegmentedChunk
 from service.domain.deadline import Deadline
 from service.domain.errors import CODES, ServiceError
 from service.domain.result import FrameMasks, Mask, ModelInfo, Rle
@@ -238,3 +240,18 @@ def with_header(message: bytes, change: dict[str, object]) -> bytes:
     header = json.loads(message[prefix.size : prefix.size + length]) | change
     text = json.dumps(header).encode()
     return prefix.pack(magic, version, kind, len(text)) + text + message[prefix.size + length :]
+
+
+def test_maps_travel_and_forged_ones_are_refused():
+    good = ProbabilityMap((2, 3), base64.b64encode(bytes(range(6))).decode())
+    frame = FrameMasks(1.0, 1.0, 3, (Mask("dog", 0.5, 4, (0, 1, 2, 2), Rle((4, 5), "abc")),))
+    answer = SegmentedChunk((frame,), 0.1, 0.2, 0.3, ((good,),))
+    assert decode_answer(encode_answer(answer)) == answer
+    for maps in (
+        ((),) * 2,
+        ((good, good),),
+        ((ProbabilityMap((3, 3), good.values),),),
+        ((ProbabilityMap((0, 3), ""),),),
+    ):
+        with pytest.raises(WireError):
+            decode_answer(encode_answer(replace(answer, maps=maps)))
