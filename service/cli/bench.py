@@ -23,22 +23,27 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from model.evaluation.benchmark import Speed
 
-PARTS = ("model", "decode", "rle", "batcher", "start", "service", "redis")
+# What is measured without --only: speed.
+SPEED_PARTS = ("model", "decode", "rle", "batcher", "start", "service", "redis")
+# Minutes of rendering and answering clips of the synthetic world each.
+QUALITY_PARTS = ("tracks", "events")
+PARTS = (*SPEED_PARTS, *QUALITY_PARTS)
 _EXAMPLE = Path(__file__).parents[2] / "tests" / "assets" / "example.mp4"
 _PEER_VARIANT = "r50"
 # Checkpoints that are measured where none is chosen.
 _SHIPPED = (Path("lite"), Path("tiny"))
 _BATCHES = (1, 4, 16)
 _CLIP_S = 10
-# Length of the progress bar: about the number of steps of a complete run.
-_STEPS = 48
+# Length of the progress bar: about the number of steps of all parts of speed, and of each checkpoint's clips.
+_SPEED_STEPS = 48
+_QUALITY_STEPS = {"tracks": 40, "events": 80}
 # Decimals of a ratio to an earlier run.
 _RATIO_DECIMALS = 3
 
 
 def bench(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    only: Annotated[str, typer.Option(help=f"Comma-separated parts: {', '.join(PARTS)}.")] = ",".join(PARTS),
+    only: Annotated[str, typer.Option(help=f"Comma-separated parts: {', '.join(PARTS)}.")] = ",".join(SPEED_PARTS),
     clip: Annotated[list[Path] | None, typer.Option(help="Clips to measure instead of the built-in ones.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File or shipped name: lite, tiny, tiny-semantic (lite).")
@@ -49,7 +54,10 @@ def bench(
         Path | None, typer.Option(help="JSON of an earlier run; show each figure over its earlier value.")
     ] = None,
 ) -> None:
-    """Measure the model, decoding, mask encoding, batcher, service and workers on this machine."""
+    """Measure the model, decoding, mask encoding, batcher, service and workers on this machine.
+
+    The parts tracks and events measure quality on clips of the synthetic world, with the checkpoints trained on it.
+    """
     chosen = [part.strip() for part in only.split(",") if part.strip()]
     unknown = [part for part in chosen if part not in PARTS]
     if unknown or not chosen:
@@ -63,7 +71,8 @@ def bench(
         tempfile.TemporaryDirectory(prefix="avesformer-bench-") as folder,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
-        bar = progress.add_task("preparing", total=_STEPS)
+        num_steps = sum(_QUALITY_STEPS.get(part, 0) for part in chosen) or _SPEED_STEPS
+        bar = progress.add_task("preparing", total=num_steps)
 
         def on_step(text: str) -> None:
             progress.update(bar, description=text, advance=1)
@@ -78,7 +87,7 @@ def bench(
         ) as error:  # no such checkpoint, device or file; the message names it
             complain(str(error))
             raise typer.Exit(1) from None
-        progress.update(bar, completed=_STEPS)
+        progress.update(bar, completed=num_steps)
     _show(figures, earlier)
     if json_path is not None:
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
@@ -112,6 +121,20 @@ def _measure(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) -> Figur
         raise RuntimeError(f"the service did not start: {error}") from error
     if "redis" in chosen:
         figures |= measure_workers(plan, on_step)
+    return figures | _measure_quality(plan, chosen, on_step)
+
+
+def _measure_quality(plan: BenchPlan, chosen: Iterable[str], on_step: OnStep) -> Figures:
+    if not set(QUALITY_PARTS) & set(chosen):
+        return {}
+    from service.bench.world.events import measure_events
+    from service.bench.world.tracks import measure_tracks
+
+    figures: Figures = {}
+    if "tracks" in chosen:
+        figures |= measure_tracks(plan, on_step)
+    if "events" in chosen:
+        figures |= measure_events(plan, on_step)
     return figures
 
 

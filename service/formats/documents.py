@@ -88,6 +88,7 @@ class PolygonMask:
     size: tuple[int, int] = dataclasses.field(metadata={"description": "[height, width] in pixels"})
     polygons: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"description": "[[x0, y0, x1, y1, …], …]"})
     track_id: int | None = None
+    gap_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,10 @@ from typing import Protocol
 from service.domain.result import ANSWER_DECIMALS, FrameMasks, Mask, SoundEvent
 
 _Key = tuple[str, int | None]
+# A mask from this score on is never taken for a part of another label's object; a mask is one if this share of its box
+# lies in the other's. Chosen with the defaults of the event options.
+SURE_SCORE = 0.7
+SPLIT_SHARE = 0.8
 
 
 class EventRules(Protocol):
@@ -36,7 +40,7 @@ class EventRules(Protocol):
 
     @property
     def event_min_s(self) -> float:
-        """Least duration."""
+        """Least duration times mean score."""
         ...
 
 
@@ -65,6 +69,10 @@ class EventTracker:
     A sample says whether a label sounds at its time, so an event starts and ends half way between two samples that
     differ. The first sample also stands for the half step before it; nothing is known of the time after the last one.
 
+    Where the pixels of one object are split between two labels, the smaller mask is not heard: a mask that the model is
+    not sure of, whose box lies within that of a larger mask of another label. An event must last the longer the less
+    sure its masks are: its duration counts by its mean score.
+
     Hysteresis works both ways, as in edge detection by Canny (1986): samples from `event_offset` on form an event if
     one of them reaches `event_onset`. An event is announced when it closes, so its weak beginning costs nothing.
 
@@ -87,7 +95,7 @@ class EventTracker:
         boundary_s = self._boundary_s(time_s)
         self._last_s = time_s
         closed = self._closed(boundary_s)
-        sounding = {(mask.label, mask.track_id): mask for mask in frame.masks}
+        sounding = {(mask.label, mask.track_id): mask for mask in frame.masks if not _is_split_off(mask, frame.masks)}
         for key, mask in sounding.items():
             self._hear(key, mask, boundary_s)
         for key, event in self._open.items():
@@ -126,12 +134,32 @@ class EventTracker:
         taken = [(key, self._open.pop(key)) for key in keys]
         found = [_event(key, event) for key, event in taken if event.peak_score >= self._rules.event_onset]
         least_s = self._rules.event_min_s
-        return sorted((event for event in found if event.end_s - event.start_s >= least_s - 1e-9), key=event_order)
+        return sorted((event for event in found if _sure_s(event) >= least_s - 1e-9), key=event_order)
 
 
 def event_order(event: SoundEvent) -> tuple[float, float, str, int]:
     """Return the sort key of events in a document: by start, end, label, track."""
     return (event.start_s, event.end_s, event.label, -1 if event.track_id is None else event.track_id)
+
+
+def _sure_s(event: SoundEvent) -> float:
+    return (event.end_s - event.start_s) * event.mean_score
+
+
+def _is_split_off(mask: Mask, masks: Iterable[Mask]) -> bool:
+    """Return whether a mask is a part of an object that has more pixels under another label."""
+    return mask.score < SURE_SCORE and any(
+        other.label != mask.label and other.area >= mask.area and _share_within(mask, other) >= SPLIT_SHARE
+        for other in masks
+    )
+
+
+def _share_within(mask: Mask, other: Mask) -> float:
+    """Return the share of a mask's box that lies in the box of another."""
+    (x, y, width, height), (left, top, across, down) = mask.bbox, other.bbox
+    shared_x = max(0, min(x + width, left + across) - max(x, left))
+    shared_y = max(0, min(y + height, top + down) - max(y, top))
+    return shared_x * shared_y / (width * height)
 
 
 def _over(event: _OpenEvent, onset_s: float, gap_s: float) -> bool:

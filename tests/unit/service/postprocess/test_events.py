@@ -53,9 +53,11 @@ def events_of(scores: Sequence[float], **rules: Any) -> list[tuple[float, float]
         ([0.7, 0, 0.7, 0], {}, [(0.0, 0.1), (0.2, 0.3)]),
         ([0.7, 0, 0.7, 0], {"event_gap_s": 0.11}, [(0.0, 0.3)]),
         ([0.7, 0, 0, 0.7, 0], {"event_gap_s": 0.11}, [(0.0, 0.1), (0.3, 0.4)]),
-        # least duration, after pauses were bridged
-        ([0.7, 0, 0.7, 0.7, 0], {"event_min_s": 0.15}, [(0.2, 0.4)]),
-        ([0.7, 0, 0.7, 0], {"event_gap_s": 0.11, "event_min_s": 0.25}, [(0.0, 0.3)]),
+        # least duration times mean score, after pauses were bridged
+        ([0.7, 0, 0.7, 0.7, 0], {"event_min_s": 0.1}, [(0.2, 0.4)]),
+        ([0.7, 0, 0.7, 0], {"event_gap_s": 0.11, "event_min_s": 0.2}, [(0.0, 0.3)]),
+        ([0.6, 0.6, 0, 0], {"event_min_s": 0.15}, []),
+        ([0.9, 0.9, 0, 0], {"event_min_s": 0.15}, [(0.0, 0.2)]),
     ],
 )
 def test_intervals(scores: list[float], rules: dict[str, float], expected: list[tuple[float, float]]) -> None:
@@ -106,3 +108,25 @@ def test_events_cover_every_onset_and_are_apart(scores: list[float], gap_s: floa
             time_s = (number + 0.5) * STEP_S
             is_inside = any(start_s <= time_s <= end_s for start_s, end_s in found)
             assert is_inside or score < 0.6
+
+
+@pytest.mark.parametrize(
+    ("score", "area", "box", "is_heard"),
+    [
+        (0.6, 30, (2, 2, 5, 5), False),  # a doubtful part of the larger mask
+        (0.7, 30, (2, 2, 5, 5), True),  # a sure one
+        (0.6, 30, (0, 2, 5, 5), False),  # four fifths of its box lie within
+        (0.6, 30, (8, 2, 5, 5), True),  # three fifths
+        (0.6, 200, (2, 2, 5, 5), True),  # the larger one is never the part
+    ],
+)
+def test_a_doubtful_part_of_another_labels_object_is_not_heard(
+    score: float, area: int, box: tuple[int, int, int, int], is_heard: bool
+) -> None:
+    tracker = EventTracker(SegmentOptions(event_onset=0.4, event_offset=0.4, event_min_s=0.0), step_s=STEP_S)
+    whole = Mask("drum", 0.9, 100, (1, 1, 10, 10), Rle((20, 20), "0"))
+    part = Mask("dog", score, area, box, Rle((20, 20), "0"))
+    found = tracker.add(FrameMasks(0.05, 0.05, 0, (part, whole))) + tracker.finish()
+    assert {event.label for event in found} == ({"dog", "drum"} if is_heard else {"drum"})
+    alone = EventTracker(SegmentOptions(event_onset=0.4, event_offset=0.4, event_min_s=0.0), step_s=STEP_S)
+    assert len(alone.add(FrameMasks(0.05, 0.05, 0, (part,))) + alone.finish()) == 1
