@@ -34,12 +34,16 @@ async def ask(front: RunningFront, *, accept: str | None = None, **options: str)
     headers = RAW if accept is None else {**RAW, "Accept": accept}
     async with httpx.AsyncClient(timeout=HANG_S) as http:
         url = f"{front.http_url}/v1/segment"
-        return await http.post(url, content=odd_clip("plain"), headers=headers, params={"fps": "5", **options})
+        return await http.post(
+            url, content=odd_clip("plain"), headers=headers, params={"fps": "5", "event_min_s": "0.1", **options}
+        )
 
 
 async def test_the_result_of_a_job_in_every_format_is_that_of_the_request(front: RunningFront) -> None:
     async with httpx.AsyncClient(timeout=HANG_S, base_url=front.http_url) as http:
-        accepted = await http.post("/v1/jobs", content=odd_clip("plain"), headers=RAW, params={"fps": "5"})
+        accepted = await http.post(
+            "/v1/jobs", content=odd_clip("plain"), headers=RAW, params={"fps": "5", "event_min_s": "0.1"}
+        )
         location = accepted.headers["location"]
         async with asyncio.timeout(HANG_S):
             while (await http.get(location)).json()["state"] not in ("done", "failed"):
