@@ -117,14 +117,15 @@ def _measure(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) -> Figur
         if "service" in chosen:
             figures |= measure_service(plan, on_step, frames_per_s=max(rates, default=None))
             figures |= measure_redis(plan, on_step, local_p50_s=figures["service.c1.p50_s"])
+        figures |= _measure_quality(plan, chosen, on_step)
     except ServiceDidNotStartError as error:
         raise RuntimeError(f"the service did not start: {error}") from error
     if "redis" in chosen:
         figures |= measure_workers(plan, on_step)
-    return figures | _measure_quality(plan, chosen, on_step)
+    return figures
 
 
-def _measure_quality(plan: BenchPlan, chosen: Iterable[str], on_step: OnStep) -> Figures:
+def _measure_quality(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) -> Figures:
     if not set(QUALITY_PARTS) & set(chosen):
         return {}
     from service.bench.world.events import measure_events
