@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 GUARD_S = 280
 # In the suite: the same few requests each time. In a search: new ones, and those at the bounds of each parameter.
 SUITE = ("--phases", "fuzzing,stateful", "--max-examples", "8", "--generation-deterministic")
-SEARCH = ("--phases", "coverage,fuzzing,stateful", "--max-examples", "300")
+SEARCH = ("--phases", "coverage,fuzzing,stateful", "--max-examples", "150")
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",

@@ -5,6 +5,7 @@ Loaded by its command line: `PYTHONPATH=tests SCHEMATHESIS_HOOKS=support.api_hoo
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -20,6 +21,7 @@ from service.rest.request_head import NDJSON_TYPE, RAW_TYPES
 CLIPS = [make_clip(width=32, height=32, num_frames=12), odd_clip("plain")]
 FILES = st.one_of(*(st.just(clip) for clip in CLIPS), st.binary(max_size=64))
 _LEAST_TIMEOUT_S = 5.0
+_NUMBERS = itertools.count()
 
 schemathesis.openapi.format("binary", FILES)
 for media_type in RAW_TYPES:
@@ -35,6 +37,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     timeout_s = (case.headers or {}).get("X-Request-Timeout", "")
     if _is_short(timeout_s):
         case.headers["X-Request-Timeout"] = str(_LEAST_TIMEOUT_S)
+    if (case.headers or {}).get("Idempotency-Key"):
+        # a repeated key gets the first answer, also where that job has been deleted since
+        case.headers["Idempotency-Key"] = f"{next(_NUMBERS)}"
     if case.meta is None or case.meta.generation.mode.is_negative:
         return
     for values in (case.query, case.body):

@@ -18,6 +18,20 @@ def edited(data: bytes, edits: list[tuple[int, int]], *, number: int = 0) -> byt
     return replace_box(data, "elst", struct.pack(">II", 0, len(edits)) + rows, number)
 
 
+def with_entry_box(data: bytes, extra: bytes) -> bytes:
+    """The clip, whose index comes first, with one more box in the sample entry of its picture."""
+    entry = find(data, "stsd") + 8
+    end = entry + struct.unpack_from(">I", data, entry)[0]
+    tables = [find(data, "stco", number) for number in range(2)]
+    for at in [entry, *(find(data, kind) - 8 for kind in ("moov", "trak", "mdia", "minf", "stbl", "stsd"))]:
+        data = patch(data, at, struct.pack(">I", struct.unpack_from(">I", data, at)[0] + len(extra)))
+    for at in tables:
+        num = struct.unpack_from(">I", data, at + 4)[0]
+        chunks = struct.unpack_from(f">{num}I", data, at + 8)
+        data = patch(data, at + 8, struct.pack(f">{num}I", *(chunk + len(extra) for chunk in chunks)))
+    return data[:end] + extra + data[end:]
+
+
 def _uneven(num: int) -> list[int]:
     """Presentation ticks at 12 800 a second with steps between 20 and 140 ms."""
     ticks, at = [], 0

@@ -159,6 +159,7 @@ def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
         media_s=index.picture.duration_s,
         edit_s=index.picture.edit_ticks / index.timescale if index.timescale else 0.0,
         sound_s=scanner.sound_s,
+        sound_edit_s=index.sound.edit_ticks / index.timescale if index.timescale else 0.0,
         aperture=index.picture.aperture,
     )
     return scanner, tracks

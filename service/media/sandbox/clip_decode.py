@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Tracks:
         language: of the sound track, ISO 639-2.
         media_s, edit_s: length of the picture by its media header and by its edit list, seconds; 0 where untold.
         sound_s: returns the length of the sound by its sample tables, as far as the upload has been read.
+        sound_edit_s: end of the sound by its edit list, seconds; 0 where untold.
         aperture: the part of the picture that is shown; None for all of it.
     """
 
@@ -51,6 +53,7 @@ class Tracks:
     media_s: float = 0.0
     edit_s: float = 0.0
     sound_s: Callable[[], float] = lambda: 0.0
+    sound_edit_s: float = 0.0
     aperture: Aperture | None = None
 
 
@@ -115,10 +118,11 @@ def _on_time_line(
 
     def claims() -> EndClaims:
         heard_s = tracks.sound_s()
+        sound_edit_s = tracks.sound_edit_s - float(origin) if tracks.sound_edit_s else math.inf
         return EndClaims(
             media_s=picture_s + tracks.media_s if tracks.media_s else None,
-            sound_s=sound_s + heard_s if heard_s else None,
-            edit_s=tracks.edit_s or None,
+            sound_s=min(sound_s + heard_s, sound_edit_s) if heard_s else None,
+            edit_s=tracks.edit_s - float(origin) if tracks.edit_s else None,
         )
 
     return _Picture(container, stream, int(origin / tick), claims), float(origin)

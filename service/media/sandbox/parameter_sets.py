@@ -55,7 +55,7 @@ def read_format(entry: bytes) -> PictureFormat:
     codec = PICTURE_TAGS.get(entry[4:8].decode("latin-1"), "")
     width, height = int.from_bytes(entry[32:34], "big"), int.from_bytes(entry[34:36], "big")
     guess = PictureFormat(width, height, _usual_bytes_per_pixel(codec), _REFERENCES.get(codec, _FEW_REFERENCES))
-    boxes = dict(_boxes(entry[_ENTRY_HEAD_BYTES:]))
+    boxes = dict(entry_boxes(entry))
     try:
         if "avcC" in boxes:
             return _larger(guess, [_read_h264_sps(sps) for sps in _avc_sets(boxes["avcC"])])
@@ -95,8 +95,9 @@ def _bytes_per_pixel(chroma: int, bits: int) -> float:
     return _SAMPLES_PER_PIXEL[chroma] * (1 if bits <= 8 else 2)
 
 
-def _boxes(body: bytes) -> Iterator[tuple[str, bytes]]:
-    at = 0
+def entry_boxes(entry: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield kind and body of each box in a visual sample entry."""
+    body, at = entry[_ENTRY_HEAD_BYTES:], 0
     while at + 8 <= len(body):
         size = int.from_bytes(body[at : at + 4], "big")
         if size < 8 or at + size > len(body):

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from service.domain.errors import ServiceError
 from service.media.policy import MediaPolicy
 from service.media.sandbox.boxes import Box, BoxBudget, box_header, broken, integer, reject, walk
+from service.media.sandbox.dolby_vision import closed_profile
 from service.media.sandbox.fragments import FragmentCounter
-from service.media.sandbox.parameter_sets import read_format
+from service.media.sandbox.parameter_sets import entry_boxes, read_format
 from service.media.sandbox.source import UploadSource
 from service.media.sandbox.tracks import Track, TrackReader, chunk_ends, too_long
 
@@ -305,6 +306,14 @@ def _check_usable(track: Track, kind: str, policy: MediaPolicy) -> None:
         raise reject("external_data", f"The {kind} track's media lie in another file; export it as one file.")
     if not track.is_supported:
         raise _unsupported(track, kind)
+    for entry in track.entries if track.is_picture else ():
+        profile = closed_profile(entry_boxes(entry))
+        if profile is not None:
+            raise reject(
+                "unsupported_codec",
+                f"The picture is Dolby Vision profile {profile}, whose colours only a Dolby Vision decoder can show; "
+                "export it as HDR10, HLG or SDR (profile 8).",
+            )
     if track.is_picture and track.width * track.height > policy.max_pixels:
         raise reject(
             "picture_too_large",

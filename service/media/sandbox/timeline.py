@@ -14,6 +14,8 @@ _LATEST_START_S = 1.0
 MAX_LAST_FRAME_S = 10.0
 # A shorter claim of the last frame is no claim, seconds.
 _NO_CLAIM_S = 0.001
+# A lone frame that claims no more than this tells its frame rate, not how long it is shown, seconds.
+_LONE_CLAIM_S = 1.0
 # Ends of two tracks agree within a second, or a twentieth of the length.
 _AGREE_S, _AGREE_SHARE = 1.0, 0.05
 
@@ -24,7 +26,7 @@ class EndClaims:
 
     Attributes:
         media_s: by the track's media header; None where it tells none.
-        sound_s: end of the sound track; None where unknown.
+        sound_s: end of the sound track, its edit list applied; None where unknown.
         edit_s: by the edit list, which has the last word; None without one.
     """
 
@@ -64,7 +66,8 @@ def end_of_picture(last_start_s: float, last_s: float, *, spacing_s: float, clai
 
     It is the start of the last frame plus its duration. A duration of more than 10 s (a slide, a still picture) counts
     if the media header or the end of the sound confirms it. Where the frame claims no duration, or such a long one that
-    nothing confirms, the other two count if they agree.
+    nothing confirms, the other two count if they agree. A lone frame that claims no more than a second is a still
+    picture, which players show to the end of the sound.
 
     Args:
         last_start_s: timestamp of the last frame.
@@ -82,9 +85,12 @@ def end_of_picture(last_start_s: float, last_s: float, *, spacing_s: float, clai
         media_s = claims.media_s
         if media_s is not None and media_s > last_start_s and _agree(media_s, claims.sound_s):
             end_s = media_s
-    if end_s > usual_s and claims.edit_s is not None and claims.edit_s > last_start_s:
-        end_s = min(end_s, claims.edit_s)
-    return end_s
+    edit_s = claims.edit_s if claims.edit_s is not None and claims.edit_s > last_start_s else math.inf
+    if spacing_s == 0 and end_s - last_start_s <= _LONE_CLAIM_S:
+        end_s = max(end_s, claims.sound_s or 0.0)
+        if edit_s - last_start_s <= _LONE_CLAIM_S:
+            edit_s = math.inf  # repeats what the frame claims
+    return min(end_s, edit_s) if end_s > usual_s else end_s
 
 
 def _agree(end_s: float, other_s: float | None) -> bool:

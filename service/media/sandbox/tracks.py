@@ -20,6 +20,8 @@ _ENCRYPTED_TAGS = frozenset({"encv", "enca", "enct", "encs", "drmi", "drms", "dr
 _MAX_ENTRIES = 16
 _MAX_TIMESCALE = 2**31 - 1
 _MAX_SOUND_SAMPLES = 1_000_000
+# A packet of sound lasts 0.02 to 0.6 s. One that claims more than this, seconds, counts as the shortest of its track.
+_MAX_SOUND_PACKET_S = 1
 _UNTOLD_DURATIONS = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 _MAX_FPS = 1000.0
 _FEW_FRAMES = 60
@@ -133,9 +135,9 @@ class TrackReader:
 
     def _check_times(self) -> None:
         track, policy = self.track, self._policy
-        for seconds in (track.duration_s, track.media_s):
-            if seconds > policy.longest_s:
-                raise too_long(seconds, policy)
+        claimed_s = track.media_s if track.is_sound else max(track.duration_s, track.media_s)
+        if claimed_s > policy.longest_s:
+            raise too_long(claimed_s, policy)
         if track.max_offset_ticks > policy.longest_s * track.timescale:
             raise broken("a frame is shown long before or after its place")
         if track.num_samples > 1 and "stts" in track.seen and track.total_ticks == 0:
@@ -210,7 +212,12 @@ class TrackReader:
             raise broken("a frame lasts a negative time")
         if self.track.is_picture:
             self._check_count(int(rows[:, 0].sum()))
-        self.track.total_ticks = int((rows[:, 0].astype(np.float64) * rows[:, 1]).sum())  # floats do not overflow
+        ticks = rows[:, 1].astype(np.float64)  # floats do not overflow
+        if self.track.is_sound and self.track.timescale:
+            is_long = ticks > _MAX_SOUND_PACKET_S * self.track.timescale
+            if not is_long.all():
+                ticks[is_long] = ticks[~is_long].min()
+        self.track.total_ticks = int((rows[:, 0] * ticks).sum())
 
     def _read_ctts(self, box: Box) -> None:
         offsets = table(box, width=2, max_rows=self._max_samples)[:, 1]

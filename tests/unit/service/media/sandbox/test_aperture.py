@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support.clips import ClipSpec, make_clip
 from support.decoding import SIDE_PX, decode_here, make_job
-from support.hostile import box, find, patch
-from support.odd_clips import with_matrix
+from support.hostile import box, find
+from support.odd_clips import with_entry_box, with_matrix
 
 from service.media.overlay.draw import write_overlay
 from service.media.sandbox.aperture import read_aperture
@@ -29,17 +29,7 @@ PARTS = {
 
 def with_clap(data: bytes, fields: tuple[int, ...]) -> bytes:
     """The clip with these eight fields of a clean aperture in the picture's sample entry."""
-    clap = box("clap", struct.pack(">8i", *fields))
-    entry = data.index(b"avc1", find(data, "stsd")) - 4
-    end = entry + struct.unpack_from(">I", data, entry)[0]
-    tables = [find(data, "stco", number) for number in range(2)]
-    for at in [entry, *(find(data, kind) - 8 for kind in ("moov", "trak", "mdia", "minf", "stbl", "stsd"))]:
-        data = patch(data, at, struct.pack(">I", struct.unpack_from(">I", data, at)[0] + len(clap)))
-    for at in tables:
-        num = struct.unpack_from(">I", data, at + 4)[0]
-        chunks = struct.unpack_from(f">{num}I", data, at + 8)
-        data = patch(data, at + 8, struct.pack(f">{num}I", *(chunk + len(clap) for chunk in chunks)))
-    return data[:end] + clap + data[end:]
+    return with_entry_box(data, box("clap", struct.pack(">8i", *fields)))
 
 
 def part_fields(part: tuple[int, int, int, int]) -> tuple[int, ...]:

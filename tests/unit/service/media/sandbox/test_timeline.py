@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
 from support.clips import ClipSpec, make_clip
 from support.decoding import Decoded, decode_here, make_job
 from support.fragments import later, without_offsets
-from support.hostile import find, fragmented_clip, patch, put32, rename
+from support.hostile import find, fragmented_clip, patch, put32, rename, replace_box
+from support.odd_clips import edited
 
 from service.domain.errors import ServiceError
 from service.media.sandbox.timeline import EndClaims, end_of_picture, origin_of
@@ -171,6 +174,11 @@ def slides(starts_s: list[int], *, end_s: float, sound_end_s: float, media_s: fl
         ([0, 15], 400, 20.0, 20, 20),  # a last frame that contradicts the rest
         ([0], 8, 60.0, 60, 8),  # a short claim stands
         ([0], 0, 30.0, 30, 30),  # no claim, and the rest agrees
+        ([0], 0.04, 60.0, 0.04, 60),  # a lone frame that claims its frame rate is shown to the end of the sound
+        ([0], 1, 30.0, 1, 30),  # the same at one frame a second
+        ([0], 0, 30.0, 0, 30),  # the same without any claim
+        ([0], 2, 30.0, 2, 2),  # a lone frame that says how long it lasts
+        ([0, 1], 2, 30.0, 2, 2),  # two frames are no still picture
     ],
 )
 def test_the_length_follows_what_agrees(
@@ -181,6 +189,59 @@ def test_the_length_follows_what_agrees(
     assert decoded.sample_times_s.tolist() == [n + 0.9375 for n in range(num)]
     assert decoded.clip.duration_s == pytest.approx(num, abs=0.01)
     assert decoded.indexes.tolist() == [sum(start <= n + 0.9375 for start in starts_s) - 1 for n in range(num)]
+
+
+@cache
+def still(sound_end_s: float) -> bytes:
+    """A single frame of 0.04 s and sound, as FFmpeg writes them: both with edit lists, in milliseconds."""
+    return make_clip(ClipSpec(num_frames=1, sound_end_s=sound_end_s, sound_rate_hz=8000, b_frames=0))
+
+
+@pytest.mark.parametrize(
+    ("picture", "sound", "num"),
+    [
+        (None, None, 12),  # the picture's edit list repeats its 0.04 s
+        ([(5000, -1), (40, 0)], [(5000, -1), (12_000, 0)], 12),  # both begin after 5 s, which becomes time 0
+        ([(500, -1), (40, 0)], [(500, -1), (12_000, 0)], 12),  # both begin after 0.5 s, which does not
+        ([(3000, 0)], None, 3),  # the picture's edit list says how long it is shown
+        ([(5000, -1), (3000, 0)], [(5000, -1), (12_000, 0)], 3),  # after the empty edit
+        (None, [(4000, 0)], 4),  # the sound's edit list ends it early
+    ],
+)
+def test_a_lone_frame_is_shown_as_long_as_edit_lists_and_sound_say(
+    picture: list[tuple[int, int]] | None, sound: list[tuple[int, int]] | None, num: int
+) -> None:
+    data = still(12.0)
+    for number, edits in ((1, sound), (0, picture)):
+        data = data if edits is None else edited(data, edits, number=number)
+    decoded = decode_here(data, make_job())
+    assert decoded.sample_times_s.tolist() == [n + 0.9375 for n in range(num)]
+    assert set(decoded.indexes.tolist()) == {0}
+
+
+def with_a_long_packet(data: bytes, hours: float) -> bytes:
+    """The last packet of the sound claims hours, in its table and in the media header."""
+    at = data.find(b"stts", find(data, "stts") + 4)
+    num, delta = struct.unpack_from(">II", data, at + 12)
+    long = round(hours * 3600 * 8000)
+    body = struct.pack(">IIIIII", 0, 2, num - 1, delta, 1, long)
+    data = replace_box(data, "stts", body, 1)
+    return put32(data, "mdhd", 16, min(long, 2**31), 1)
+
+
+@pytest.mark.parametrize(("num_frames", "hours"), [(1, 0.1), (1, 50.0), (50, 3.0)])
+def test_sound_that_claims_hours_changes_nothing(num_frames: int, hours: float) -> None:
+    spec = ClipSpec(num_frames=num_frames, sound_end_s=2.0, sound_rate_hz=8000, b_frames=0)
+    decoded = decode_here(with_a_long_packet(make_clip(spec), hours), make_job())
+    assert decoded.sample_times_s.tolist() == [0.9375, 1.9375]
+
+
+def test_real_sound_over_the_limit_is_refused() -> None:
+    policy = replace(make_job().policy, max_clip_s=5.0)
+    assert len(decode_here(still(5.0), replace(make_job(), policy=policy)).indexes) == 5
+    with pytest.raises(ServiceError) as caught:
+        decode_here(still(12.0), replace(make_job(), policy=policy))
+    assert caught.value.code == "too_long"
 
 
 def test_the_edit_list_has_the_last_word_on_a_long_frame() -> None:
