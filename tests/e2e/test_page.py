@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import threading
@@ -311,6 +312,23 @@ def test_every_control_has_a_name_and_texts_stand_out(browser: Browser) -> None:
         browser.look_like(1280, 900, is_dark=is_dark)
         assert browser.value_of(contrast) >= 4.5  # WCAG 2.1, AA
     browser.look_like(1280, 900)
+
+
+def test_where_keys_are_set_the_page_asks_for_one_and_sends_it(started: Browser, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"{hashlib.sha256(b'open sesame').hexdigest()} alice\n")
+    with ServiceProcess(api_keys_file=keys) as service:
+        started.open(f"{service.url}/")
+        for key in ("", "open barley"):
+            started.value_of(f"document.getElementById('key').value = '{key}'")
+            started.value_of("document.getElementById('status').textContent = ''")
+            started.choose_file("#file", CLIP)
+            click(started, "go")
+            assert "API key" in started.wait_for(f"{STATUS}.includes('API key') && {STATUS}")
+        started.value_of("document.getElementById('key').value = 'open sesame'")
+        started.choose_file("#file", CLIP)
+        click(started, "go")
+        started.wait_for(DONE)
 
 
 def test_the_reference_lists_every_route(browser: Browser, url: str) -> None:
