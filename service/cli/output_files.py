@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from service.client.answer import Answer
+from service.client.answer import Answer, answer_events
 from service.codec.answer_json import encode_document_end, encode_document_start, encode_frame, encode_line
 from service.domain.option_table import Choice, Option
-from service.domain.request import AnswerEvent, ClipStarted
+from service.domain.request import ClipStarted
 
 # Ends of file names by format. Server-sent events are no file, and the overlay needs the clip.
 SUFFIXES = {
@@ -63,16 +63,8 @@ def _parts(answer: Answer, *, name: str, is_compressed: bool) -> Iterable[bytes]
     if name == "json":
         return _json_parts(answer, is_compressed=is_compressed)
     if name == "ndjson":
-        return (encode_line(event, is_compressed=is_compressed) for event in events_of(answer))
+        return (encode_line(event, is_compressed=is_compressed) for event in answer_events(answer))
     return _formatted_parts(answer, name=name, is_compressed=is_compressed)
-
-
-def events_of(answer: Answer) -> Iterator[AnswerEvent]:
-    """Yield the parts of an answer in the order of a stream; sound events come behind the last frame."""
-    yield ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
-    yield from answer.frames
-    yield from answer.events
-    yield answer.summary
 
 
 def _json_parts(answer: Answer, *, is_compressed: bool) -> Iterator[bytes]:
@@ -87,6 +79,6 @@ def _formatted_parts(answer: Answer, *, name: str, is_compressed: bool) -> Itera
     from service.formats.choose import formatter_of  # needs numpy and OpenCV, which the client alone does not bring
 
     formatter = formatter_of(name, is_compressed=is_compressed, max_bytes=_NO_BOUND)
-    parts = [formatter.add(event) for event in events_of(answer)]
+    parts = [formatter.add(event) for event in answer_events(answer)]
     yield formatter.opening()
     yield from parts

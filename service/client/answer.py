@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions
 from service.domain.request import AnswerEvent, ClipStarted, complete_clip
-from service.domain.result import FrameMasks, ModelInfo, SoundEvent, Summary
+from service.domain.result import FrameMasks, Mask, ModelInfo, SoundEvent, Summary
 from service.postprocess.events import event_order
 
 # Is told every event as it comes; after a retry the events begin anew with another ClipStarted.
@@ -17,8 +18,25 @@ OnEvent = Callable[[AnswerEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Track:
+    """The masks of one label, or of one object of it (`track_id`), with the index of the frame of each."""
+
+    label: str
+    track_id: int | None
+    masks: tuple[tuple[int, Mask], ...]
+
+    @property
+    def name(self) -> str:
+        """The label, with the track's number where there is one."""
+        return self.label if self.track_id is None else f"{self.label} {self.track_id}"
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; frames in order of time, events in order of their starts."""
+    """A whole answer; frames in order of time, events in order of their starts.
+
+    `pip install '.[convert]'` brings what `to_coco` and `service.client.convert` need, matplotlib what `plot` needs.
+    """
 
     request_id: str
     model: ModelInfo
@@ -27,6 +45,37 @@ class Answer:
     frames: tuple[FrameMasks, ...]
     summary: Summary
     events: tuple[SoundEvent, ...] = ()
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """What sounds, in the order of the model's labels; one track for each label where there are no instances."""
+        found: dict[tuple[int, int, str, int | None], list[tuple[int, Mask]]] = {}
+        for at, frame in enumerate(self.frames):
+            for mask in frame.masks:
+                place = self.model.labels.index(mask.label)
+                track = -1 if mask.track_id is None else mask.track_id
+                found.setdefault((place, track, mask.label, mask.track_id), []).append((at, mask))
+        return tuple(Track(key[2], key[3], tuple(found[key])) for key in sorted(found, key=lambda key: key[:2]))
+
+    def to_coco(self, *, is_compressed: bool = True) -> dict[str, Any]:
+        """Return the answer in COCO's layout for video; see `service.client.convert.coco`."""
+        from service.client.convert.coco import to_coco
+
+        return to_coco(self, is_compressed=is_compressed)
+
+    def plot(self, *, axes: Any = None, value: str = "area") -> Any:
+        """Draw curves and events with matplotlib; see `service.client.convert.plot`."""
+        from service.client.convert.plot import plot
+
+        return plot(self, axes=axes, value=value)
+
+
+def answer_events(answer: Answer) -> Iterator[AnswerEvent]:
+    """Yield the parts of an answer in the order of a stream; sound events come behind the last frame."""
+    yield ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
+    yield from answer.frames
+    yield from answer.events
+    yield answer.summary
 
 
 @dataclass(slots=True)

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import httpx
 
 from service.client.answer import Answer, OnEvent, cut_off
 from service.client.failures import unreachable
 from service.client.grpc_messages import read_blocks
+from service.client.jobs import RemoteJob, checked, submit
 from service.client.policy import ClientPolicy
 from service.client.rest_messages import line_event, response_error
 from service.client.retry import gather, gather_async, retried, retried_async
@@ -56,11 +58,32 @@ class RestClient:
     def stream(self, source: Path | bytes, options: SegmentOptions | None = None) -> Iterator[AnswerEvent]:
         """The events of one try, as they come. Raises ServiceError."""
         body = _Body(source, options or SegmentOptions(), self._policy)
+        yield from self.read_lines(
+            "POST", _ROUTE, content=read_blocks(source), params=body.params, headers=body.headers
+        )
+
+    def submit(
+        self, source: Path | bytes, options: SegmentOptions | None = None, *, webhook: str | None = None
+    ) -> RemoteJob:
+        """Submit a clip as a job; what is retryable is tried again, without a second job. Raises ServiceError."""
+        return submit(self, source, options or SegmentOptions(), self._policy, blocks=read_blocks, webhook=webhook)
+
+    def job(self, job_id: str) -> RemoteJob:
+        """Return a job by its id; nothing is asked yet."""
+        return RemoteJob(self, job_id, self._policy)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send one request below the service's address. Raises the ServiceError of any answer without success."""
+        headers = {**_key_headers(self._policy), **options.pop("headers", {})}
+        with _translated(self._url):
+            return checked(self._http.request(method, self._url + path, headers=headers, **options))
+
+    def read_lines(self, method: str, path: str, **options: Any) -> Iterator[AnswerEvent]:
+        """Yield the events of an answer as lines. Raises ServiceError."""
+        headers = {"Accept": "application/x-ndjson", **_key_headers(self._policy), **options.pop("headers", {})}
         with (
             _translated(self._url),
-            self._http.stream(
-                "POST", self._url + _ROUTE, content=read_blocks(source), params=body.params, headers=body.headers
-            ) as response,
+            self._http.stream(method, self._url + path, headers=headers, **options) as response,
         ):
             if response.status_code != httpx.codes.OK:
                 raise _error(response, response.read())
@@ -127,6 +150,10 @@ class _Body:
             self.headers["Authorization"] = f"Bearer {policy.api_key}"
         if policy.timeout_s is not None:
             self.headers["X-Request-Timeout"] = f"{policy.timeout_s:g}"
+
+
+def _key_headers(policy: ClientPolicy) -> dict[str, str]:
+    return {} if policy.api_key is None else {"Authorization": f"Bearer {policy.api_key}"}
 
 
 def _until_end(lines: Iterator[str]) -> Iterator[AnswerEvent]:

@@ -72,6 +72,14 @@ class JobStatus:
             events=None if events is None else events.listed,
         )
 
+    @classmethod
+    def decode(cls, data: bytes) -> JobStatus:
+        """Return the status of a JSON document; raises ServiceError `backend_down` for anything else."""
+        try:
+            return _STATUS.validate_json(data)
+        except ValidationError:
+            raise ServiceError("backend_down", "The server's answer is not of this service's protocol.") from None
+
     def encode(self) -> bytes:
         """Return the JSON bytes; optional members are left out if empty."""
         absent = {name for name in OPTIONAL_MEMBERS if getattr(self, name) is None}

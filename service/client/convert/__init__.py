@@ -1,0 +1,1 @@
+"""Answers as arrays and in the formats of other tools. Needs numpy and pycocotools: `pip install '.[convert]'`."""
