@@ -17,7 +17,10 @@ from service.bench.figures import BenchPlan, latency_figures
 from service.bench.http_load import Load, drive
 from service.bench.live_speed import measure_live, measure_streams
 from service.bench.processes import RunningService
+from service.bench.world.events import measure_events
+from service.bench.world.tracks import measure_tracks
 from service.cli.main import app
+from service.settings import Settings
 
 ITEM = bytes(12_288)
 
@@ -151,3 +154,15 @@ def test_unknown_parts_are_bad_arguments(only):
     result = CliRunner().invoke(app, ["bench", "--only", only])
     assert result.exit_code == 2
     assert "model, decode, rle, batcher, start, service" in result.stderr
+
+
+@pytest.mark.slow
+def test_tracks_and_events_of_one_clip_are_measured() -> None:
+    plan = BenchPlan({}, Path(), Settings(device="cpu"), 0.1)
+    steps: list[str] = []
+    figures = measure_tracks(plan, steps.append, num_clips=1) | measure_events(plan, steps.append, num_clips=1)
+    assert len(steps) == 3
+    assert figures["tracks.true_masks.idf1"] >= figures["tracks.idf1"] > 0.8
+    for name in ("tiny", "tiny-semantic"):
+        assert 0 <= figures[f"events.{name}.precision"] <= 1
+        assert figures[f"events.{name}.num_true"] >= 0
