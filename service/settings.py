@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     tls_cert: Path | None = Field(None, description="PEM certificate chain for both ports")
     tls_key: Path | None = Field(None, description="PEM private key")
     webhook_hosts: str = Field("", description="Private hosts that webhooks may reach, comma separated")
+    fetch_hosts: str = Field("", description="Hosts of clips by URL: names, * or whole origins, comma separated")
     drain_s: float = Field(30.0, ge=0, le=3600, description="Longest drain after SIGTERM, seconds")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector, http://host:4318; empty: no traces")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter
 
 from service.codec.answer_json import encode_event, encode_frame
+from service.codec.option_json import decode_object, option_texts
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
 from service.domain.option_table import parse_fields
@@ -38,14 +39,13 @@ class LiveStart:
 
 def decode_live_start(text: str) -> LiveStart:
     """Return the options of a stream; raises `malformed_body`, `bad_option`."""
-    message = _object(text)
+    message = decode_object(text)
     if message.pop("type", None) != "options":
         raise ServiceError("malformed_body", 'The first message is {"type": "options", …}.')
     api_key = message.pop("api_key", None)
     if api_key is not None and not isinstance(api_key, str):
         raise ServiceError("bad_option", "api_key: give a text.")
-    fields = {name: _field(name, value) for name, value in message.items() if value is not None}
-    return LiveStart(parse_fields(LiveOptions, fields), api_key or None)
+    return LiveStart(parse_fields(LiveOptions, option_texts(message)), api_key or None)
 
 
 def decode_live_input(data: bytes) -> LiveInput:
@@ -76,7 +76,7 @@ def encode_live_input(item: LiveInput) -> bytes:
 
 def is_end(text: str) -> bool:
     """Return whether a text message says that nothing more comes; raises `malformed_body` for any other message."""
-    kind = _object(text).get("type")
+    kind = decode_object(text).get("type")
     if kind == "options":
         raise ServiceError("malformed_body", "Send options once, as the first message.")
     if kind != "end":
@@ -98,23 +98,3 @@ def encode_live_event(event: LiveEvent) -> str:
 
 def _typed(name: str, document: bytes) -> str:
     return f'{{"type":"{name}",' + document[1:].decode()
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
-        message = None
-    if not isinstance(message, dict):
-        raise ServiceError("malformed_body", "A text message is one JSON object.")
-    return message
-
-
-def _field(name: str, value: object) -> str:
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise ServiceError("bad_option", f"{name[:64]}: give a number, a text or a list of texts.")

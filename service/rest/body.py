@@ -81,3 +81,14 @@ async def read_form(body: BodyReader, upload: Upload, *, boundary: bytes) -> tup
     if not upload.size:
         raise ServiceError("empty_file", "The file in the form field `video` is empty.")
     return tuple((name, value) for name, value in form.fields if value.strip())
+
+
+async def read_text(body: BodyReader, *, max_bytes: int) -> bytes:
+    """Return a whole small body; raises `upload_too_large` over `max_bytes`, and what reading raises."""
+    parts = bytearray()
+    async with aclosing(body.read()) as pieces:
+        async for piece in pieces:
+            parts += piece
+            if len(parts) > max_bytes:
+                raise ServiceError("upload_too_large", f"The JSON body is over the limit of {max_bytes} bytes.")
+    return bytes(parts)

@@ -9,14 +9,15 @@ from contextlib import asynccontextmanager, contextmanager
 from starlette.types import Receive
 
 from service.aio.interrupt import Interrupt
+from service.codec.option_json import decode_object, option_texts
 from service.core.request_log import RequestRecord
 from service.core.upload_rate import UploadRate
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext
 from service.media.upload import Upload
-from service.rest.body import BodyReader, read_form, read_raw
+from service.rest.body import BodyReader, read_form, read_raw, read_text
 from service.rest.parts import RestParts
-from service.rest.request_head import FORM_OVERHEAD_BYTES, RequestHead, merge_options
+from service.rest.request_head import FORM_OVERHEAD_BYTES, MAX_JSON_BYTES, RequestHead, merge_options
 
 
 @asynccontextmanager
@@ -41,7 +42,9 @@ async def received_upload(
         )
         try:
             with record.span.child("upload"):
-                if head.boundary is None:
+                if head.is_json:
+                    fields = await _fetch(body, upload, context, parts=parts)
+                elif head.boundary is None:
                     fields = await read_raw(body, upload)
                 else:
                     fields = await read_form(body, upload, boundary=head.boundary)
@@ -52,6 +55,18 @@ async def received_upload(
         yield upload, merge_options(head.options, fields)
     finally:
         upload.close()
+
+
+async def _fetch(
+    body: BodyReader, upload: Upload, context: RequestContext, *, parts: RestParts
+) -> tuple[tuple[str, str], ...]:
+    """Read the JSON object, fetch the clip that its `url` names, and return its other members as text fields."""
+    fields = option_texts(decode_object(await read_text(body, max_bytes=MAX_JSON_BYTES)))
+    url = fields.pop("url", "").strip()
+    if not url:
+        raise ServiceError("missing_file", "The JSON object has no `url` of a clip.")
+    await parts.fetch(url, upload, deadline=context.deadline)
+    return tuple(fields.items())
 
 
 @contextmanager

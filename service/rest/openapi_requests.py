@@ -12,7 +12,7 @@ from pydantic import WithJsonSchema
 from service.domain.option_table import Option
 from service.domain.options import OPTIONS
 from service.rest.openapi_responses import BINARY
-from service.rest.request_head import MAX_TIMEOUT_S, RAW_TYPES
+from service.rest.request_head import JSON_TYPE, MAX_TIMEOUT_S, RAW_TYPES
 
 # Of every route that asks for a key where keys are set.
 SECURITY: Final[list[dict[str, list[str]]]] = [{}, {"bearer": []}]
@@ -38,7 +38,10 @@ def upload_request_body(*more: Option) -> dict[str, Any]:
     form = {"type": "object", "required": ["video"], "properties": {"video": video, **options}}
     encoding = {"video": {"contentType": ", ".join(RAW_TYPES)}}
     raw: dict[str, Any] = {media_type: {"schema": video} for media_type in RAW_TYPES}
-    return {"required": True, "content": {"multipart/form-data": {"schema": form, "encoding": encoding}, **raw}}
+    url = {"type": "string", "format": "uri", "description": "Address of the clip; see AVES_FETCH_HOSTS."}
+    named = {"type": "object", "required": ["url"], "properties": {"url": url, **options}}
+    content = {"multipart/form-data": {"schema": form, "encoding": encoding}, **raw, JSON_TYPE: {"schema": named}}
+    return {"required": True, "content": content}
 
 
 def upload_parameters(*more: Option) -> Any:

@@ -58,6 +58,14 @@ class DrawOverlay(Protocol):
         ...
 
 
+class FetchClip(Protocol):
+    """Fetches the clip at a URL: `Fetcher`."""
+
+    async def __call__(self, url: str, upload: Upload, *, deadline: Deadline) -> None:
+        """Write the file into the upload; raises ServiceError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RestParts:
     """The core as the routes use it.
@@ -72,6 +80,7 @@ class RestParts:
     request_log: RequestLog
     spool: Spool
     draw: DrawOverlay
+    fetch: FetchClip
     clock: Clock
     authenticate: Authenticate
     probes: Probes

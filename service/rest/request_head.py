@@ -34,6 +34,8 @@ MAX_TIMEOUT_S = 86_400.0
 MAX_OPTION_BYTES = 8192
 # Bytes that a form may hold beside its file: boundaries, part headers, option fields.
 FORM_OVERHEAD_BYTES = 64 * 1024
+# Bytes of a JSON body, which holds a URL and options.
+MAX_JSON_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +52,24 @@ class RequestHead:
     # Options of the query, in order, not yet checked.
     options: tuple[tuple[str, str], ...]
     idempotency_key: str | None = None
+    # The body is a JSON object that names the clip's URL.
+    is_json: bool = False
 
 
 def parse_head(scope: Scope) -> RequestHead:
     """Check the head of a request; raises ServiceError naming the fault."""
     headers = Headers(scope=scope)
+    media_type = parse_options_header(headers.get("content-type", ""))[0]
+    is_json = media_type == JSON_TYPE.encode()
     return RequestHead(
         answer_type=answer_type(headers.getlist("accept")),
-        boundary=_boundary(headers),
+        boundary=None if is_json else _boundary(headers),
         length=_length(headers.get("content-length")),
         timeout_s=_timeout_s(headers.get("x-request-timeout")),
         may_use_cache=not _says(headers.getlist("cache-control"), "no-cache"),
         options=parse_query(scope["query_string"]),
         idempotency_key=headers.get("idempotency-key"),
+        is_json=is_json,
     )
 
 
@@ -107,7 +114,7 @@ def _boundary(headers: Headers) -> bytes | None:
 
 
 def _offered() -> str:
-    return ", ".join(("multipart/form-data", *RAW_TYPES))
+    return ", ".join(("multipart/form-data", *RAW_TYPES, JSON_TYPE))
 
 
 def _length(given: str | None) -> int | None:

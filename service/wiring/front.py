@@ -14,6 +14,7 @@ from service.batching.emulated import DEFAULT_MAX_BATCH, BenchAccelerator
 from service.core.api_keys import ApiKeys, Authenticate
 from service.core.live import LivePolicy, LiveStreams
 from service.domain.errors import ServiceError
+from service.jobs.fetch import Fetcher
 from service.jobs.runner import JobRunner
 from service.ports import Answering
 from service.rest.app import create_app
@@ -29,6 +30,7 @@ from service.wiring.kept_work import KeptWork, build_kept_work
 from service.wiring.policies import (
     MakePredictor,
     edge_policy,
+    fetch_policy,
     grpc_policy,
     rest_policy,
     server_policy,
@@ -132,6 +134,7 @@ def _rest_parts(
         request_log=core.request_log,
         spool=core.spool,
         draw=core.decoders.draw,
+        fetch=Fetcher(fetch_policy(settings), clock=core.clock),
         clock=core.clock,
         authenticate=authenticate,
         probes=probes,

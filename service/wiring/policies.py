@@ -11,6 +11,7 @@ from service.batching.policy import BatchPolicy
 from service.core.admission import AdmissionPolicy
 from service.core.answer_spool import AnswerSpoolPolicy
 from service.core.pipeline import PipelinePolicy
+from service.jobs.fetch import FetchPolicy
 from service.media.policy import MediaPolicy
 from service.ports import Predictor
 from service.rest.app import EdgePolicy
@@ -109,6 +110,12 @@ def edge_policy(settings: Settings) -> EdgePolicy:
     """Return the trusted proxies and the allowed CORS origins."""
     origins = tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip())
     return EdgePolicy(proxy_policy(settings.root_path, settings.trusted_proxies.split(",")), origins)
+
+
+def fetch_policy(settings: Settings) -> FetchPolicy:
+    """Return what may be fetched by URL."""
+    hosts = frozenset(host.strip().rstrip("/") for host in settings.fetch_hosts.split(",") if host.strip())
+    return FetchPolicy(hosts, settings.max_upload_bytes, settings.upload_min_bytes_per_s)
 
 
 def grpc_policy(settings: Settings) -> GrpcPolicy:

@@ -36,7 +36,7 @@ async def test_the_document_resolves_and_names_the_routes(tmp_path):
     assert {"/v1/segment", "/v1/livez", "/v1/readyz", "/v1/metrics", "/v1/version"} <= set(document["paths"])
     assert all(path.startswith("/v1/") for path in document["paths"])
     segment = document["paths"]["/v1/segment"]["post"]
-    assert {"multipart/form-data", *RAW_TYPES} == set(segment["requestBody"]["content"])
+    assert {"multipart/form-data", "application/json", *RAW_TYPES} == set(segment["requestBody"]["content"])
     assert "422" in segment["responses"]
     assert "HTTPValidationError" not in schemas
 

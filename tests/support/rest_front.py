@@ -20,6 +20,7 @@ from service.core.request_log import RequestLog
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
+from service.jobs.fetch import Fetcher, FetchPolicy
 from service.media.upload import Spool, Upload
 from service.ports import Predictor
 from service.predictors.fake import FakePredictor, FakeTiming
@@ -133,6 +134,7 @@ async def rest_front(
             request_log=RequestLog(metrics=metrics, clock=clock, usage=admission.usage),
             spool=spool,
             draw=no_drawing,
+            fetch=Fetcher(FetchPolicy(), clock=clock),
             clock=clock,
             authenticate=ApiKeys(spec.keys_file).check,
             probes=Probes(unready, segmenter.is_healthy, describe_version, metrics),
