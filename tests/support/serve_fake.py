@@ -1,8 +1,9 @@
 """`python -m support.serve_fake`: the real service process with the fake predictor in the model's place.
 
-FAKE_BATCH_S makes a batch take time, FAKE_ITEM_S each of its samples; FAKE_HEARTBEAT_S is the silence after which
-streams send a heartbeat; FAKE_LEAK_BYTES keeps that many bytes of every call, so that a check of memory can be checked
-itself; with FAKE_CLOCK the wall clock jumps an hour forth on SIGUSR1 and back on SIGUSR2.
+FAKE_BATCH_S makes a batch take time, FAKE_ITEM_S each of its samples; batches wait while FAKE_HOLD_FILE exists;
+FAKE_HEARTBEAT_S is the silence after which streams send a heartbeat; FAKE_LEAK_BYTES keeps that many bytes of every
+call, so that a check of memory can be checked itself; with FAKE_CLOCK the wall clock jumps an hour forth on SIGUSR1 and
+back on SIGUSR2.
 """
 
 from __future__ import annotations
@@ -50,6 +51,13 @@ if __name__ == "__main__":
     if os.environ.get("FAKE_CLOCK"):
         let_clock_jump()
     message_writer.HEARTBEAT_S = float(os.environ.get("FAKE_HEARTBEAT_S", message_writer.HEARTBEAT_S))
+    hold = os.environ.get("FAKE_HOLD_FILE", "")
+
+    def spend(seconds: float) -> None:
+        time.sleep(seconds)
+        while hold and os.path.exists(hold):
+            time.sleep(0.02)
+
     timing = FakeTiming(float(os.environ.get("FAKE_BATCH_S", "0")), float(os.environ.get("FAKE_ITEM_S", "0")))
     predictor = LeakingPredictor if LEAK_BYTES else FakePredictor
-    sys.exit(run_front(Settings(), make_predictor=lambda: predictor(timing=timing)))
+    sys.exit(run_front(Settings(), make_predictor=lambda: predictor(timing=timing, sleep=spend)))
