@@ -1,1 +1,1 @@
-"""What `avesformer bench` measures: ratios first, all of one run on one machine."""
+"""The measurements of `avesformer bench`: ratios first, all of one run on one machine."""

@@ -1,4 +1,4 @@
-"""How near the batcher comes to what an emulated accelerator can do."""
+"""Throughput of the batcher over the limit of an emulated accelerator."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from service.domain.request import RequestContext
 from service.telemetry.metrics import Metrics
 
 BATCH_S = 0.020
-# The accelerator that other servers were measured on: 20 ms a batch and 1 ms an item.
+# The accelerator that other servers were measured on: 20 ms per batch and 1 ms per item.
 ITEM_S = 0.001
 _LARGEST_BATCH = 64
-# Enough that a full batch waits while another one runs: the limit is then the device's.
+# Enough clients that a full batch waits while another one runs, so that the device is the limit.
 _CLIENTS = 2 * _LARGEST_BATCH
 
 
 def measure_batcher(plan: BenchPlan, on_step: OnStep) -> Figures:
-    """Items per second of closed-loop clients over those of a device that runs full batches without a pause."""
+    """Return items per second of closed-loop clients over those of a device that runs full batches without pauses."""
     on_step("batcher on an emulated accelerator")
     items_per_s = asyncio.run(_drive(plan.seconds))
     limit = _LARGEST_BATCH / (BATCH_S + ITEM_S * _LARGEST_BATCH)

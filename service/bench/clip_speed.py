@@ -1,4 +1,4 @@
-"""Decoding against the ffmpeg program, and run lengths against pycocotools."""
+"""Decoding against the ffmpeg program, and mask encoding against pycocotools."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from service.media.policy import DecodeJob, MediaPolicy
 from service.media.sandbox.clip_decode import samples_of
 from service.media.sandbox.source import UploadSource
 
-# The field's frame size (AVSBench).
+# Frame size in AVSBench.
 _SIDE_PX = 224
 _REPEATS = 3
 _LIMITS = MediaPolicy(max_clip_s=math.inf, max_pixels=8192 * 8192, max_samples=1_000_000)
 
 
 def measure_decoding(plan: BenchPlan, on_step: OnStep) -> Figures:
-    """CPU time of our decoding over the ffmpeg program's for the same work.
+    """Return the CPU time of our decoding over that of the ffmpeg program for the same work.
 
-    The work: one frame a second at 224 px, and the sound as 16 kHz mono. Without an ffmpeg
-    program only our own seconds are given.
+    The work: one frame per second at 224 px, and the sound as 16 kHz mono. Without an ffmpeg program only our own
+    seconds are returned.
     """
     figures: Figures = {}
     program = shutil.which("ffmpeg")
@@ -60,7 +60,7 @@ def measure_run_lengths(plan: BenchPlan, on_step: OnStep) -> Figures:
 
 
 def decode_in_process(path: Path) -> int:
-    """Decode a clip at one sample a second and 224 px, without a child process; returns the number of samples."""
+    """Decode a clip at one sample per second and 224 px without a child process; return the number of samples."""
     fd = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(fd).st_size
@@ -88,6 +88,6 @@ def _run_ffmpeg(program: str, path: Path) -> None:
 
 
 def _blob(height: int, width: int) -> NDArray[np.bool_]:
-    """A smooth outline, as a mask has."""
+    """Return a mask with a smooth outline."""
     noise = np.random.default_rng(0).normal(0, 1, (9, 16)).astype(np.float32)
     return np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)) > 0.5

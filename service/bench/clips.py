@@ -1,4 +1,4 @@
-"""The clips that a benchmark makes for itself: a rising tone and a drifting texture."""
+"""Clips generated for benchmarks: a rising tone and a drifting texture."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SQUARE_PX, _DRIFT_PX = 8, 3
 
 
 def clip_path(folder: Path, kind: ClipKind) -> Path:
-    """Where `make_clip` writes a clip of a kind."""
+    """Return the path to which `make_clip` writes a clip of a kind."""
     return folder / f"{kind[0]}.mp4"
 
 

@@ -1,4 +1,4 @@
-"""What a measurement gives and is given."""
+"""Inputs and results of the measurements."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from service.settings import Settings
 
 # Measured values by dotted name (docs/contract.md, "Benchmark").
 Figures = dict[str, float]
-# Is told what is measured next.
+# Called with the name of the next measurement.
 OnStep = Callable[[str], None]
 MIN_CALLS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What to measure on.
+    """What to measure.
 
     Attributes:
         clips: real mp4 files by name; the first one is sent to the service.
         hd_clip: the clip whose CPU time is measured through the service.
-        settings: of the service that is measured; checkpoint and device hold for the model too.
-        seconds: spent on each figure, about.
+        settings: settings of the measured service; checkpoint and device apply to the model too.
+        seconds: approximate time for each figure.
     """
 
     clips: dict[str, Path]
@@ -36,7 +36,7 @@ class BenchPlan:
 
 
 def call_s(call: Callable[[], object], *, seconds: float) -> float:
-    """Median seconds of a call, repeated for about `seconds`."""
+    """Return the median seconds of a call, repeated for about `seconds`."""
     call()
     times_s: list[float] = []
     until_s = time.perf_counter() + seconds
@@ -48,7 +48,7 @@ def call_s(call: Callable[[], object], *, seconds: float) -> float:
 
 
 def cpu_s(call: Callable[[], object], *, num_calls: int) -> float:
-    """Least CPU seconds of a call and the processes it waits for; other work disturbs them less than wall time."""
+    """Return the least CPU seconds of a call and its child processes; other work disturbs them less than wall time."""
     best_s = float("inf")
     for _ in range(num_calls):
         before_s = _spent_s()
@@ -58,13 +58,13 @@ def cpu_s(call: Callable[[], object], *, num_calls: int) -> float:
 
 
 def _spent_s() -> float:
-    """CPU seconds so far of this process and of the children it has waited for."""
+    """Return the CPU seconds so far of this process and its ended children."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def latency_figures(name: str, latencies_s: list[float], *, elapsed_s: float, unit: str) -> Figures:
-    """Rate, median and 99th percentile under `name`."""
+    """Return rate, median and 99th percentile under `name`."""
     ranked = sorted(latencies_s)
     return {
         f"{name}.{unit}_per_s": len(ranked) / elapsed_s,

@@ -31,7 +31,7 @@ def measure_service(plan: BenchPlan, on_step: OnStep, *, frames_per_s: float | N
 
     Args:
         plan: the first clip is the one that is sent.
-        on_step: is told what comes next.
+        on_step: called with the name of the next step.
         frames_per_s: of the model alone, best batch; None where it was not measured.
     """
     name, clip = next(iter(plan.clips.items()))

@@ -1,4 +1,4 @@
-"""What a client gets: the values of the domain, gathered into one answer."""
+"""The answer of a client: the values of the domain, collected from events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.domain.request import AnswerEvent, ClipStarted, complete_clip
 from service.domain.result import FrameMasks, Mask, ModelInfo, SoundEvent, Summary
 from service.postprocess.events import event_order
 
-# Is told every event as it comes; after a retry the events begin anew with another ClipStarted.
+# Called with every event as it arrives. After a retry the events start again with another ClipStarted.
 OnEvent = Callable[[AnswerEvent], None]
 
 
@@ -80,7 +80,7 @@ def answer_events(answer: Answer) -> Iterator[AnswerEvent]:
 
 @dataclass(slots=True)
 class AnswerGatherer:
-    """Puts events together; `answer` fails where the stream was cut."""
+    """Collects the events of an answer. `answer` raises if the stream was cut."""
 
     on_event: OnEvent | None = None
     _started: ClipStarted | None = None
@@ -89,7 +89,7 @@ class AnswerGatherer:
     _summary: Summary | None = None
 
     def take(self, event: AnswerEvent) -> None:
-        """Take the next event."""
+        """Add the next event."""
         if isinstance(event, ClipStarted):
             self._started = event
             self._frames, self._events = [], []
@@ -103,7 +103,7 @@ class AnswerGatherer:
             self.on_event(event)
 
     def answer(self) -> Answer:
-        """The answer; raises ServiceError `backend_down` (retryable) if the end did not come."""
+        """Return the answer; raises ServiceError `backend_down` (retryable) if the end did not arrive."""
         if self._started is None or self._summary is None:
             raise cut_off()
         start, clip = self._started, complete_clip(self._started.clip, self._summary)
@@ -113,5 +113,5 @@ class AnswerGatherer:
 
 
 def cut_off() -> ServiceError:
-    """The error for an answer that stopped without an end."""
+    """Return the error for an answer that stopped without an end."""
     return ServiceError("backend_down", "The connection broke before the answer was complete; send the clip again.")

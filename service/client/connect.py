@@ -1,4 +1,4 @@
-"""A client from a URL: http://, https://, grpc:// or grpcs://."""
+"""Open a client for a URL: http://, https://, grpc:// or grpcs://."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GRPC_PORT = 50051
 
 
 def open_client(url: str, policy: ClientPolicy | None = None) -> RestClient | GrpcClient:
-    """A blocking client, to be used with `with`; raises `bad_option` for a URL of another kind."""
+    """Return a blocking client, to be used with `with`; raises `bad_option` for a URL of another kind."""
     scheme, target = _parse(url)
     if scheme in ("http", "https"):
         return RestClient(url, policy)
@@ -22,7 +22,7 @@ def open_client(url: str, policy: ClientPolicy | None = None) -> RestClient | Gr
 
 
 def open_async_client(url: str, policy: ClientPolicy | None = None) -> AsyncRestClient | AsyncGrpcClient:
-    """A client for asyncio, to be used with `async with`; raises `bad_option` for a URL of another kind."""
+    """Return a client for asyncio, to be used with `async with`; raises `bad_option` for a URL of another kind."""
     scheme, target = _parse(url)
     if scheme in ("http", "https"):
         return AsyncRestClient(url, policy)
@@ -36,5 +36,7 @@ def _parse(url: str) -> tuple[str, str]:
     except ValueError:
         host = None
     if host is None or parts.scheme not in ("http", "https", "grpc", "grpcs"):
-        raise ServiceError("bad_option", f"{url[:200]!r} is no address; give http://, https://, grpc:// or grpcs://.")
+        raise ServiceError(
+            "bad_option", f"{url[:200]!r} is not an address; give http://, https://, grpc:// or grpcs://."
+        )
     return parts.scheme, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

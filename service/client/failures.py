@@ -1,4 +1,4 @@
-"""Failures of either transport as the ServiceError that the server meant, or the nearest one."""
+"""Failures of both transports as the ServiceError of the server, or the nearest one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CODE_BY_HTTP_STATUS = {
     504: "deadline_exceeded",
     507: "storage_full",
 }
-# For statuses without our details: a proxy's, gRPC core's, or of a code that this client is too old to know.
+# Codes for statuses without our details: from a proxy, from gRPC core, or with a code that this client does not know.
 _CODE_BY_GRPC_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: "malformed_body",
     grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
@@ -46,13 +46,13 @@ Metadata = Iterable[tuple[str, str | bytes]]
 def error_of(
     code: str | None, detail: str, *, http_status: int = 500, retry_after_s: float | None = None
 ) -> ServiceError:
-    """The error of a stable code; of the HTTP status where the code is missing or unknown."""
+    """Return the error of a stable code; of the HTTP status if the code is missing or unknown."""
     known = code if code in CODES else _CODE_BY_HTTP_STATUS.get(http_status, "internal")
     return ServiceError(known or "internal", detail, retry_after_s=retry_after_s)
 
 
 def grpc_error(status: grpc.StatusCode, message: str | None, trailers: Metadata) -> ServiceError:
-    """The error that a failed RPC tells in its trailers; of its bare status where they are missing."""
+    """Return the error in the trailers of a failed RPC; of its status if they are missing."""
     fallback = _CODE_BY_GRPC_STATUS.get(status, "internal")
     detail = message or "The service gave no reason."
     packed = next((value for key, value in trailers if key == "grpc-status-details-bin"), None)
@@ -64,7 +64,7 @@ def grpc_error(status: grpc.StatusCode, message: str | None, trailers: Metadata)
 
 
 def unreachable(target: str) -> ServiceError:
-    """No connection, or one that broke."""
+    """Return the error of a failed or broken connection."""
     return ServiceError("backend_down", f"No service answers at {target}; is it running, and is the address right?")
 
 

@@ -1,7 +1,7 @@
-"""The gRPC client for asyncio, on the blocking one's calls.
+"""The gRPC client for asyncio, over the blocking one's calls.
 
 grpc.aio loses the status of a call that the server ends while a message is being written ("Internal error from Core",
-grpcio 1.85): of a refused upload that is the answer itself. The blocking API keeps it: a thread reads each open call.
+grpcio 1.85). For a refused upload, that status is the answer. The blocking API keeps it; a thread reads each open call.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _END: Final = None
 
 
 class AsyncGrpcClient:
-    """As GrpcClient, for asyncio."""
+    """Like GrpcClient, for asyncio."""
 
     def __init__(self, target: str, policy: ClientPolicy | None = None, *, is_secure: bool = False) -> None:
         self._policy = policy or ClientPolicy()
@@ -48,18 +48,18 @@ class AsyncGrpcClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the channel; calls in progress end."""
+        """Close the channel. Calls in progress end."""
         self._blocking.close()
         await asyncio.to_thread(self._threads.shutdown)
 
     async def model(self) -> ModelInfo:
-        """The model that answers. Raises ServiceError."""
+        """Return the model of the service. Raises ServiceError."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._blocking.model)
 
     async def segment(
         self, source: Path | bytes, options: SegmentOptions | None = None, *, on_event: OnEvent | None = None
     ) -> Answer:
-        """The whole answer to a clip; what is retryable is tried again. Raises ServiceError."""
+        """Return the whole answer to a clip. Retryable errors are retried. Raises ServiceError."""
         return await retried_async(lambda: gather_async(self.stream(source, options), on_event=on_event), self._policy)
 
     async def stream(
@@ -70,7 +70,7 @@ class AsyncGrpcClient:
         request_id: str | None = None,
         resume_from_index: int = 0,
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """The events of one try, as `GrpcClient.stream` gives them. Raises ServiceError."""
+        """Yield the events of one attempt; see `GrpcClient.stream`. Raises ServiceError."""
         call = self._blocking.start_segment(
             source, options or SegmentOptions(), request_id=request_id, resume_from_index=resume_from_index
         )
@@ -81,7 +81,7 @@ class AsyncGrpcClient:
     async def live(
         self, inputs: AsyncIterator[LiveInput], options: LiveOptions | None = None
     ) -> AsyncGenerator[LiveEvent, None]:
-        """The answers to a live stream. Raises ServiceError, and what `inputs` raises."""
+        """Yield the answers to a live stream. Raises ServiceError, and the errors of `inputs`."""
         bridge = _Bridge()
         call = self._blocking.start_live(bridge, options or LiveOptions())
         feeding = asyncio.create_task(bridge.feed(inputs, call), name="live inputs")
@@ -112,7 +112,7 @@ class AsyncGrpcClient:
 
 
 class _Bridge:
-    """Async inputs as the blocking iterator that gRPC reads in its own thread."""
+    """Asynchronous inputs as the blocking iterator that gRPC reads in its own thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ class _Bridge:
                 self._loop.call_soon_threadsafe(self._places.release)
 
     async def feed(self, inputs: AsyncIterator[LiveInput], call: RunningCall[LiveEvent]) -> None:
-        """Pass the inputs on; a failure of theirs ends the call."""
+        """Pass the inputs on. A failure of the inputs ends the call."""
         try:
             async for item in inputs:
                 await self._places.acquire()
@@ -138,7 +138,7 @@ class _Bridge:
             self._items.put(None)
 
     async def end(self, feeding: asyncio.Task[None]) -> None:
-        """Stop feeding; raises what the inputs raised."""
+        """Stop feeding; raises the error of the inputs."""
         if not feeding.done():
             feeding.cancel()
         await asyncio.wait([feeding])

@@ -59,11 +59,11 @@ class GrpcClient:
         self.close()
 
     def close(self) -> None:
-        """Close the channel; calls in progress end."""
+        """Close the channel. Calls in progress end."""
         self._channel.close()
 
     def model(self) -> ModelInfo:
-        """The model that answers. Raises ServiceError."""
+        """Return the model of the service. Raises ServiceError."""
         timeout_s = self._policy.timeout_s or self._policy.connect_timeout_s
         with _translated(self._target):
             return decode_model(
@@ -75,7 +75,7 @@ class GrpcClient:
     def segment(
         self, source: Path | bytes, options: SegmentOptions | None = None, *, on_event: OnEvent | None = None
     ) -> Answer:
-        """The whole answer to a clip; what is retryable is tried again. Raises ServiceError."""
+        """Return the whole answer to a clip. Retryable errors are retried. Raises ServiceError."""
         return retried(lambda: gather(self.stream(source, options), on_event=on_event), self._policy)
 
     def stream(
@@ -86,15 +86,15 @@ class GrpcClient:
         request_id: str | None = None,
         resume_from_index: int = 0,
     ) -> Iterator[AnswerEvent]:
-        """The events of one try, as they come, also while the clip still goes up. Raises ServiceError.
+        """Yield the events of one attempt as they arrive, also while the clip is still being sent. Raises ServiceError.
 
-        `resume_from_index` frames are left out at the front: those that an interrupted call with the same options gave.
+        The first `resume_from_index` frames are left out: an interrupted call with the same options returned them.
         """
         asked = options or SegmentOptions()
         return self.start_segment(source, asked, request_id=request_id, resume_from_index=resume_from_index).events()
 
     def live(self, inputs: Iterable[LiveInput], options: LiveOptions | None = None) -> Iterator[LiveEvent]:
-        """The answers to a live stream; `inputs` is read in a thread of its own. Raises ServiceError."""
+        """Yield the answers to a live stream; `inputs` is read in a thread of its own. Raises ServiceError."""
         return self.start_live(inputs, options or LiveOptions()).events()
 
     def start_segment(
@@ -105,7 +105,7 @@ class GrpcClient:
         request_id: str | None = None,
         resume_from_index: int = 0,
     ) -> RunningCall[AnswerEvent]:
-        """Begin a try; the file is opened here, so that one that is missing fails here (OSError)."""
+        """Start an attempt. The file is opened here, so that a missing one fails here (OSError)."""
         if isinstance(source, Path):
             source.open("rb").close()
         requests = _Requests(segment_requests(source, asked, resume_from_index=resume_from_index))
@@ -116,7 +116,7 @@ class GrpcClient:
         return RunningCall(requests, self._target, convert, is_end=_is_summary)
 
     def start_live(self, inputs: Iterable[LiveInput], options: LiveOptions) -> RunningCall[LiveEvent]:
-        """Begin a live stream."""
+        """Start a live stream."""
         requests = _Requests(_live_requests(inputs, options))
         call = self._stub.SegmentLive(requests.sent(), metadata=metadata(self._policy, request_id=None))
         requests.call.set_result(call)
@@ -124,7 +124,7 @@ class GrpcClient:
 
 
 class _Requests:
-    """The messages of one call on their way out, read by gRPC in a thread of its own."""
+    """The outgoing messages of one call, read by gRPC in a thread of its own."""
 
     def __init__(self, requests: Iterator[Any]) -> None:
         self._requests = requests
@@ -132,12 +132,12 @@ class _Requests:
         self.failure: Exception | None = None
 
     def sent(self) -> Iterator[Any]:
-        """Options, then, once the server has let the call in, the rest: a refused call sends none of it."""
+        """Yield the options and, when the server has admitted the call, the rest. A refused call sends no data."""
         try:
             yield next(self._requests)
             self.call.result().initial_metadata()
             yield from self._requests
-        except Exception as failure:  # root of gRPC's thread: the reader of the call is told
+        except Exception as failure:  # root of gRPC's thread: the reader of the call gets it
             self.failure = failure
             self.call.result().cancel()
 
@@ -160,15 +160,15 @@ class RunningCall(Generic[_E]):
         self._is_end = is_end
 
     def cancel(self) -> None:
-        """End the call."""
+        """Cancel the call."""
         self._call.cancel()
 
     def events(self) -> Iterator[_E]:
-        """What comes, converted; leaving the iterator ends the call.
+        """Yield the converted messages. Leaving the iterator ends the call.
 
         Raises:
-            ServiceError: what the server told.
-            Exception: what the caller's own source of data raised.
+            ServiceError: the error of the server.
+            Exception: the error of the caller's own source of data.
         """
         event = None
         try:

@@ -1,4 +1,4 @@
-"""What a gRPC client sends: channel options, metadata, the messages of an upload."""
+"""The outgoing part of a gRPC client: channel options, metadata, the messages of an upload."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 
 
 def channel_options(policy: ClientPolicy) -> list[tuple[str, int]]:
-    """As gRPC core takes them. While a call runs, a server that answers no ping ends it, also where nothing is sent."""
+    """Return the options of gRPC core. An unanswered ping during a call ends the call, even if nothing is sent."""
     timeout_ms = round(1000 * policy.connect_timeout_s)
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.enable_retries", 0),  # retries are this client's own: they know the stable codes
+        ("grpc.enable_retries", 0),  # this client retries by itself, because it knows the stable codes
         ("grpc.keepalive_time_ms", round(1000 * policy.keepalive_s)),
         ("grpc.keepalive_timeout_ms", timeout_ms),
-        ("grpc.http2.ping_timeout_ms", timeout_ms),  # core 1.85 waits a minute where only the other is set
+        ("grpc.http2.ping_timeout_ms", timeout_ms),  # core 1.85 waits a minute if only the other is set
         ("grpc.http2.max_pings_without_data", 0),
     ]
 
 
 def metadata(policy: ClientPolicy, *, request_id: str | None) -> tuple[tuple[str, str], ...]:
-    """What goes ahead of a call."""
+    """Return the metadata of a call."""
     entries: list[tuple[str, str]] = []
     if policy.api_key is not None:
         entries.append(("authorization", f"Bearer {policy.api_key}"))
@@ -37,7 +37,7 @@ def metadata(policy: ClientPolicy, *, request_id: str | None) -> tuple[tuple[str
 def segment_requests(
     source: Path | bytes, options: SegmentOptions, *, resume_from_index: int = 0
 ) -> Iterator[pb.SegmentRequest]:
-    """The messages of an upload: options, then the file in chunks."""
+    """Yield the messages of an upload: options, then the file in chunks."""
     message = encode_options(options)
     message.resume_from_index = resume_from_index
     yield pb.SegmentRequest(options=message)
@@ -46,7 +46,7 @@ def segment_requests(
 
 
 def read_blocks(source: Path | bytes) -> Iterator[bytes]:
-    """The bytes of a file or of a bytes object, `CHUNK_BYTES` at a time; an empty source gives one empty block."""
+    """Yield the bytes of a file or bytes object, `CHUNK_BYTES` at a time; an empty source gives one empty block."""
     if isinstance(source, bytes):
         for at in range(0, max(1, len(source)), CHUNK_BYTES):
             yield source[at : at + CHUNK_BYTES]

@@ -1,4 +1,4 @@
-"""How a client calls: who it is, how long it waits, how it tries again."""
+"""Settings of a client: key, timeouts, retries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.domain.errors import ServiceError
 
-# Pieces of a file on its way up: few enough messages, small enough for flow control to act early.
+# Bytes of a piece of an upload: large enough for few messages, small enough for flow control to react early.
 CHUNK_BYTES = 256 * 1024
 
 
@@ -19,13 +19,14 @@ class ClientPolicy:
 
     Attributes:
         api_key: sent as a bearer token.
-        timeout_s: deadline of each try; None leaves it to the server.
-        connect_timeout_s: longest wait for a connection, and for a sign of life on one.
-        attempts: tries in all. Only what the server calls retryable is tried again, and lost connections.
-        first_backoff_s, max_backoff_s: waits double from the first; a server's Retry-After or push-back goes before.
-        max_retry_after_s: a server that asks for more is not waited for.
-        keepalive_s: a gRPC server that is silent for so long during a call is asked whether it is still there; it must
-            answer within `connect_timeout_s`. The service takes no more than one such question in 10 s.
+        timeout_s: deadline of each attempt; None leaves it to the server.
+        connect_timeout_s: longest wait for a connection, and for the answer to a ping on one.
+        attempts: total attempts. Only retryable errors and lost connections are retried.
+        first_backoff_s, max_backoff_s: delays double from the first; a server's Retry-After or push-back takes
+            precedence.
+        max_retry_after_s: a longer delay requested by the server ends the retries.
+        keepalive_s: silence during a call after which a gRPC server is pinged; it must answer within
+            `connect_timeout_s`. The service accepts at most one ping in 10 s.
         ca_file: PEM certificates to trust instead of the system's.
     """
 
@@ -41,7 +42,7 @@ class ClientPolicy:
     jitter: Callable[[], float] = field(default=random.random, repr=False)
 
     def retry_delay_s(self, error: ServiceError, *, attempt: int) -> float | None:
-        """Seconds to wait before the next try, or None where there is none; `attempt` counts from 1."""
+        """Return the seconds to wait before the next attempt; None if there is none. `attempt` counts from 1."""
         if attempt >= self.attempts or not error.spec.is_retryable:
             return None
         if error.retry_after_s is not None:

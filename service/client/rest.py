@@ -1,4 +1,4 @@
-"""The REST clients. Answers are streamed (NDJSON), so a long clip meets no size limit and shows its progress."""
+"""The REST clients. Answers are streamed (NDJSON), so a long clip has no size limit and shows its progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
 from service.domain.result import Summary
 
-# The server writes a heartbeat every 10 s: a minute of silence is a dead connection.
+# The server sends a heartbeat every 10 s, so a minute of silence means a dead connection.
 _HEARTBEAT_GRACE_S = 60.0
 _ROUTE = "/v1/segment"
 
@@ -52,11 +52,11 @@ class RestClient:
     def segment(
         self, source: Path | bytes, options: SegmentOptions | None = None, *, on_event: OnEvent | None = None
     ) -> Answer:
-        """The whole answer to a clip; what is retryable is tried again. Raises ServiceError."""
+        """Return the whole answer to a clip. Retryable errors are retried. Raises ServiceError."""
         return retried(lambda: gather(self.stream(source, options), on_event=on_event), self._policy)
 
     def stream(self, source: Path | bytes, options: SegmentOptions | None = None) -> Iterator[AnswerEvent]:
-        """The events of one try, as they come. Raises ServiceError."""
+        """Yield the events of one attempt as they arrive. Raises ServiceError."""
         body = _Body(source, options or SegmentOptions(), self._policy)
         yield from self.read_lines(
             "POST", _ROUTE, content=read_blocks(source), params=body.params, headers=body.headers
@@ -91,7 +91,7 @@ class RestClient:
 
 
 class AsyncRestClient:
-    """The same for asyncio."""
+    """Like RestClient, for asyncio."""
 
     def __init__(self, url: str, policy: ClientPolicy | None = None) -> None:
         self._policy = policy or ClientPolicy()
@@ -113,11 +113,11 @@ class AsyncRestClient:
     async def segment(
         self, source: Path | bytes, options: SegmentOptions | None = None, *, on_event: OnEvent | None = None
     ) -> Answer:
-        """The whole answer to a clip; what is retryable is tried again. Raises ServiceError."""
+        """Return the whole answer to a clip. Retryable errors are retried. Raises ServiceError."""
         return await retried_async(lambda: gather_async(self.stream(source, options), on_event=on_event), self._policy)
 
     async def stream(self, source: Path | bytes, options: SegmentOptions | None = None) -> AsyncIterator[AnswerEvent]:
-        """The events of one try, as they come. Raises ServiceError."""
+        """Yield the events of one attempt as they arrive. Raises ServiceError."""
         body = _Body(source, options or SegmentOptions(), self._policy)
         with _translated(self._url):
             async with self._http.stream(
@@ -168,7 +168,7 @@ def _until_end(lines: Iterator[str]) -> Iterator[AnswerEvent]:
 
 
 async def _async_blocks(source: Path | bytes) -> AsyncIterator[bytes]:
-    for block in read_blocks(source):  # a page-cache read of 256 KiB is shorter than a hop to a thread
+    for block in read_blocks(source):  # reading 256 KiB from the page cache is faster than a switch to a thread
         yield block
 
 

@@ -1,4 +1,4 @@
-"""What a REST client reads: lines of NDJSON as events, problems as errors."""
+"""The incoming part of a REST client: lines of NDJSON to events, problems to errors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def line_event(line: str) -> AnswerEvent | None:
     """Return the event of one NDJSON line; None for a heartbeat or a kind that this version does not know.
 
     Raises:
-        ServiceError: the error of an error line; `backend_down` where the line is not one of this service.
+        ServiceError: the error of an error line; `backend_down` if the line does not come from this service.
     """
     try:
         event = decode_line(line.encode())
     except ValueError:
-        raise ServiceError("backend_down", "The server's answer is not of this service's protocol.") from None
+        raise ServiceError("backend_down", "The server's answer does not follow this service's protocol.") from None
     if isinstance(event, Problem):
         raise _error(event, status=event.status)
     return event
 
 
 def response_error(status: int, body: bytes, *, retry_after: str | None) -> ServiceError:
-    """Return the error of a response without success, also where a proxy wrote it and not the service."""
+    """Return the error of a response without success, including one that a proxy wrote."""
     try:
         problem = decode_problem(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Trying again: only what the server calls retryable, when it says, and as often as the policy allows."""
+"""Retries of retryable errors, with the server's delay, as often as the policy allows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _R = TypeVar("_R")
 
 
 def retried(work: Callable[[], _R], policy: ClientPolicy) -> _R:
-    """What `work` returns at its first success; raises its last ServiceError."""
+    """Return the result of `work` at its first success; raises its last ServiceError."""
     attempt = 1
     while True:
         try:
@@ -27,7 +27,7 @@ def retried(work: Callable[[], _R], policy: ClientPolicy) -> _R:
 
 
 async def retried_async(work: Callable[[], Awaitable[_R]], policy: ClientPolicy) -> _R:
-    """The same for asyncio."""
+    """Like `retried`, for asyncio."""
     attempt = 1
     while True:
         try:
@@ -38,7 +38,7 @@ async def retried_async(work: Callable[[], Awaitable[_R]], policy: ClientPolicy)
 
 
 def gather(events: Iterator[AnswerEvent], *, on_event: OnEvent | None) -> Answer:
-    """The whole answer of a stream of events."""
+    """Return the whole answer of a stream of events."""
     gatherer = AnswerGatherer(on_event)
     for event in events:
         gatherer.take(event)
@@ -46,7 +46,7 @@ def gather(events: Iterator[AnswerEvent], *, on_event: OnEvent | None) -> Answer
 
 
 async def gather_async(events: AsyncIterator[AnswerEvent], *, on_event: OnEvent | None) -> Answer:
-    """The same for asyncio."""
+    """Like `gather`, for asyncio."""
     gatherer = AnswerGatherer(on_event)
     async for event in events:
         gatherer.take(event)

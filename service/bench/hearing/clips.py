@@ -1,4 +1,4 @@
-"""The clips behind `make hearing`: rendered once, mixed again from their stems with another choice of what sounds."""
+"""The clips of `make hearing`: rendered once, mixed again from their stems with other sounding sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from model.network.preprocess import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 
 FRAMES_AT_ONCE = 8
 SECONDS = 5.0
-# Half of the usual 25 frames per second: half the time to render, encode and decode; masks do not depend on it.
+# Half of the usual 25 frames per second, because it halves the time to render, encode and decode. Masks do not depend
+# on it.
 FRAME_RATE = Fraction(25, 2)
 # Loudest peak of a new mix, as in the world's own.
 CEILING = 0.95
@@ -50,12 +51,12 @@ class Clip:
 
     @property
     def waveform(self) -> NDArray[np.float32]:
-        """(S,) float32 at 16 kHz."""
+        """Return the sound, (S,) float32 at 16 kHz."""
         return self.mix.waveform.numpy()
 
 
 def clip_options(seed: int, size: tuple[int, int], *, visible: tuple[int, int], fps: Fraction) -> SynthesizeOptions:
-    """Full truth, five seconds; `size` is width and height."""
+    """Return options for full truth and five seconds; `size` is width and height."""
     return SynthesizeOptions(
         Path(), seed=seed, width=size[0], height=size[1], fps=float(fps), seconds=SECONDS, visible=visible, truth="full"
     )
@@ -69,7 +70,7 @@ def make_clip(
     fps: Fraction = FRAME_RATE,
     **scene_options: Any,
 ) -> Clip:
-    """The clip of a seed; `scene_options` are further fields of SceneOptions."""
+    """Return the clip of a seed; `scene_options` are further fields of SceneOptions."""
     options = clip_options(seed, size, visible=visible, fps=fps)
     scene = draw_scene(seed, replace(options.scene_options(), **scene_options))
     mix = mix_scene(scene, device=CPU)
@@ -88,7 +89,7 @@ def make_clip(
 
 
 def describe(scene: Scene, options: SynthesizeOptions, mix: Mix) -> Truth:
-    """The world's truth of a scene with this sound, and how far its sources are above the ambience."""
+    """Return the world's truth of a scene with this sound, and how far its sources are above the ambience."""
     fps = to_frame_rate(options.fps)
     truth = describe_clip(scene, mix, options, num_frames=round(SECONDS * fps), frame_rate=fps)
     ambience = render_stems(scene, mix, device=CPU)["ambience"]
@@ -98,7 +99,7 @@ def describe(scene: Scene, options: SynthesizeOptions, mix: Mix) -> Truth:
 
 
 def signal_to_ambience_db(waveform: Tensor, ambience: Tensor, *, time_s: float) -> float | None:
-    """Power of the sources over that of the ambience in the window that ends at time_s; None without either."""
+    """Return the sources' power over the ambience's in the window that ends at time_s, in dB; None without either."""
     end = round(time_s * SAMPLE_RATE_HZ)
     window = slice(max(0, end - WINDOW_SAMPLES), end)
     noise = float(ambience[window].square().mean())
@@ -107,9 +108,9 @@ def signal_to_ambience_db(waveform: Tensor, ambience: Tensor, *, time_s: float) 
 
 
 def with_gates(clip: Clip, gates: Mapping[str, Gates]) -> Clip:
-    """The same pictures; each source sounds when `gates` (by name; left out: never) says, mixed from its stem.
+    """Return the same pictures with each source, mixed from its stem, sounding by `gates` (by name; missing: never).
 
-    The truth is the world's own rule on the new mix: gate open, at least -12 dB against the rest.
+    The truth follows the world's own rule on the new mix: gate open, at least -12 dB against the rest.
     """
     never = np.zeros((0, 2))
     sources = tuple(replace(source, gates=gates.get(source.name, never)) for source in clip.scene.sources)
@@ -128,18 +129,18 @@ def with_gates(clip: Clip, gates: Mapping[str, Gates]) -> Clip:
 
 
 def block_powers(waveform: Tensor) -> NDArray[np.float64]:
-    """(num_blocks,) mean power of every 20 ms."""
+    """Return the mean power of every 20 ms, (num_blocks,)."""
     padded = torch.nn.functional.pad(waveform, (0, -len(waveform) % BLOCK_SAMPLES))
     return padded.double().view(-1, BLOCK_SAMPLES).square().mean(dim=1).numpy()
 
 
 def other_choice(scene: Scene) -> dict[str, Gates]:
-    """Each source gets the times of the next one, read backwards: as many and as long, but others and elsewhere."""
+    """Return gates in which each source has the times of the next one, reversed: same lengths, other times."""
     sources = scene.sources
     mirrored = [scene.seconds - s.gates[::-1, ::-1] for s in sources]
     return {s.name: mirrored[(i + 1) % len(sources)] for i, s in enumerate(sources)}
 
 
 def off_screen_only(scene: Scene) -> dict[str, Gates] | None:
-    """Only what is off screen sounds, nearly all the time; None where there is nothing off screen."""
+    """Return gates in which only off-screen sources sound, nearly all the time; None if there are none."""
     return {s.name: np.array([[0.3, scene.seconds]]) for s in scene.sources if not s.slot} or None

@@ -1,4 +1,4 @@
-"""What is done to a clip before it is posted: other sound, another level, codec, shape or size."""
+"""Changes to a clip before it is posted: other sound, another level, codec, shape or size."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SIZES = ((320, 240), (480, 270))
 # Frames per second at 1080 lines, where each frame costs twenty small ones to make.
 FULL_HD_RATE = Fraction(5, 2)
 EDIT_S = 0.3
-# Seeds from one number of visible objects to the next; base clips never reach so far.
+# Step of the seeds from one number of visible objects to the next, larger than any number of base clips.
 VISIBLE_SEEDS = 100_000
 TIMING_FPS = 10.0
 
 
 @dataclass(frozen=True)
 class Made:
-    """What is posted: truth and sound; `frames` None keeps the plain clip's encoded pictures."""
+    """A clip to post: truth and sound; `frames` None keeps the plain clip's encoded pictures."""
 
     truth: Truth
     waveform: NDArray[np.float32]
@@ -52,8 +52,8 @@ class Made:
     turn_degrees: int = 0
 
 
-class Base:
-    """The clip of a number, rendered when it is first asked for."""
+class BaseClip:
+    """The clip of a number, rendered at its first use."""
 
     def __init__(self, seed: int, number: int) -> None:
         self.number = number
@@ -62,12 +62,12 @@ class Base:
 
     @cached_property
     def clip(self) -> Clip:
-        """The plain clip."""
+        """Return the plain clip."""
         return make_clip(self.seed, self.size)
 
     @cached_property
     def other_waveform(self) -> NDArray[np.float32]:
-        """The next clip's sound."""
+        """Return the next clip's sound."""
         options = clip_options(self.seed + 1, self.size, visible=(1, 4), fps=FRAME_RATE)
         return mix_scene(draw_scene(self.seed + 1, options.scene_options()), device=CPU).waveform.numpy()
 
@@ -83,30 +83,30 @@ class Condition:
         files: name of the condition whose files are posted, where it is not its own.
     """
 
-    make: Callable[[Base], Made | None]
+    make: Callable[[BaseClip], Made | None]
     share: float = 1.0
     fps: float = 1.0
     files: str | None = None
 
     def numbers(self, num_clips: int) -> range:
-        """The base clips that take part."""
+        """Return the numbers of the base clips that take part."""
         return range(max(1, round(num_clips * self.share)))
 
 
-def _own(base: Base) -> Made:
+def _own(base: BaseClip) -> Made:
     return Made(base.clip.truth, base.clip.waveform, frames=base.clip.frames)
 
 
-def _remix(base: Base) -> Made:
+def _remix(base: BaseClip) -> Made:
     return _sounding_as(with_gates(base.clip, other_choice(base.clip.scene)))
 
 
-def _off_screen(base: Base) -> Made | None:
+def _off_screen(base: BaseClip) -> Made | None:
     gates = off_screen_only(base.clip.scene)
     return None if gates is None else _sounding_as(with_gates(base.clip, gates))
 
 
-def _ambience(base: Base) -> Made:
+def _ambience(base: BaseClip) -> Made:
     return _sounding_as(with_gates(base.clip, {}))
 
 
@@ -114,20 +114,20 @@ def _sounding_as(clip: Clip) -> Made:
     return Made(clip.truth, clip.waveform)
 
 
-def _other(base: Base) -> Made:
+def _other(base: BaseClip) -> Made:
     return Made(base.clip.truth, base.other_waveform)
 
 
-def _silence(base: Base) -> Made:
+def _silence(base: BaseClip) -> Made:
     return Made(base.clip.truth, np.zeros_like(base.clip.waveform))
 
 
-def _louder(base: Base, *, gain_db: float) -> Made:
+def _louder(base: BaseClip, *, gain_db: float) -> Made:
     loud = base.clip.waveform * np.float32(10 ** (gain_db / 20))
     return Made(base.clip.truth, np.clip(loud, -1, 1))
 
 
-def _timing_edit(base: Base) -> Made:
+def _timing_edit(base: BaseClip) -> Made:
     """Half of the clips carry 0.3 s of sound from before the first frame, which an edit list cuts; half start late."""
     wave, lead = base.clip.waveform, round(EDIT_S * WAVEFORM_RATE_HZ)
     if base.number % 2:
@@ -135,38 +135,38 @@ def _timing_edit(base: Base) -> Made:
     return Made(base.clip.truth, np.concatenate([wave[lead::-1][:lead], wave]), Mp4Policy(sound_start_s=-EDIT_S))
 
 
-def _narrow_band(base: Base) -> Made:
+def _narrow_band(base: BaseClip) -> Made:
     return Made(base.clip.truth, base.clip.waveform, Mp4Policy(audio_rate_hz=8000, audio_bits_per_s=24_000))
 
 
-def _mp3(base: Base) -> Made:
+def _mp3(base: BaseClip) -> Made:
     policy = Mp4Policy(audio_codec="libmp3lame", audio_rate_hz=44_100, audio_bits_per_s=64_000)
     return Made(base.clip.truth, base.clip.waveform, policy)
 
 
-def _rotated(base: Base) -> Made:
+def _rotated(base: BaseClip) -> Made:
     frames = np.ascontiguousarray(np.rot90(base.clip.frames, axes=(1, 2)))  # anticlockwise; the file turns it back
     return Made(base.clip.truth, base.clip.waveform, frames=frames, turn_degrees=90)
 
 
-def _again(base: Base, *, size: tuple[int, int], fps: Fraction = FRAME_RATE, **scene_options: Any) -> Made:
+def _again(base: BaseClip, *, size: tuple[int, int], fps: Fraction = FRAME_RATE, **scene_options: Any) -> Made:
     clip = make_clip(base.seed, size, fps=fps, **scene_options)
     return Made(clip.truth, clip.waveform, frames=clip.frames, fps=fps)
 
 
-def _portrait(base: Base) -> Made:
+def _portrait(base: BaseClip) -> Made:
     return _again(base, size=(270, 480))
 
 
-def _full_hd(base: Base) -> Made:
+def _full_hd(base: BaseClip) -> Made:
     return _again(base, size=(1440, 1080) if base.number % 2 == 0 else (1920, 1080), fps=FULL_HD_RATE)
 
 
-def _unseen(base: Base) -> Made:
+def _unseen(base: BaseClip) -> Made:
     return _again(base, size=base.size, background="unseen")
 
 
-def _visible(base: Base, *, num: int) -> Made:
+def _visible(base: BaseClip, *, num: int) -> Made:
     clip = make_clip(base.seed + num * VISIBLE_SEEDS, base.size, visible=(num, num))
     return Made(clip.truth, clip.waveform, frames=clip.frames)
 
@@ -215,7 +215,7 @@ def clip_path(folder: Path, number: int, name: str) -> Path:
 def prepare_clip(folder: Path, seed: int, number: int, names: Sequence[str]) -> dict[str, float]:
     """Write the files of one base clip that are not there yet; returns the seconds that each condition took."""
     torch.set_num_threads(1)
-    base = Base(seed, number)
+    base = BaseClip(seed, number)
     seconds: dict[str, float] = {}
     for name in names:
         path = clip_path(folder, number, name)

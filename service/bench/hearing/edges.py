@@ -1,4 +1,4 @@
-"""When an answer begins and ends to say that an object sounds, against when it truly does."""
+"""Onsets and offsets in an answer against the true ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from service.bench.hearing.score import BoolMask, said_in
 from service.domain.result import FrameMasks
 
 BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE_HZ
-# An edge said within this of the true one is taken for it.
+# Seconds within which a predicted edge matches a true one.
 MATCH_S = 0.75
-# A true edge counts if the object keeps its state for so long before and after it.
+# A true edge counts if the object keeps its state for this many seconds before and after it.
 STEADY_S = 0.3
 
 
@@ -32,7 +32,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class EdgeOutcome:
-    """A true edge of a clip and how much later the answer says it; None where it does not."""
+    """A true edge of a clip and how much later the answer has it, in seconds; None if it does not."""
 
     clip: int
     is_on: bool
@@ -41,20 +41,20 @@ class EdgeOutcome:
 
 @dataclass(frozen=True)
 class ClipEdges:
-    """All edges of a clip: what became of the true ones, and which share of the said ones has no true one near."""
+    """All edges of a clip: the outcomes of the true ones, and the share of predicted ones without a true one nearby."""
 
     outcomes: tuple[EdgeOutcome, ...]
     is_said_false: tuple[bool, ...]
 
 
 def state_edges(states: BoolMask) -> list[Edge]:
-    """Every change in (num_blocks,) states, at the end of the 20 ms block before it."""
+    """Return every change in (num_blocks,) states, at the end of the 20 ms block before it."""
     changes = np.flatnonzero(states[1:] != states[:-1]) + 1
     return [Edge(float(i) * BLOCK_S, bool(states[i])) for i in changes]
 
 
 def steady_edges(states: BoolMask) -> list[Edge]:
-    """The changes whose state lasts STEADY_S on both sides within the clip."""
+    """Return the changes whose state lasts STEADY_S on both sides within the clip."""
     edges = state_edges(states)
     bounds = [0.0, *(e.time_s for e in edges), len(states) * BLOCK_S]
     lengths = np.diff(bounds)
@@ -77,7 +77,7 @@ def said_edges(times_s: NDArray[np.float64], shares: NDArray[np.float64]) -> lis
 
 
 def match(true: Sequence[Edge], said: Sequence[Edge]) -> list[float | None]:
-    """The lag of each true edge: nearest said one of its kind within MATCH_S, each said edge used once."""
+    """Return the lag of each true edge to the nearest predicted one of its kind within MATCH_S, each used once."""
     pairs = sorted(
         (abs(s.time_s - t.time_s), i, j)
         for i, t in enumerate(true)
@@ -127,7 +127,7 @@ def clip_edges(
 
 
 def _shares(masks: Sequence[BoolMask], silhouettes: Sequence[NDArray[np.uint8]], *, slot: int) -> NDArray[np.float64]:
-    """(N,) how much of the object each mask covers; NaN where hardly anything of it is visible."""
+    """Return how much of the object each mask covers, (N,); NaN where hardly anything of it is visible."""
     shares = np.full(len(masks), np.nan)
     for i, (mask, ids) in enumerate(zip(masks, silhouettes, strict=True)):
         shape = ids == slot

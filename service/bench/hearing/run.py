@@ -1,10 +1,10 @@
-"""How well a checkpoint hears, through the whole path: mp4 in, HTTP, RLE out (`make hearing`).
+"""Quality of a checkpoint through the whole path: mp4 in, HTTP, RLE out (`make hearing`).
 
-Clips of seeds that training never saw are written as mp4s, posted to a running service, and the masks that come back
-are compared with the world's truth. The same pictures are posted again with other sound: another choice of sounding
-objects mixed from the stems, another clip's sound, off-screen sources alone, ambience alone, silence; and with the same
-sound through other levels, codecs, shapes and sizes. Ambiguous samples are left out. Prints a table with the bars
-and 95 % intervals (bootstrap over clips), and the seconds that each condition took.
+Clips of seeds that training never saw are written as mp4s, posted to a running service, and the returned masks are
+compared with the world's truth. The same pictures are posted again with other sound (another choice of sounding objects
+mixed from the stems, another clip's sound, off-screen sources alone, ambience alone, silence), and with the same sound
+through other levels, codecs, shapes and sizes. Ambiguous samples are left out. Prints a table with the bars and 95 %
+intervals (bootstrap over clips), and the seconds that each condition took.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ SYNTHETIC_CHECKPOINT = Path("tiny")
 # Longest wait for the service to say which model it runs.
 ANSWER_S = 60.0
 Truth = dict[str, Any]
-# Number of a clip, its truth, and what came back.
+# Number of a clip, its truth, and the answer.
 Answer = tuple[int, Truth, Sequence[FrameMasks]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: the conditions over how many clips, and where the clips lie."""
+    """What to measure: conditions, number of clips, and the folder of the clips."""
 
     folder: Path
     seed: int
@@ -62,7 +62,7 @@ class Plan:
 
 
 class Stopwatch:
-    """Seconds by condition, writing and asking apart."""
+    """Seconds by condition, separately for writing and asking."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, dict[str, float]] = {}
@@ -74,7 +74,7 @@ class Stopwatch:
 
 
 def prepare(plan: Plan, watch: Stopwatch) -> None:
-    """Write every condition of every clip with its truth; what is already there stays."""
+    """Write every condition of every clip with its truth. Existing files are kept."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         pool: Executor | None = None
@@ -93,7 +93,7 @@ def prepare(plan: Plan, watch: Stopwatch) -> None:
 
 
 def ask(url: str, plan: Plan, name: str) -> list[Answer]:
-    """Post the clips of a condition that applies; answers in the clips' order."""
+    """Post the clips of a condition that apply; return the answers in the clips' order."""
     options = SegmentOptions(fps=CONDITIONS[name].fps)
 
     def post(number: int) -> Answer | None:
@@ -108,7 +108,7 @@ def ask(url: str, plan: Plan, name: str) -> list[Answer]:
 
 
 def measure(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -> None:
-    """Ask for every condition and compare."""
+    """Post every condition and compare."""
     with Progress() as bar:
         for name in bar.track(plan.names, description="asking the service"):
             start_s = time.perf_counter()
@@ -122,7 +122,7 @@ def measure(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -> None:
 
 
 def measure_labels(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -> None:
-    """The plain clips again, to a semantic checkpoint."""
+    """Post the plain clips again, to a semantic checkpoint."""
     start_s = time.perf_counter()
     for number, truth, frames in ask(url, plan, "own"):
         outcomes.samples.setdefault(SEMANTIC, []).extend(compare(SEMANTIC, number, truth, frames))
@@ -131,7 +131,7 @@ def measure_labels(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -
 
 
 def with_service(url: str | None, checkpoint: Path | None, then: Callable[[str], None]) -> dict[str, Any]:
-    """Run `then` against the service at url, or one started for it; returns what the service says of its model."""
+    """Run `then` against the service at `url`, or one started for it; return the service's description of its model."""
     with ExitStack() as stack:
         if url is None:
             chosen: dict[str, Any] = {"checkpoint": checkpoint.resolve() if checkpoint else SYNTHETIC_CHECKPOINT}
@@ -143,7 +143,7 @@ def with_service(url: str | None, checkpoint: Path | None, then: Callable[[str],
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=120)
     parser.add_argument("--conditions", default="", help=f"some of visible, {', '.join(CONDITIONS)}; default: all")
@@ -166,7 +166,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Everything that was asked for, as one report."""
+    """Measure everything that was requested and return one report."""
     plan = Plan(folder, given.seed, given.clips, given.names, given.workers)
     outcomes, watch = Outcomes(), Stopwatch()
     start_s = time.perf_counter()

@@ -23,7 +23,7 @@ Statistic = Callable[[NDArray[np.float64]], float]
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample's outcome: of which clip and when, what was true and what came back."""
+    """Outcome of one sample: clip and time, truth and answer."""
 
     condition: str
     clip: int
@@ -47,7 +47,7 @@ class Labels:
 
 
 def union_of(entries: Sequence[dict[str, Any]], size: tuple[int, int]) -> BoolMask:
-    """(H, W) the pixels of any of the masks, each {"segmentation": RLE}."""
+    """Return the pixels of any of the masks, (H, W); each mask is {"segmentation": RLE}."""
     union = np.zeros(size, bool)
     for entry in entries:
         union |= coco_mask.decode(entry["segmentation"]).astype(bool)
@@ -55,7 +55,7 @@ def union_of(entries: Sequence[dict[str, Any]], size: tuple[int, int]) -> BoolMa
 
 
 def said_in(frame: FrameMasks, size: tuple[int, int]) -> BoolMask:
-    """(H, W) all pixels that an answer gives for a frame. Raises ValueError for masks of another size."""
+    """Return all pixels of an answer's frame, (H, W). Raises ValueError for masks of another size."""
     for mask in frame.masks:
         if mask.segmentation.size != size:
             raise ValueError(f"mask is {mask.segmentation.size}, the clip is {size}")
@@ -63,13 +63,13 @@ def said_in(frame: FrameMasks, size: tuple[int, int]) -> BoolMask:
 
 
 def iou_of(one: BoolMask, two: BoolMask) -> float:
-    """Intersection over union; two empty masks score 1."""
+    """Return intersection over union; two empty masks score 1."""
     union = (one | two).sum()
     return float((one & two).sum() / union) if union else 1.0
 
 
 def compare(condition: str, number: int, truth: dict[str, Any], answered: Sequence[FrameMasks]) -> Iterator[Sample]:
-    """The outcome of each sample of an answer."""
+    """Return the outcome of each sample of an answer."""
     size = _size(truth)
     for frame, true_frame in zip(answered, truth["frames"], strict=True):
         said, true = said_in(frame, size), union_of(true_frame["masks"], size)
@@ -88,7 +88,7 @@ def compare(condition: str, number: int, truth: dict[str, Any], answered: Sequen
 
 
 def compare_labels(number: int, truth: dict[str, Any], answered: Sequence[FrameMasks]) -> Iterator[Labels]:
-    """The labels of each clear sample of a semantic answer."""
+    """Return the labels of each clear sample of a semantic answer."""
     size = _size(truth)
     for frame, true_frame in zip(answered, truth["frames"], strict=True):
         if true_frame["ambiguous"]:
@@ -108,7 +108,7 @@ def compare_labels(number: int, truth: dict[str, Any], answered: Sequence[FrameM
 
 
 def interval(values: Values, *, statistic: Statistic, seed: int = 0) -> dict[str, float]:
-    """A statistic over all values with its 95 % bootstrap interval over clips; NaN without values."""
+    """Return a statistic over all values with its 95 % bootstrap interval over clips; NaN without values."""
     by_clip: dict[int, list[Any]] = {}
     for clip, value in values:
         by_clip.setdefault(clip, []).append(value)

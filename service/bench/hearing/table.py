@@ -1,4 +1,4 @@
-"""The figures that the outcomes give, their bars, and the table."""
+"""Figures of the outcomes, their bars, and the table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Column = Literal["cpu", "gpu", "aim"]
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure must reach: at least (or at most) a limit, by how the checkpoint was trained."""
+    """The limit that a figure must reach (at least or at most), by how the checkpoint was trained."""
 
     is_least: bool
     cpu: float
@@ -37,7 +37,7 @@ class Bar:
     aim: float
 
     def passes(self, value: float, column: Column) -> bool:
-        """Whether the value reaches it; NaN (nothing measured) does not."""
+        """Return whether the value reaches the limit; NaN (nothing measured) does not."""
         limit: float = getattr(self, column)
         return value >= limit if self.is_least else value <= limit
 
@@ -84,7 +84,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Everything that came back: samples and edges by condition, labels of the semantic checkpoint."""
+    """All outcomes: samples and edges by condition, labels of the semantic checkpoint."""
 
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     edges: dict[str, list[ClipEdges]] = field(default_factory=dict)
@@ -178,7 +178,7 @@ def _detail_rows(samples: dict[str, list[Sample]]) -> Iterator[Row]:
 
 
 def figures(outcomes: Outcomes, column: Column) -> dict[str, dict[str, Any]]:
-    """Every row with its interval and, where there is a bar, whether it is reached."""
+    """Return every row with its interval and, if there is a bar, whether it is reached."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows(outcomes):
         figure: dict[str, Any] = interval(row.values, statistic=row.statistic)
@@ -189,7 +189,7 @@ def figures(outcomes: Outcomes, column: Column) -> dict[str, dict[str, Any]]:
 
 
 def table(found: dict[str, dict[str, Any]], *, title: str) -> Table:
-    """The figures as a table to print."""
+    """Return the figures as a table to print."""
     made = Table(title=title, title_justify="left")
     for heading in ("figure", "value", "95 % interval", "samples", "clips", "bar", ""):
         is_text = heading in ("figure", "bar", "")

@@ -1,6 +1,6 @@
 """A user's own camera and microphone, or their own file played in real time, as the inputs of a live stream.
 
-For clients; the service itself never runs this.
+Only clients run this, never the service.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from service.domain.errors import ServiceError
 from service.domain.live import MAX_WAITING_FRAMES, LiveFrame, LiveInput, SoundPiece
 
 _JPEG_QUALITY = 85
-# Inputs that wait for the connection; older ones are dropped, as a live stream does.
+# Inputs that may wait for the connection. Older ones are dropped, as in a live stream.
 _WAITING_INPUTS = 100
-# Pictures that wait for their masks: those here, those in the server's line, and some on the way.
+# Pictures that may wait for their masks: those here, those in the server's queue, and some in transit.
 _KEPT_PICTURES = _WAITING_INPUTS + MAX_WAITING_FRAMES + 8
 
 
 @dataclass(frozen=True, slots=True)
 class CapturePolicy:
-    """What is captured.
+    """What to capture.
 
     Attributes:
         source: a file, or a camera such as `/dev/video0`.
         camera_format: FFmpeg input format of the camera (`v4l2`), None for a file.
-        microphone: FFmpeg's name of the microphone (`default`), None where the source has the sound.
+        microphone: FFmpeg's name of the microphone (`default`), None if the source has the sound.
         microphone_format: its FFmpeg input format.
         max_side_px: pictures are scaled down to this before they are sent.
         speed: of a file's playback; 1 is real time.
@@ -53,7 +53,7 @@ class CapturePolicy:
 
 
 class Capture:
-    """Captures in threads of its own; reads on while nobody is connected."""
+    """Captures in threads of its own, also while no connection is open."""
 
     def __init__(self, policy: CapturePolicy) -> None:
         self._policy = policy
@@ -81,22 +81,22 @@ class Capture:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will come."""
+        """Return whether no more inputs will come."""
         return self._inputs.empty() and not any(thread.is_alive() for thread in self._threads)
 
     def check(self) -> None:
-        """Raise what ended the capture before its time (ServiceError `broken`)."""
+        """Raise the error that ended the capture early (ServiceError `broken`)."""
         if self._error is not None:
             raise self._error
 
     def inputs(self, is_connected: threading.Event) -> Iterator[LiveInput]:
-        """What comes, for one connection; ends with it or with the source."""
+        """Yield the inputs for one connection, until it or the source ends."""
         while is_connected.is_set() and not self._stopping.is_set() and not self.is_over:
             with suppress(queue.Empty):
                 yield self._inputs.get(timeout=0.1)
 
     def picture(self, timestamp_s: float) -> NDArray[np.uint8] | None:
-        """The picture of a frame that was sent, uint8 RGB (H, W, 3); each is given once."""
+        """Return the picture of a sent frame, uint8 RGB (H, W, 3). Each can be taken once."""
         with self._lock:
             key = next((key for key in self._pictures if abs(key - timestamp_s) < 1e-5), None)
             return None if key is None else self._pictures.pop(key)
@@ -122,7 +122,7 @@ class Capture:
                 self._put(SoundPiece(at_s, mono.to_ndarray()[0].astype("<i2").tobytes(), mono.sample_rate))
 
     def _time_of(self, frame: object, *, is_live: bool) -> float:
-        """Seconds since the start: by the wall clock for devices, which start at different times; else the file's."""
+        """Return seconds since the start: by the wall clock for devices, which start apart; else the file's."""
         assert isinstance(frame, VideoFrame | AudioFrame)
         now_s = time.monotonic() - self._started_s
         if is_live:

@@ -1,7 +1,7 @@
 """Live overlay: what a camera sees, or a file played in real time, with the sounding pixels marked.
 
-    python -m service.client.live_example clip.mp4 --url grpc://127.0.0.1:50051 --output overlay.mp4
-    python -m service.client.live_example /dev/video0 --camera v4l2 --microphone default --seconds 30
+    python -m service.client.video.live_example clip.mp4 --url grpc://127.0.0.1:50051 --output overlay.mp4
+    python -m service.client.video.live_example /dev/video0 --camera v4l2 --microphone default --seconds 30
 
 Ctrl-C ends it. Shows how a client of SegmentLive is built: inputs come from threads, answers find their pictures by
 timestamp, and a lost connection or a draining server is a new stream on the same capture. Beside the client it needs
@@ -28,13 +28,13 @@ from service.domain.live import LiveEvent, LiveFrameError, LiveMasks, LiveOption
 from service.domain.result import ModelInfo
 
 logger = logging.getLogger("live_example")
-# The picture goes on while the server is away: it is asked again every few seconds, and time alone ends that.
+# The capture continues while the server is away. A connection is tried every few seconds until `patience_s` is over.
 RECONNECTING = ClientPolicy(attempts=10_000, max_backoff_s=5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LivePlan:
-    """What to do: where from, where to, for how long; without any answer for `patience_s` it is given up."""
+    """What to do: source, target and duration. Ends after `patience_s` without any answer."""
 
     capture: CapturePolicy
     url: str
@@ -47,7 +47,7 @@ class LivePlan:
 
 @dataclass(slots=True)
 class LiveReport:
-    """What came of it."""
+    """Counts of a finished run."""
 
     num_frames: int = 0
     num_errors: int = 0
@@ -57,7 +57,7 @@ class LiveReport:
 
 
 class LiveOverlay:
-    """One capture, as many streams as it takes."""
+    """One capture over as many streams as necessary."""
 
     def __init__(self, plan: LivePlan) -> None:
         self._plan = plan
@@ -68,7 +68,7 @@ class LiveOverlay:
         self.report = LiveReport()
 
     def run(self) -> LiveReport:
-        """Capture, segment, draw until the source or the time is over. Raises ServiceError where a retry is vain."""
+        """Capture, segment and draw until the source or the time ends. Raises ServiceError if a retry cannot help."""
         with ExitStack() as stack:
             capture = stack.enter_context(Capture(self._plan.capture))
             while not capture.is_over and time.monotonic() < self._ends_at_s:
@@ -81,7 +81,7 @@ class LiveOverlay:
         return self.report
 
     def _delay_s(self, error: ServiceError) -> float:
-        """Seconds until the next connection; raises the error where there shall be none."""
+        """Return the seconds until the next connection; raises the error if there shall be none."""
         delay_s = self._plan.client.retry_delay_s(error, attempt=max(1, self._attempt))
         now_s = time.monotonic()
         if delay_s is None or now_s + delay_s > self._answered_at_s + self._plan.patience_s:
@@ -90,7 +90,7 @@ class LiveOverlay:
         return max(0.0, min(delay_s, self._ends_at_s - now_s))
 
     def _stream(self, capture: Capture, stack: ExitStack) -> None:
-        """One connection, until the source, the time or the connection ends."""
+        """Run one connection until the source, the time or the connection ends."""
         is_connected = threading.Event()
         is_connected.set()
         client = open_client(self._plan.url, self._plan.client)
@@ -134,11 +134,11 @@ def main() -> int:
     parser.add_argument("--microphone", metavar="NAME", help="record this microphone with the camera, such as default")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--api-key")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level="INFO", format="%(message)s")
-    capture = CapturePolicy(told.source, camera_format=told.camera, microphone=told.microphone)
-    client = replace(RECONNECTING, api_key=told.api_key)
-    overlay = LiveOverlay(LivePlan(capture, told.url, told.output, told.seconds, client=client))
+    capture = CapturePolicy(arguments.source, camera_format=arguments.camera, microphone=arguments.microphone)
+    client = replace(RECONNECTING, api_key=arguments.api_key)
+    overlay = LiveOverlay(LivePlan(capture, arguments.url, arguments.output, arguments.seconds, client=client))
     failure = None
     try:
         overlay.run()
@@ -150,7 +150,7 @@ def main() -> int:
     middle_s = sorted(report.latencies_s)[len(report.latencies_s) // 2] if report.latencies_s else 0.0
     logger.info(
         "%d frames, %d dropped, %d errors, %d connections, median latency %.3f s: %s",
-        *(report.num_frames, report.num_dropped, report.num_errors, report.num_connections, middle_s, told.output),
+        *(report.num_frames, report.num_dropped, report.num_errors, report.num_connections, middle_s, arguments.output),
     )
     if failure is not None:
         logger.error("%s", failure)
