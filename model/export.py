@@ -88,7 +88,7 @@ def export_checkpoint(
         checkpoint: file to read.
         out: file to write, whole or not at all.
         form: `onnx`, or `torch` for torch.export's archive (.pt2).
-        progress: told (steps done, steps in all).
+        progress: called with (steps done, steps in total).
 
     Returns:
         What was written, with its measured difference.

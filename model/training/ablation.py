@@ -217,8 +217,8 @@ def ablate(
         path = out / f"seed{seed}.json"
         if path.exists():
             continue
-        told = None if progress is None else _for_seed(progress, seed)
-        figures = run_seed(plan, [ARMS[name] for name in arms], seed=seed, out=out, progress=told)
+        seed_progress = None if progress is None else _for_seed(progress, seed)
+        figures = run_seed(plan, [ARMS[name] for name in arms], seed=seed, out=out, progress=seed_progress)
         path.write_text(json.dumps({**header, "arms": figures}, indent=2) + "\n")
     kept = dict(_kept(out, header))
     return {**header, "seeds": sorted(kept), "arms": summarise([kept[seed] for seed in sorted(kept)])}

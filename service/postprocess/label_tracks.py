@@ -9,7 +9,7 @@ begin new tracks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,9 +32,6 @@ _SPECK_SHARE: Final = 0.0015
 _EXPECTED_SHARE: Final = 0.25
 # A lost track takes a component from this likeness on (mean of place and colour, 0 to 1).
 _LEAST_LIKENESS: Final = 0.35
-# With more seconds than this between two samples, objects are paired with components by place and colour first: where
-# they should be says little.
-_SLOW_S: Final = 0.45
 # A component this near to an object (in square roots of its area), or within its silhouette, is a piece of it.
 _NEAR: Final = 0.15
 
@@ -83,7 +80,7 @@ class LabelTracks:
         self.forget(time_s)
         numbers = components(inside, least_area=_SPECK_SHARE * inside.size, most=MAX_TRACKS)
         frame = FrameObjects.begun(numbers, bins, list(self._tracks), time_s=time_s)
-        rest = self._take_expected(frame, is_slow=time_s - before_s > _SLOW_S)
+        rest = self._take_expected(frame)
         rest = self._find_lost(frame, rest)
         self._begin(frame, rest)
         share_out(frame.found, inside)
@@ -91,9 +88,9 @@ class LabelTracks:
         self._update(frame)
         return [Found(track_id, pixels, gaps_s.get(track_id)) for track_id, pixels in sorted(frame.found.items())]
 
-    def _take_expected(self, frame: FrameObjects, *, is_slow: bool) -> list[int]:
+    def _take_expected(self, frame: FrameObjects) -> list[int]:
         """Give components to the tracks that are expected in them; returns the places of those that are left."""
-        claims = _claims(frame, _likely_pairs(frame) if is_slow else {})
+        claims = _claims(frame)
         for component, here in zip(frame.components, claims, strict=True):
             parts = {here[0]: component} if len(here) == 1 else cut(component, here, frame)
             for number, part in parts.items():
@@ -167,22 +164,12 @@ def _likeness(frame: FrameObjects, track: Track, place: int) -> float:
     return (math.exp(-far / reach) + similarity(track.colours, frame.colours_of(place))) / 2
 
 
-def _likely_pairs(frame: FrameObjects) -> dict[int, int]:
-    """Return the component of each track, both by their places, one to one by place and colour."""
-    if not frame.tracks:
-        return {}
-    likeness = np.array(
-        [[_likeness(frame, track, place) for place in range(len(frame.components))] for track in frame.tracks]
-    )
-    return {number: place for number, place in assign(-likeness) if likeness[number, place] >= _LEAST_LIKENESS}
-
-
-def _claims(frame: FrameObjects, paired: Mapping[int, int]) -> list[list[int]]:
+def _claims(frame: FrameObjects) -> list[list[int]]:
     """Return the tracks (by their places) that are expected in each component.
 
     A track is expected where much of its silhouette should be now. Of several such components it has the one that fits
     best by pixels and colours, and those near to that one: pieces of one object. Two objects that part are no longer
-    near. A track in `paired` has the component given there for the best one.
+    near.
     """
     claims: list[list[int]] = [[] for _ in frame.components]
     sizes = [int(component.sum()) for component in frame.components]
@@ -191,11 +178,9 @@ def _claims(frame: FrameObjects, paired: Mapping[int, int]) -> list[list[int]]:
         likely = [
             place for place, size in enumerate(sizes) if shared[place] >= max(1.0, _EXPECTED_SHARE * min(area, size))
         ]
-        if number in paired:
-            likely = sorted({*likely, paired[number]})
         if len(likely) > 1:
             fits = {place: shared[place] * similarity(track.colours, frame.colours_of(place)) for place in likely}
-            main = paired.get(number, max(likely, key=lambda place: fits[place]))
+            main = max(likely, key=lambda place: fits[place])
             far = distances(frame.components[main])
             reach = _NEAR * math.sqrt(track.area)
             likely = [place for place in likely if float(far[frame.components[place]].min()) <= reach]

@@ -59,11 +59,11 @@ def trailers(error: ServiceError, *, request_id: str) -> tuple[tuple[str, str | 
         delay = duration_pb2.Duration(seconds=whole_ms // 1000, nanos=whole_ms % 1000 * 1_000_000)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     status = status_pb2.Status(code=status_code(error).value[0], message=error.detail, details=details)
-    told: tuple[tuple[str, str | bytes], ...] = (
+    entries: tuple[tuple[str, str | bytes], ...] = (
         (DETAILS_KEY, status.SerializeToString()),
         ("x-request-id", request_id),
     )
-    return told if wait_s is None else (*told, (PUSHBACK_KEY, str(whole_ms)))
+    return entries if wait_s is None else (*entries, (PUSHBACK_KEY, str(whole_ms)))
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
