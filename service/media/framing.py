@@ -1,7 +1,7 @@
-"""The bytes between a decoder child and its parent: length-prefixed messages, parsed without trust.
+"""Messages between a decoder child and its parent: length-prefixed, and parsed as untrusted data.
 
-Child to parent: one byte of kind, four bytes of length (little endian), body. Each kind has its own bound, so a child
-that was taken over by a hostile file can neither exhaust the parent nor make it read on for ever. Parent to child: nine
+Child to parent: one byte of kind, four bytes of length (little endian), body. Each kind has its own limit, so a child
+that a hostile file has taken over can neither exhaust the parent nor make it read endlessly. Parent to child: nine
 bytes, `<Q?`, the upload's size and whether it is complete, in answer to each NEED; one byte in answer to MEMORY.
 """
 
@@ -82,27 +82,27 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FrameSize:
-    """Height and width of every frame of a connection, pixels: blocks of another size are refused."""
+    """Height and width in pixels of every frame of a connection. Blocks of another size are refused."""
 
     height: int
     width: int
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of one RGB frame."""
+        """Return the bytes of one RGB frame."""
         return self.height * self.width * 3
 
 
 def pack(kind: int, body: bytes = b"") -> bytes:
-    """A whole message."""
+    """Return a whole message."""
     return HEADER.pack(kind, len(body)) + body
 
 
 def max_body_bytes(kind: int, size: FrameSize) -> int:
-    """The most bytes that a message of this kind may have.
+    """Return the largest number of bytes of the body of a message of this kind.
 
     Raises:
-        ProtocolError: there is no such kind.
+        ProtocolError: the kind is unknown.
     """
     windows = MAX_BLOCK_SAMPLES * WINDOW_SAMPLES * 2
     block = _BLOCK_HEAD.size + MAX_BLOCK_SAMPLES * (_SAMPLE_DTYPE.itemsize + size.num_bytes) + windows
@@ -114,12 +114,12 @@ def max_body_bytes(kind: int, size: FrameSize) -> int:
 
 
 def pack_clip(kind: int, clip: ClipInfo) -> bytes:
-    """A CLIP or END message."""
+    """Return a CLIP or END message."""
     return pack(kind, json.dumps(asdict(clip)).encode())
 
 
 def unpack_clip(body: bytes | bytearray) -> ClipInfo:
-    """The clip of a CLIP or END message, each field checked."""
+    """Return the clip of a CLIP or END message, with each field checked."""
     fields = _unpack_json(body)
     width, height = _integer(fields, "width"), _integer(fields, "height")
     ratio = fields.get("sample_aspect_ratio")
@@ -160,12 +160,12 @@ def _unpack_audio(fields: object) -> AudioInfo | None:
 
 
 def pack_error(error: ServiceError, *, cause: str = "") -> bytes:
-    """An ERROR message; `cause` is for the parent's log, not for the caller."""
+    """Return an ERROR message; `cause` is for the parent's log, not for the caller."""
     return pack(ERROR, json.dumps({"code": error.code, "detail": error.detail, "cause": cause[:200]}).encode())
 
 
 def unpack_error(body: bytes | bytearray) -> tuple[ServiceError, str]:
-    """The error of an ERROR message: a known code and a printable, short detail; and its cause for the log."""
+    """Return the error of an ERROR message (a known code and a short printable detail) and its cause for the log."""
     fields = _unpack_json(body)
     code, detail, cause = fields.get("code"), fields.get("detail"), fields.get("cause")
     if not isinstance(code, str) or code not in _CHILD_CODES or not isinstance(detail, str):
@@ -178,24 +178,24 @@ def _printable(text: str) -> str:
 
 
 def pack_need(num_bytes: int) -> bytes:
-    """A NEED message: the child waits until the upload holds this many bytes."""
+    """Return a NEED message: the child waits until the upload has this many bytes."""
     return pack(NEED, _NEED_BODY.pack(num_bytes))
 
 
 def unpack_need(body: bytes | bytearray) -> int:
-    """The bytes that a NEED or MEMORY message asks for."""
+    """Return the number of bytes of a NEED or MEMORY message."""
     if len(body) != _NEED_BODY.size:
         raise ProtocolError("need")
     return int(_NEED_BODY.unpack(body)[0])
 
 
 def pack_memory(num_bytes: int) -> bytes:
-    """A MEMORY message: the child waits until it may take this many bytes of memory."""
+    """Return a MEMORY message: the child waits until it may use this many bytes of memory."""
     return pack(MEMORY, _NEED_BODY.pack(num_bytes))
 
 
 def pack_block(block: SampleBlock) -> list[bytes | memoryview]:
-    """A BLOCK message as buffers to be written one after another (the frames are not copied)."""
+    """Return a BLOCK message as buffers to be written one after another; the frames are not copied."""
     table = np.empty(len(block), _SAMPLE_DTYPE)
     table["offset"], table["index"] = block.offsets, block.indexes
     table["sample_time_s"], table["timestamp_s"] = block.sample_times_s, block.timestamps_s
@@ -205,7 +205,7 @@ def pack_block(block: SampleBlock) -> list[bytes | memoryview]:
 
 
 def unpack_block(body: bytes | bytearray, size: FrameSize) -> SampleBlock:
-    """The samples of a BLOCK message; its arrays are views of `body`."""
+    """Return the samples of a BLOCK message. Its arrays are views of `body`."""
     if len(body) < _BLOCK_HEAD.size:
         raise ProtocolError("block")
     num, num_audio = _BLOCK_HEAD.unpack_from(body)
@@ -233,7 +233,7 @@ def unpack_block(body: bytes | bytearray, size: FrameSize) -> SampleBlock:
 
 
 def drop_samples(block: SampleBlock, num: int) -> SampleBlock:
-    """The block without its first `num` samples (fewer than it has)."""
+    """Return the block without its first `num` samples (fewer than it has)."""
     return SampleBlock(
         frames=block.frames[num:],
         audio=block.audio,
@@ -245,12 +245,12 @@ def drop_samples(block: SampleBlock, num: int) -> SampleBlock:
 
 
 def pack_job(job: DecodeJob) -> dict[str, Any]:
-    """A job as JSON values."""
+    """Return a job as JSON values."""
     return asdict(job)
 
 
 def unpack_job(fields: dict[str, Any]) -> DecodeJob:
-    """The job of `pack_job` (from our own parent: trusted)."""
+    """Return the job of `pack_job`, which comes from our own parent and is trusted."""
     return DecodeJob(**{**fields, "policy": MediaPolicy(**fields["policy"])})
 
 

@@ -18,7 +18,7 @@ from service.media.sound_run import Placed, SoundRun
 KEPT_SAMPLES = 30 * SAMPLE_RATE_HZ
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 MAX_PIECE_S = 10.0
-# Any Unix time fits, and float64 still distinguishes samples at 16 kHz.
+# Largest absolute timestamp in seconds: any Unix time fits, and float64 still distinguishes samples at 16 kHz.
 MAX_TIMESTAMP_S = 1e11
 
 
@@ -71,7 +71,7 @@ class LiveSound:
         self._run: SoundRun | None = None
 
     def has_heard(self, until_s: float) -> bool:
-        """Whether sound up to this time has arrived, within a millisecond (less than a tick of any capture clock)."""
+        """Return whether sound up to this time has arrived, within a millisecond."""
         return self._run is not None and self._run.end_s >= until_s - 0.001
 
     def add(self, piece: SoundPiece) -> None:
@@ -96,7 +96,7 @@ class LiveSound:
             raise ServiceError("malformed_body", detail) from None
 
     def window(self, until_s: float) -> NDArray[np.int16]:
-        """Return int16 (15600,), the 0.975 s of 16 kHz sound that end at `until_s`; never later sound."""
+        """Return int16 (15600,): the 0.975 s of 16 kHz sound that end at `until_s`, without later sound."""
         end = sample_index(until_s)
         return self._timeline.read(end - WINDOW_SAMPLES, end)
 

@@ -1,7 +1,7 @@
-"""Mask logits to masks: up-sampling, threshold, COCO run lengths, score, area, box.
+"""Mask logits to masks: upsampling, threshold, COCO run lengths, score, area, box.
 
-Everything is done on transposed maps: the COCO encoder wants column-major pixels, and the transpose of a row-major
-(W, H) map is exactly that, for free (copying it would cost most of the time at HD).
+All work is done on transposed maps: the COCO encoder needs column-major pixels, and a row-major (W, H) map is the
+column-major (H, W) map, without a copy. Copying would take most of the time at HD.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from service.domain.result import Mask, ModelInfo, Rle
 
 Logits = NDArray[np.float32]
 _SCORE_DIGITS = 6
-# A class whose logit stays this far under the background's adds less than 1.2e-7 to the sum of a softmax: nothing in
-# float32.
+# A class whose logit is this far below the background's adds less than 1.2e-7 to the sum of a softmax, which float32
+# does not represent.
 _NEGLIGIBLE = -16.0
 
 
 def encode_masks(logits: Logits, *, policy: MaskPolicy, model: ModelInfo) -> tuple[Mask, ...]:
-    """The masks of one sample, in label order, none empty.
+    """Return the masks of one sample, in label order, without empty ones.
 
-    Up-sampling is bilinear with half-pixel centres (torch's `align_corners=False`). Binary models: a pixel is kept
+    Upsampling is bilinear with half-pixel centres (torch's `align_corners=False`). Binary models: a pixel is kept
     where the sigmoid is at least the threshold. Semantic ones: a pixel belongs to the class with the largest logit of
-    all (background and labels that were not asked for included) and is kept where its probability is at least the
+    all (background and labels that were not requested included) and is kept where its probability is at least the
     threshold.
 
     Args:
         logits: float32 (K, h, w) at the head's resolution; K is 1, or 1 + labels with the background first.
         policy: output size, threshold, labels and least area.
-        model: whose logits these are.
+        model: the model that computed the logits.
 
     Raises:
-        ValueError: K does not fit the model's labels.
+        ValueError: K does not match the model's labels.
     """
     num_channels = len(model.labels) + 1 if model.is_semantic else 1
     if logits.ndim != 3 or len(logits) != num_channels:
@@ -85,7 +85,7 @@ def _encode_binary(logits: Logits, *, policy: MaskPolicy, label: str) -> tuple[M
 
 
 def _encode_semantic(logits: Logits, *, policy: MaskPolicy, labels: tuple[str, ...]) -> tuple[Mask, ...]:
-    """Works on logits relative to the background: interpolation is linear, so that changes nothing but the cost."""
+    """Encode logits relative to the background. Interpolation is linear, so this changes only the cost."""
     relative = logits[1:] - logits[:1]  # (K - 1, h, w); the background is 0 everywhere
     peaks = relative.max(axis=(1, 2))
     if not (peaks > 0).any():
@@ -116,7 +116,7 @@ def _encode_semantic(logits: Logits, *, policy: MaskPolicy, labels: tuple[str, .
 
 
 def _upsample(logits: Logits, *, size: tuple[int, int]) -> Logits:
-    """A map (h, w) at size (H, W), transposed: float32 (W, H), row-major."""
+    """Return a map (h, w) at size (H, W), transposed: float32 (W, H), row-major."""
     transposed = np.ascontiguousarray(logits.T)
     if logits.shape == size:
         return transposed
@@ -125,8 +125,8 @@ def _upsample(logits: Logits, *, size: tuple[int, int]) -> Logits:
 
 
 def encode_pixels(inside: NDArray[np.bool_], *, label: str, min_area: int) -> Mask | None:
-    """The mask of transposed pixels (W, H), its score still 0; None where it has no pixels or fewer than asked for."""
-    rle = coco.encode(inside.view(np.uint8).T)  # column-major as it stands
+    """Return the mask of transposed pixels (W, H) with score 0; None if it has no pixels or fewer than `min_area`."""
+    rle = coco.encode(inside.view(np.uint8).T)  # already column-major
     area = int(coco.area(rle))
     if area < max(1, min_area):
         return None
@@ -141,13 +141,13 @@ def _with_score(mask: Mask, probabilities: Logits) -> Mask:
 
 
 def _sigmoid(logits: Logits) -> Logits:
-    """1 / (1 + exp(-x)); under -80 exp would leave float32, and the answer is 0 to 34 digits."""
+    """Return 1 / (1 + exp(-x)). Below -80, exp would overflow float32 and the result is 0 to 34 digits."""
     decay = np.asarray(cv2.exp(-np.maximum(logits, np.float32(-80.0))), np.float32).reshape(-1)
     return np.float32(1.0) / (np.float32(1.0) + decay)
 
 
 def _logit(probability: float) -> float:
-    """The logit whose sigmoid is `probability`; infinite at 0 and 1."""
+    """Return the logit whose sigmoid is `probability`; infinite at 0 and 1."""
     if probability <= 0:
         return -math.inf
     return math.inf if probability >= 1 else math.log(probability / (1 - probability))

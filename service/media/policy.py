@@ -1,4 +1,4 @@
-"""What the media stage accepts: limits as one frozen value, codecs as closed lists."""
+"""Limits of uploads as one frozen value, and the accepted codecs as closed lists."""
 
 from __future__ import annotations
 
@@ -63,22 +63,22 @@ SOUND_DECODERS = (
 
 @dataclass(frozen=True, slots=True)
 class MediaPolicy:
-    """Limits of one upload's decoding. Each rejection names the limit that was met.
+    """Limits of decoding one upload. Each rejection names the limit.
 
     Attributes:
         max_clip_s: longest picture or sound track, seconds; `grace_s` is added before refusing.
         max_pixels: most pixels of a coded picture.
         max_samples: most samples (frames of the answer) of a request.
         max_frames: most coded pictures of a file (default: 600 s at 120 frames per second).
-        max_tracks, max_boxes, max_depth, max_fragments, max_edits, max_index_bytes: bounds of the MP4 structure. An
+        max_tracks, max_boxes, max_depth, max_fragments, max_edits, max_index_bytes: limits of the MP4 structure. The
             index (moov) of a ten-minute clip is well under 2 MB; QuickTime nests about 7 deep.
         memory_bytes: largest address space of a decoder child.
-        granted_bytes: memory that each child has from the start; it asks for more.
+        granted_bytes: memory that each child has from the start; it requests more.
         max_growing_bytes: most memory of a child whose upload is still arriving, which may hold it for long.
-        max_total_bytes: estimated memory of all children that decode; what does not fit waits.
-        max_cpu_s: highest CPU budget that an estimate may grant a decoder child.
+        max_total_bytes: estimated memory of all children that decode; a child beyond it waits.
+        max_cpu_s: largest CPU budget of a decoder child, whatever the estimate.
         progress_s: longest wall time without a message of the child, while the reader waits for one.
-        max_wall_s: longest wall time that a reader waits for its child in all, whatever the child says.
+        max_wall_s: longest total wall time that a reader waits for its child.
     """
 
     max_clip_s: float = 600.0
@@ -102,12 +102,12 @@ class MediaPolicy:
 
     @property
     def max_coded_pixels(self) -> int:
-        """What FFmpeg is told: coded sizes are rounded up to blocks of up to 128, and ours is the exact check."""
+        """Return the limit for FFmpeg, which rounds coded sizes up to blocks of up to 128. Our own check is exact."""
         return self.max_pixels + self.max_pixels // 8 + 128 * 128
 
     @property
     def longest_s(self) -> float:
-        """The clip limit with its grace, seconds."""
+        """Return the clip limit with its grace, in seconds."""
         return self.max_clip_s + self.grace_s
 
 
@@ -122,10 +122,10 @@ class DecodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class DecodeJob:
-    """What a decoder child is told: sampling, frame size, limits. Plain values, sent as JSON.
+    """Job of a decoder child: sampling, frame size, limits. Plain values, sent as JSON.
 
     `fps` None means native, `end_s` None the end of the clip, `audio_track` None the enabled default sound track.
-    `size_bytes` is what the upload holds at the start; `is_complete` whether that is all of it.
+    `size_bytes` is the size of the upload at the start; `is_complete` whether that is all of it.
     """
 
     fps: float | None

@@ -1,4 +1,4 @@
-"""Files for answers on their way: in memory while they are small, then nameless on disk; counted against the spool."""
+"""Files for answers in progress: in memory while small, then unnamed files on disk. Counted against the spool."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SpoolRoom(Protocol):
-    """Where the bytes are counted: a `Spool`."""
+    """Counter of the bytes: a `Spool`."""
 
     @property
     def directory(self) -> Path:
-        """Folder of the files."""
+        """Return the folder of the files."""
         ...
 
     def reserve(self, num_bytes: int, *, party: str = "") -> None:
-        """Count bytes in; raises `storage_full`."""
+        """Reserve bytes; raises `storage_full`."""
         ...
 
     def release(self, num_bytes: int, *, party: str = "") -> None:
-        """Count bytes out."""
+        """Release bytes."""
         ...
 
     def reserve_memory(self, num_bytes: int) -> bool:
-        """Count bytes in memory in; False where they do not fit."""
+        """Reserve bytes in memory. Return False if there is no room."""
         ...
 
     def release_memory(self, num_bytes: int) -> None:
-        """Count bytes in memory out."""
+        """Release bytes in memory."""
         ...
 
 
@@ -43,10 +43,10 @@ class SpoolFile:
     """A file with one writer and one reader, each at its own position.
 
     Args:
-        room: where its bytes are counted.
-        party: whose bytes they are, for a fair share of the spool.
-        max_bytes: most bytes it may hold; more is `storage_full`.
-        memory_bytes: up to here it stays in memory, if the spool's memory has room.
+        room: counts its bytes.
+        party: owner of the bytes, for a fair share of the spool.
+        max_bytes: most bytes; more raises `storage_full`.
+        memory_bytes: size up to which it stays in memory, if the spool's memory has room.
     """
 
     def __init__(self, room: SpoolRoom, *, party: str = "", max_bytes: int, memory_bytes: int = 0) -> None:
@@ -62,20 +62,20 @@ class SpoolFile:
 
     @property
     def size(self) -> int:
-        """Bytes written."""
+        """Return the number of bytes written."""
         return self._size
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether it has left memory."""
+        """Return whether the file is on disk."""
         return self._is_on_disk
 
     def fileno(self) -> int:
-        """Return the descriptor of the file; only of one that is on disk, which one with `memory_bytes` 0 always is."""
+        """Return the descriptor of the file, which must be on disk; with `memory_bytes` 0 it always is."""
         return self._file.fileno()
 
     def write(self, data: bytes) -> None:
-        """Append; raises ServiceError `storage_full`."""
+        """Append data; raises ServiceError `storage_full`."""
         if self._size + len(data) > self._max_bytes:
             raise ServiceError("storage_full", f"The answer waits to be read and has reached {self._max_bytes} bytes.")
         self._reserve(len(data))
@@ -88,21 +88,21 @@ class SpoolFile:
         self._size += len(data)
 
     def read(self, num_bytes: int) -> bytes:
-        """Return up to `num_bytes` from the reader's position on."""
+        """Return up to `num_bytes` from the reader's position."""
         self._file.seek(self._read_at)
         data = self._file.read(num_bytes)
         self._read_at += len(data)
         return data
 
     def readline(self) -> bytes:
-        """Return a line from the reader's position on."""
+        """Return a line from the reader's position."""
         self._file.seek(self._read_at)
         line = self._file.readline()
         self._read_at += len(line)
         return line
 
     def rewind(self) -> None:
-        """Read from the start again."""
+        """Move the reader to the start."""
         self._read_at = 0
 
     def clear(self) -> None:
@@ -113,7 +113,7 @@ class SpoolFile:
         self._size = self._read_at = 0
 
     def close(self) -> None:
-        """Free the bytes (idempotent)."""
+        """Free the bytes. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
             self._release()

@@ -16,28 +16,28 @@ from service.domain.caller import ANONYMOUS, Caller
 from service.domain.errors import ServiceError
 from service.media.spool_file import SpoolFile
 
-# Smaller pieces are written on the event loop: a page-cache write and a hash of 256 KiB take under 0.3 ms.
+# Smaller pieces are written on the event loop: writing and hashing 256 KiB takes under 0.3 ms.
 _INLINE_BYTES = 256 * 1024
-# A caller may hold this many times the bytes that are left (dynamic thresholds, as in `service/core/admission.py`).
+# A caller may occupy this many times the free bytes (dynamic thresholds, as in `service/core/admission.py`).
 _ROOM_FACTOR = 4
 # EFBIG comes from a limit on the size of a file (RLIMIT_FSIZE, or the file system's own).
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Written by a probe: a block, so that a file system that is full to the last byte is noticed.
+# Bytes of a probe: one block, so that a completely full file system is noticed.
 _PROBE_BYTES = 4096
 
 logger = logging.getLogger(__name__)
 
 
 class Spool:
-    """A folder of uploads and answers on their way, with a bound on the bytes that they take together.
+    """A folder of uploads and answers in progress, with a limit on their total size.
 
-    One caller may take four times as many bytes as are left, so that nobody alone fills the folder.
+    One caller may occupy four times the free bytes, so that a single caller cannot fill the folder.
 
     Args:
-        directory: the folder; None takes the system's for temporary files.
+        directory: the folder; None uses the system's for temporary files.
         max_bytes: bytes on disk.
         max_memory_bytes: bytes of answers that may stay in memory instead.
-        on_received: told of every piece of an upload and whose it is.
+        on_received: called with every piece of an upload and its owner.
     """
 
     def __init__(
@@ -59,26 +59,26 @@ class Spool:
 
     @property
     def directory(self) -> Path:
-        """The folder."""
+        """Return the folder."""
         return self._directory
 
     @property
     def used_bytes(self) -> int:
-        """Bytes on disk of the uploads and answers that are open now."""
+        """Return the bytes on disk of the open uploads and answers."""
         return self._used_bytes
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of answers in memory."""
+        """Return the bytes of answers in memory."""
         return self._memory_bytes
 
     @property
     def max_bytes(self) -> int:
-        """The bound."""
+        """Return the limit on disk."""
         return self._max_bytes
 
     def probe(self) -> ServiceError | None:
-        """Write a nameless file; return why that failed, or None. A change is logged once."""
+        """Write an unnamed file and return why that failed, or None. A change of the result is logged once."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._directory, prefix="probe-") as file:
@@ -91,7 +91,7 @@ class Spool:
         return None
 
     def failure(self) -> ServiceError | None:
-        """Return why uploads cannot be stored now. Probes only after a failure, so it costs nothing otherwise."""
+        """Return why uploads cannot be stored now, or None. Probes the disk only after a failure."""
         return None if self._failure is None else self.probe()
 
     def note_failure(self, error: OSError) -> ServiceError:
@@ -121,21 +121,21 @@ class Spool:
             os.close(write_fd)
             raise self.note_failure(error) from error
         finally:
-            os.unlink(path)  # nameless from here on: nothing is left behind, however this process ends
+            os.unlink(path)  # unnamed from here on, so that nothing is left behind however this process ends
         return Upload(self, write_fd=write_fd, read_fd=read_fd, max_bytes=max_bytes, caller=caller)
 
     def open_answer(self, *, max_bytes: int, memory_bytes: int = 0, party: str = "") -> SpoolFile:
-        """Return a new, empty file for an answer of at most `max_bytes`; it is made when memory does not suffice."""
+        """Return a new, empty file for an answer of at most `max_bytes`; on disk if memory does not suffice."""
         return SpoolFile(self, party=party, max_bytes=max_bytes, memory_bytes=memory_bytes)
 
     def receive(self, num_bytes: int, caller: Caller) -> None:
-        """Count bytes of an upload in; raises `storage_full` when they do not fit."""
+        """Reserve the bytes of a piece of an upload; raises `storage_full`."""
         self.reserve(num_bytes, party=caller.party)
         if self._on_received is not None:
             self._on_received(caller, num_bytes)
 
     def reserve(self, num_bytes: int, *, party: str = "") -> None:
-        """Count bytes in; raises `storage_full` when they do not fit, or when `party` has more than its share."""
+        """Reserve bytes; raises `storage_full` if there is no room or `party` has more than its share."""
         used_bytes = self._used_bytes + num_bytes
         is_over_share = bool(party) and self._bytes_of[party] + num_bytes > _ROOM_FACTOR * (
             self._max_bytes - used_bytes
@@ -150,26 +150,26 @@ class Spool:
         self._bytes_of[party] += num_bytes
 
     def release(self, num_bytes: int, *, party: str = "") -> None:
-        """Count bytes out."""
+        """Release bytes."""
         self._used_bytes -= num_bytes
         self._bytes_of[party] -= num_bytes
         if not self._bytes_of[party]:
             del self._bytes_of[party]
 
     def reserve_memory(self, num_bytes: int) -> bool:
-        """Count bytes in memory in; False where they do not fit."""
+        """Reserve bytes in memory. Return False if there is no room."""
         if self._memory_bytes + num_bytes > self._max_memory_bytes:
             return False
         self._memory_bytes += num_bytes
         return True
 
     def release_memory(self, num_bytes: int) -> None:
-        """Count bytes in memory out."""
+        """Release bytes in memory."""
         self._memory_bytes -= num_bytes
 
 
 class Upload:
-    """Encoded bytes of one request. One writer; any number of readers may wait for it to grow."""
+    """Encoded bytes of one request. It has one writer; any number of readers may wait for it to grow."""
 
     def __init__(self, spool: Spool, *, write_fd: int, read_fd: int, max_bytes: int, caller: Caller) -> None:
         self._spool = spool
@@ -190,34 +190,34 @@ class Upload:
 
     @property
     def size(self) -> int:
-        """Bytes written so far."""
+        """Return the number of bytes written so far."""
         return self._size
 
     @property
     def is_complete(self) -> bool:
-        """Whether all bytes are there."""
+        """Return whether all bytes have arrived."""
         return self._is_complete
 
     @property
     def is_closed(self) -> bool:
-        """Whether the bytes are gone."""
+        """Return whether the bytes were freed."""
         return self._is_closed
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the bytes so far; of the whole upload once it is complete."""
+        """Return the hex digest of the bytes so far; of the whole upload once it is complete."""
         return self._hash.hexdigest()
 
     @property
     def fd(self) -> int:
-        """A read-only descriptor of the bytes, owned by the upload; read it with `os.pread`."""
+        """Return a read-only descriptor of the bytes, owned by the upload; read it with `os.pread`."""
         return self._read_fd
 
     async def write(self, data: bytes) -> None:
         """Append a piece.
 
         Raises:
-            ServiceError: `upload_too_large`, `storage_full`, or the error the upload was aborted with.
+            ServiceError: `upload_too_large`, `storage_full`, or the error of `abort`.
         """
         async with self._writing:
             self._check_open()
@@ -238,32 +238,32 @@ class Upload:
         self._notify()
 
     def finish(self) -> None:
-        """All bytes are written; readers learn of it."""
+        """Mark the upload as complete and wake its readers."""
         self._is_complete = True
         self._notify()
 
     def abort(self, error: ServiceError) -> None:
-        """The upload will never be complete: readers that wait get `error`."""
+        """Abort the upload: waiting readers get `error`."""
         if not self._is_complete and self._error is None:
             self._error = error
             self._notify()
 
     def retain(self) -> None:
-        """One more owner: the bytes stay until each of them has closed the upload."""
+        """Add an owner. The bytes stay until every owner has closed the upload."""
         self._num_owners += 1
 
     def keep(self) -> None:
-        """Make `drop` do nothing: the bytes are read again after they have been decoded."""
+        """Make `drop` do nothing, because the bytes are read again after decoding."""
         self._is_kept = True
 
     def drop(self) -> None:
-        """Free the bytes although owners may still hold the upload: nobody will read them any more (idempotent)."""
+        """Free the bytes although owners may still have the upload open, because nobody will read them. Idempotent."""
         if not self._is_closed and not self._is_kept:
             self._num_owners = 1
             self.close()
 
     def close(self) -> None:
-        """Give up the bytes and their room in the spool when the last owner does (idempotent from then on)."""
+        """Close the upload for one owner. The last one frees the bytes and their room; then idempotent."""
         self._num_owners -= 1
         if self._is_closed or self._num_owners > 0:
             return
@@ -271,13 +271,13 @@ class Upload:
         os.close(self._write_fd)
         os.close(self._read_fd)
         self._spool.release(self._reserved, party=self._caller.party)
-        self.abort(ServiceError("client_gone", "The upload was given up before it was complete."))
+        self.abort(ServiceError("client_gone", "The upload was aborted before it was complete."))
 
     async def wait_for(self, num_bytes: int) -> int:
-        """Wait until the upload holds `num_bytes` or is complete; its size then.
+        """Wait until the upload has `num_bytes` or is complete, and return its size.
 
         Raises:
-            ServiceError: what the upload was aborted with.
+            ServiceError: the error of `abort`.
         """
         while self._size < num_bytes and not self._is_complete:
             if self._error is not None:
@@ -303,7 +303,7 @@ class Upload:
 
 
 async def _finish_in_thread(function: object, data: bytes) -> None:
-    """Run the write in a thread and see it end even when cancelled, so that the descriptor is not closed under it."""
+    """Run the write in a thread and wait for its end even if cancelled, so that the descriptor stays open meanwhile."""
     assert callable(function)
     future = asyncio.get_running_loop().run_in_executor(None, function, data)
     try:

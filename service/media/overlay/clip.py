@@ -61,7 +61,7 @@ class OverlaySource:
 
     @classmethod
     def of_file(cls, path: Path, stack: ExitStack, *, audio_track: int | None) -> OverlaySource:
-        """Open a user's own file, for which the limits of a service do not matter; see `open`."""
+        """Open a user's own file, without the limits of a service; see `open`."""
         index = _index_of(path, audio_track)
         policy = MediaPolicy(max_pixels=2**31 - 1)
         return cls.open(lambda: av.open(str(path)), stack, index=index, policy=policy)
@@ -110,7 +110,7 @@ class OverlaySource:
         return max(end_s, 1e-3)
 
     def frames(self) -> Iterator[Shown[VideoFrame]]:
-        """Every frame that the service would show, with its ticks and seconds on the answer's time line."""
+        """Yield every frame that the service would show, with its ticks and seconds on the answer's time line."""
         self.picture.thread_type = "AUTO"
         yield from PictureDecoder(
             _container_of(self.picture),
@@ -123,7 +123,7 @@ class OverlaySource:
         ).frames()
 
     def sound_packets(self) -> Iterator[SoundPacket]:
-        """The packets of the sound track, their ticks on the answer's time line."""
+        """Yield the packets of the sound track with their ticks on the answer's time line."""
         if self.sound is None:
             return
         origin_ticks = round(self.origin / Fraction(self.sound.time_base or 1))
@@ -135,7 +135,7 @@ class OverlaySource:
             yield packet
 
     def sound_envelope(self) -> NDArray[np.float32]:
-        """Peaks of the sound in [0, 1], one for 10 ms, scaled to the loudest; empty where there is no sound."""
+        """Return the peaks of the sound in [0, 1], one per 10 ms, scaled to the loudest; empty without sound."""
         if self.sound is None:
             return np.zeros(0, np.float32)
         with self.open_container() as clip:
@@ -150,7 +150,7 @@ class OverlaySource:
 
 
 def _index_of(path: Path, audio_track: int | None) -> ClipIndex | None:
-    """Return what the service reads of the file's index; None where it would not answer for the file."""
+    """Return the service's view of the file's index; None for a file that the service would refuse."""
     with path.open("rb") as file:
         size = path.stat().st_size
         source = UploadSource(file.fileno(), size_bytes=size, is_complete=True, need=lambda _: (size, True))
@@ -167,7 +167,7 @@ def _container_of(stream: VideoStream | AudioStream) -> InputContainer:
 
 
 def _chosen(streams: list[Any], track_id: int | None) -> Any:
-    """The stream with this track id, else the first that is not cover art; None without any."""
+    """Return the stream with this track id, else the first that is not cover art; None without any."""
     moving = [each for each in streams if not each.disposition & av.stream.Disposition.attached_pic]
     return next((each for each in moving if each.id == track_id), next(iter(moving), None))
 

@@ -33,7 +33,7 @@ _BT709 = 1
 # FFmpeg's AVCOL_SPC_BT709 (primaries and transfer have the same number) and AVCOL_RANGE_MPEG.
 _LIMITED_RANGE = 1
 AnyPacket: TypeAlias = "av.Packet[Any]"
-# Is told the share that is done, 0 to 1.
+# Called with the finished share, 0 to 1.
 OnProgress = Callable[[float], None]
 
 
@@ -72,7 +72,7 @@ def write_overlay(
         destination: the file to write; replaced only when the new one is complete.
         frames: the answer's frames, in order of time.
         audio_track: index of the answer's sound track (`clip.audio.track`); None for the enabled default.
-        on_progress: is told how far it is.
+        on_progress: called with the finished share.
         policy: encoder choices and looks.
 
     Raises:
@@ -104,7 +104,7 @@ def draw_overlay(
 
 
 class _Overlay:
-    """One overlay on its way from the clip to the new file."""
+    """One overlay in progress."""
 
     def __init__(
         self, clip: OverlaySource, target: OutputContainer, frames: Sequence[FrameMasks], policy: OverlayPolicy
@@ -155,7 +155,7 @@ class _Overlay:
             self._mux(self._sound.take(packet))
 
     def _rgb(self, frame: VideoFrame) -> Picture:
-        """The frame as RGB, with the colours that a player would show."""
+        """Return the frame as RGB, with the colours that a player would show."""
         colours = Colours.of(frame)
         shown = self._to_rgb.reformat(
             frame, format="rgb24" if colours is None else "rgb48le", src_colorspace=presumed_colorspace(frame)
@@ -193,7 +193,7 @@ class _Overlay:
         return stream
 
     def _even(self, picture: Picture) -> Picture:
-        """The picture with even sides (4:2:0 needs them): the last row or column is repeated."""
+        """Return the picture with even sides, as 4:2:0 requires: the last row or column is repeated."""
         height, width = picture.shape[:2]
         padded = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         return np.ascontiguousarray(padded)
@@ -204,7 +204,7 @@ class _Overlay:
 
 
 class _SoundTrack:
-    """The clip's sound in the new file: copied where mp4 takes it, else encoded as AAC."""
+    """The clip's sound in the new file: copied if mp4 supports its codec, else encoded as AAC."""
 
     def __init__(self, target: OutputContainer, source: AudioStream) -> None:
         self._is_copy = source.codec_context.name in _COPIED_SOUND
@@ -216,7 +216,7 @@ class _SoundTrack:
             self._stream = target.add_stream("aac", rate=source.codec_context.sample_rate or 48_000)
 
     def take(self, packet: AnyPacket) -> list[AnyPacket]:
-        """The packets of the new track that come of one of the old."""
+        """Return the packets of the new track that result from a packet of the old one."""
         if not self._is_copy:
             return [new for frame in self._source.decode(packet) for new in self._stream.encode(frame)]
         if packet.dts is None:
@@ -225,5 +225,5 @@ class _SoundTrack:
         return [packet]
 
     def finish(self) -> list[AnyPacket]:
-        """What the encoder still holds."""
+        """Return the packets that the encoder still holds."""
         return [] if self._is_copy else list(self._stream.encode(None))

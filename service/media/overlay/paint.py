@@ -1,4 +1,4 @@
-"""What an overlay looks like: masks as tint, glow and outline with a small label, and the sound as a strip."""
+"""The look of an overlay: masks as tint, glow and outline with a small label, and the sound as a strip."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAPER = (235, 235, 240)
 
 @dataclass(frozen=True, slots=True)
 class PaintPolicy:
-    """How strong the overlay is, as shares of 1, and the strip's height as a share of the frame's."""
+    """Strength of the overlay as shares of 1, and the strip's height as a share of the frame's."""
 
     tint: float = 0.42
     dim: float = 0.30
@@ -37,7 +37,7 @@ class PaintPolicy:
 
 
 class OverlayPainter:
-    """Draws on frames of one size. The strip shows the whole clip's sound, what was played bright."""
+    """Draws on frames of one size. The strip shows the whole clip's sound, with the played part bright."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class OverlayPainter:
         self._held_areas: list[tuple[Mask, Picture]] = []
 
     def paint(self, picture: Picture, masks: Sequence[Mask], *, time_s: float) -> Picture:
-        """A new picture, uint8 RGB (H, W, 3), with masks and strip drawn on it."""
+        """Return a new picture, uint8 RGB (H, W, 3), with masks and strip drawn on it."""
         painted = picture.copy()
         if masks is not self._held_masks:  # many frames show the same sample
             self._held_masks, self._held_areas = masks, [(mask, self._pixels(mask)) for mask in masks]
@@ -92,7 +92,7 @@ class OverlayPainter:
         return np.asarray(inside, np.uint8)
 
     def _tint(self, painted: Picture, areas: Sequence[tuple[Mask, Picture]]) -> None:
-        """Colour what sounds and step back from the rest a little."""
+        """Colour the sounding parts and dim the rest slightly."""
         plain = painted.copy()
         cv2.convertScaleAbs(plain, dst=painted, alpha=1 - self._policy.dim)
         for mask, inside in areas:
@@ -122,7 +122,7 @@ class OverlayPainter:
         cv2.putText(painted, text, (x + pad, y + pad + text_height), _FONT, scale, _INK, thickness, cv2.LINE_AA)
 
     def _lay_bars(self, envelope: NDArray[np.float32]) -> list[tuple[int, int, int, int]]:
-        """The bars of the strip as x, top, right, bottom; none without sound or room."""
+        """Return the bars of the strip as x, top, right, bottom; none without sound or room."""
         height, width = self._size
         strip = round(self._policy.strip_height * height)
         step = max(2, round(3 * self._unit))

@@ -25,11 +25,11 @@ class Aperture:
     height: int
 
     def fits(self, width: int, height: int) -> bool:
-        """Whether it lies inside a picture of this size."""
+        """Return whether the aperture lies inside a picture of this size."""
         return self.left + self.width <= width and self.top + self.height <= height
 
     def crop(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """Return the part of a coded picture, (H, W, ...); the whole picture where the part does not fit."""
+        """Return this part of a coded picture, (H, W, ...); the whole picture if the part does not fit."""
         if not self.fits(picture.shape[1], picture.shape[0]):
             return picture
         part = picture[self.top : self.top + self.height, self.left : self.left + self.width]
@@ -51,7 +51,7 @@ def read_aperture(entry: bytes | memoryview) -> Aperture | None:
 
 
 def _aperture(fields: bytes | memoryview, width: int, height: int) -> Aperture | None:
-    """Four fractions: width, height, and the distance of the two centres to the right and down (12.1.4)."""
+    """Return the aperture of four fractions: width, height, and the offset of the centres right and down (12.1.4)."""
     numbers = [int.from_bytes(fields[i : i + 4], "big", signed=True) for i in range(0, _CLAP_BYTES, 4)]
     if min(numbers[1::2]) <= 0:
         return None

@@ -1,4 +1,4 @@
-"""MP4 boxes walked in Python: bounded in number and depth, every table checked against the bytes that hold it."""
+"""Walk over MP4 boxes in Python: bounded in number and depth; every table is checked against the bytes of its box."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _LONG_HEADER_BYTES = 16
 
 
 def reject(code: str, detail: str) -> ServiceError:
-    """The error to raise for a file that is not taken."""
+    """Return the error for a file that is refused."""
     return ServiceError(code, detail)
 
 
 def broken(what: str) -> ServiceError:
-    """A `broken` error: the structure contradicts itself."""
+    """Return a `broken` error: the structure contradicts itself."""
     return ServiceError("broken", f"The file's index is damaged: {what}. Export the clip again.")
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One box inside an index: kind (fourcc), the kinds of the boxes around it, its body."""
+    """One box inside an index: kind (fourcc), the kinds of the boxes around it, and its body."""
 
     kind: str
     path: tuple[str, ...]
@@ -36,19 +36,19 @@ class Box:
 
     @property
     def parent(self) -> str:
-        """The kind of the box around it."""
+        """Return the kind of the box around it."""
         return self.path[-1] if self.path else ""
 
 
 class BoxBudget:
-    """Counts boxes down over a whole file."""
+    """Counts the boxes of a whole file against the limit."""
 
     def __init__(self, policy: MediaPolicy) -> None:
         self._left = policy.max_boxes
         self._policy = policy
 
     def spend(self, depth: int = 0) -> None:
-        """One more box; raises `broken` over the limits of number or depth."""
+        """Count one more box; raises `broken` over the limits of number or depth."""
         self._left -= 1
         if self._left < 0:
             raise broken(f"it has more than {self._policy.max_boxes} boxes")
@@ -57,7 +57,7 @@ class BoxBudget:
 
 
 def walk(body: memoryview, path: tuple[str, ...], budget: BoxBudget) -> Iterator[Box]:
-    """Every box below `path`, parents before children.
+    """Yield every box below `path`, parents before children.
 
     Raises:
         ServiceError: `broken`.
@@ -78,7 +78,7 @@ def walk(body: memoryview, path: tuple[str, ...], budget: BoxBudget) -> Iterator
 
 
 def box_header(data: memoryview | bytes) -> tuple[int, str, int]:
-    """Size, kind and header length from the first bytes of a box (16, or 8 where the size is short)."""
+    """Return size, kind and header length from the first bytes of a box (16, or 8 if the size is short)."""
     size = int.from_bytes(data[:4], "big")
     kind = bytes(data[4:8]).decode("latin-1")
     if size == 1 and len(data) >= _LONG_HEADER_BYTES:
@@ -87,17 +87,17 @@ def box_header(data: memoryview | bytes) -> tuple[int, str, int]:
 
 
 def integer(body: memoryview, at: int, num_bytes: int = 4) -> int:
-    """A big-endian unsigned integer; raises `broken` past the end."""
+    """Return a big-endian unsigned integer; raises `broken` past the end."""
     if at + num_bytes > len(body):
         raise broken("a field lies outside its box")
     return int.from_bytes(body[at : at + num_bytes], "big")
 
 
 def table(box: Box, *, width: int, max_rows: int, at: int = 8) -> NDArray[np.int64]:
-    """A counted table of unsigned 32-bit fields, int64 (rows, width); the count stands before the first row.
+    """Return a counted table of unsigned 32-bit fields, int64 (rows, width); the count precedes the first row.
 
     Raises:
-        ServiceError: `broken`, the rows do not fit the box; `too_many_frames`, there are too many.
+        ServiceError: `broken` if the rows do not fit the box; `too_many_frames` if there are too many.
     """
     rows = integer(box.body, at - 4)
     if rows * width * 4 > len(box.body) - at:

@@ -1,4 +1,4 @@
-"""A decoder child with its job: limits itself, decodes one upload (or single pictures), talks to its parent."""
+"""A decoder child with its job: limits itself, decodes one upload (or single pictures), reports to its parent."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ _OVERLAY_BYTES_PER_PIXEL = 48
 _MASK_FACTOR = 3
 # Ten times what drawing and encoding take for 1280 x 720 (about 30 million pixels per second).
 _OVERLAY_CPU_S_PER_PIXEL = 3.3e-7
-# For all pictures of a child: a thousand of the largest size take about half of it.
+# CPU seconds for all pictures of a child: a thousand of the largest size take about half of it.
 _STILLS_CPU_S = 300.0
-# Address space over the estimate: libav keeps some buffers for later, and the C library maps in large steps.
+# Address space beyond the estimate: libav caches buffers, and the C library maps memory in large steps.
 _MEMORY_MARGIN, _MEMORY_SLACK_BYTES = 2, 128 * 1024**2
-# Of a JPEG decoder: coefficients of three planes (progressive), the picture and its copies.
+# Bytes per pixel of a JPEG decoder: coefficients of three planes (progressive), the picture and its copies.
 _STILL_BYTES_PER_PIXEL = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What a child still has to do to itself once it knows its job.
+    """Restrictions that a child applies to itself when it knows its job.
 
     Attributes:
         base_bytes: address space of a child before it decodes anything.
-        filter_with_job: the filter to install when the limits are set; None where there are no filters.
+        filter_with_job: filter to install when the limits are set; None without filters.
     """
 
     base_bytes: int = 0
     filter_with_job: bytes | None = None
 
     def limit_for(self, num_bytes: int) -> int:
-        """The address space of a child that is expected to take `num_bytes`: estimates are not exact."""
+        """Return the address space of a child whose memory is estimated as `num_bytes`; includes a margin."""
         return self.base_bytes + _MEMORY_MARGIN * num_bytes + _MEMORY_SLACK_BYTES
 
     def close(self) -> None:
-        """Install the last filter: from now on this process can neither get descriptors nor change its limits."""
+        """Install the last filter. After that, this process can neither get descriptors nor change its limits."""
         if self.filter_with_job is not None and not jail.install(self.filter_with_job):
             os._exit(1)
 
@@ -80,7 +80,7 @@ def run_child(kind: str, fields: dict[str, Any], fds: list[int], confinement: Co
             confinement.close()
             serve_stills(pipe.read_exactly, pipe.write, max_pixels=int(fields["max_pixels"]))
     except (BrokenPipeError, ConnectionError, EOFError):
-        pass  # the parent has lost interest
+        pass  # the parent is gone
 
 
 def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confinement) -> None:
@@ -103,7 +103,7 @@ def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confinem
 
 
 def _run_overlay(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confinement) -> None:
-    """Draw masks on a complete upload; the new file is sent as PIECE messages, then an empty one."""
+    """Draw masks on a complete upload. The new file is sent as PIECE messages; an empty one ends it."""
     jail.limit_memory(job.policy.memory_bytes)
     jail.limit_cpu(_BASE_CPU_S)
     masks = pipe.read_exactly(framing.MASKS_SIZE.unpack(pipe.read_exactly(framing.MASKS_SIZE.size))[0])
@@ -124,7 +124,7 @@ def _run_overlay(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confi
 
 @contextmanager
 def _failures_sent(pipe: _Pipe) -> Iterator[None]:
-    """Send why the body failed to the parent."""
+    """Send errors of the body to the parent."""
     try:
         yield
     except ServiceError as error:
@@ -138,10 +138,10 @@ def _failures_sent(pipe: _Pipe) -> Iterator[None]:
 
 
 def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
-    """Check the upload's structure; a part that has not arrived yet is checked when FFmpeg asks for it.
+    """Check the upload's structure. A part that has not arrived yet is checked when FFmpeg needs it.
 
     Raises:
-        ServiceError: why the file is not taken.
+        ServiceError: the file is refused.
     """
     scanner = Scanner(source, job.policy, audio_track=job.audio_track)
     index = scanner.head()
@@ -174,20 +174,20 @@ def _unexpected() -> ServiceError:
 
 
 def _describe(error: Exception) -> str:
-    """The exception's type and the last line of code it came through, for the parent's log."""
+    """Return the exception's type and the last line of code it passed, for the parent's log."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"
     return f"{type(error).__name__} at {where}"
 
 
 class _Pipe:
-    """The child's end of its socket, by plain read and write: no socket call passes the filter."""
+    """The child's end of its socket, with plain read and write, because the filter allows no socket calls."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def clip(self, clip: ClipInfo) -> None:
-        """Send what the upload holds."""
+        """Send the description of the clip."""
         self.write(framing.pack_clip(framing.CLIP, clip))
 
     def block(self, block: SampleBlock) -> None:
@@ -201,28 +201,28 @@ class _Pipe:
             self.write(framing.pack(framing.PIECE, data[at : at + framing.MAX_PIECE_BYTES]))
 
     def progress(self) -> None:
-        """Send a sign of life."""
+        """Report progress."""
         self.write(framing.pack(framing.PROGRESS))
 
     def wait_for_bytes(self, num_bytes: int) -> tuple[int, bool]:
-        """Ask for upload growth and wait for it: size and whether that is all."""
+        """Request growth of the upload and wait for it. Return its size and whether it is complete."""
         self.write(framing.pack_need(num_bytes))
         size, is_complete = framing.GROWN.unpack(self.read_exactly(framing.GROWN.size))
         return int(size), bool(is_complete)
 
     def wait_for_memory(self, num_bytes: int) -> None:
-        """Ask for memory and wait until it may be taken."""
+        """Request memory and wait until it is granted."""
         self.write(framing.pack_memory(num_bytes))
         self.read_exactly(len(framing.MEMORY_GRANTED))
 
     def write(self, data: bytes | memoryview) -> None:
-        """All of the data."""
+        """Write all of the data."""
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
 
     def read_exactly(self, num_bytes: int) -> bytes:
-        """So many bytes; EOFError if the parent closes before."""
+        """Read exactly this many bytes; raises EOFError if the parent closes before."""
         parts: list[bytes] = []
         while num_bytes:
             part = os.read(self._fd, min(num_bytes, 1 << 20))

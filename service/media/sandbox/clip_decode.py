@@ -1,4 +1,4 @@
-"""From an upload to blocks of samples, in one process: what a decoder child runs; a bench may run it without one."""
+"""From an upload to blocks of samples in one process. Decoder children run it; benchmarks can run it directly."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from service.domain.errors import ServiceError
 from service.media.policy import DecodeJob
 from service.media.sandbox import picture, sound
 from service.media.sandbox.aperture import Aperture
-from service.media.sandbox.delivery import Delivery, Outbox
 from service.media.sandbox.packets import PacketList, list_packets, make_plan
+from service.media.sandbox.sample_writer import Outbox, SampleWriter
 from service.media.sandbox.sampling import (
     MissingFrameError,
     StreamChooser,
@@ -39,8 +39,8 @@ class Tracks:
     Attributes:
         picture, sound: track ids; None decodes the first track of the kind.
         sound_index: place of the sound track among all sound tracks.
-        language: of the sound track, ISO 639-2.
-        media_s, edit_s: length of the picture by its media header and by its edit list, seconds; 0 where untold.
+        language: language of the sound track, ISO 639-2.
+        media_s, edit_s: length of the picture by its media header and by its edit list, seconds; 0 if unknown.
         sound_s: returns the length of the sound by its sample tables, as far as the upload has been read.
         sound_edit_s: end of the sound by its edit list, seconds; 0 where untold.
         aperture: the part of the picture that is shown; None for all of it.
@@ -59,7 +59,7 @@ class Tracks:
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """The picture track: its container and stream, the tick that becomes time 0, other claims about its end."""
+    """The picture track: its container and stream, the tick that becomes time 0, and other claims about its end."""
 
     container: InputContainer
     stream: VideoStream
@@ -71,16 +71,16 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
     """Decode an upload into samples.
 
     Args:
-        job: what is wanted.
-        source: the bytes; a growing upload whose index comes first is decoded while it grows.
-        outbox: takes the clip and its blocks.
-        tracks: what to decode.
+        job: what to decode.
+        source: the bytes. A growing upload whose index comes first is decoded while it grows.
+        outbox: receives the clip and its blocks.
+        tracks: the tracks to decode.
 
     Returns:
-        The clip with all that is known at its end.
+        The clip with all facts that are known at its end.
 
     Raises:
-        ServiceError: every documented reason why a file does not decode.
+        ServiceError: any documented reason why a file cannot be decoded.
     """
     tracks = tracks or Tracks()
     try:
@@ -92,13 +92,13 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
             audio = sound.describe(sound_stream, track=tracks.sound_index, language=tracks.language)
             shown, origin_s = _on_time_line(container, stream, sound_stream, tracks)
             sound_track = sound.SoundTrack(heard, sound_stream, origin_s=origin_s)
-            delivery = Delivery(job, stream, sound_track, outbox, audio=audio, aperture=tracks.aperture)
+            writer = SampleWriter(job, stream, sound_track, outbox, audio=audio, aperture=tracks.aperture)
             if source.is_complete:
-                _decode_complete(job, shown, delivery)
+                _decode_complete(job, shown, writer)
             else:
-                _decode_growing(job, shown, delivery)
+                _decode_growing(job, shown, writer)
             source.check()
-            return delivery.end()
+            return writer.end()
     except av.FFmpegError as error:
         source.check()
         raise _translate(error) from error
@@ -109,7 +109,7 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
 def _on_time_line(
     container: InputContainer, stream: VideoStream, sound_stream: AudioStream, tracks: Tracks
 ) -> tuple[_Picture, float]:
-    """Place both tracks on one time line; returns the picture and the timestamp that becomes time 0, seconds."""
+    """Place both tracks on one time line. Return the picture and the timestamp that becomes time 0, in seconds."""
     assert stream.time_base is not None
     tick = Fraction(stream.time_base)
     starts = [start_of(each.start_time, each.time_base) for each in (stream, sound_stream)]
@@ -128,17 +128,17 @@ def _on_time_line(
     return _Picture(container, stream, int(origin / tick), claims), float(origin)
 
 
-def _decode_complete(job: DecodeJob, shown: _Picture, delivery: Delivery) -> None:
-    """Plan (one pass without decoding), then decode what the plan needs; the plain loop where it does not hold."""
+def _decode_complete(job: DecodeJob, shown: _Picture, writer: SampleWriter) -> None:
+    """Plan in one pass without decoding, then decode what the plan needs. If the plan fails, decode all."""
     container, stream = shown.container, shown.stream
-    packets = list_packets(container, stream, origin_ticks=shown.origin_ticks, on_progress=delivery.tick)
+    packets = list_packets(container, stream, origin_ticks=shown.origin_ticks, on_progress=writer.tick)
     table = packets.table(shown.claims())
     if table is None:
         _rewind(container, stream, packets)
-        _decode_growing(job, shown, delivery)
+        _decode_growing(job, shown, writer)
         return
     wanted = assign(table, job)
-    delivery.know(duration_s=table.end_s, num_samples=len(wanted.times_s))
+    writer.set_clip(duration_s=table.end_s, num_samples=len(wanted.times_s))
     index_of = {int(pts): row for row, pts in enumerate(table.pts)}
     num_done = 0
     plans = (None,) if packets.is_in_decoding_order else (make_plan(packets, table, wanted.rows), None)
@@ -151,29 +151,29 @@ def _decode_complete(job: DecodeJob, shown: _Picture, delivery: Delivery) -> Non
             plan=plan,
             index_of=index_of,
             origin_ticks=shown.origin_ticks,
-            on_progress=delivery.tick,
+            on_progress=writer.tick,
         )
         chooser: TableChooser[VideoFrame] = TableChooser(table, wanted, is_strict=plan is not None, num_done=num_done)
         try:
-            _run_table(decoder, chooser, delivery)
+            _run_table(decoder, chooser, writer)
             return
         except MissingFrameError:
             num_done = chooser.num_done
 
 
-def _run_table(decoder: picture.PictureDecoder, chooser: TableChooser[VideoFrame], delivery: Delivery) -> None:
+def _run_table(decoder: picture.PictureDecoder, chooser: TableChooser[VideoFrame], writer: SampleWriter) -> None:
     for shown in decoder.frames():
         for time_s, chosen in chooser.feed(shown):
-            delivery.add(time_s, chosen)
+            writer.add(time_s, chosen)
         if chooser.is_done:
             return
     for time_s, chosen in chooser.finish():
-        delivery.add(time_s, chosen)
+        writer.add(time_s, chosen)
     decoder.check_any()
 
 
-def _decode_growing(job: DecodeJob, track: _Picture, delivery: Delivery) -> None:
-    """The plain loop: every frame, each chosen when its successor is known."""
+def _decode_growing(job: DecodeJob, track: _Picture, writer: SampleWriter) -> None:
+    """Decode every frame; choose each when its successor is known."""
     stream = track.stream
     decoder = picture.PictureDecoder(
         track.container,
@@ -182,7 +182,7 @@ def _decode_growing(job: DecodeJob, track: _Picture, delivery: Delivery) -> None
         plan=None,
         index_of=None,
         origin_ticks=track.origin_ticks,
-        on_progress=delivery.tick,
+        on_progress=writer.tick,
     )
     assert stream.time_base is not None
     chooser: StreamChooser[VideoFrame] = StreamChooser(job, stream.time_base)
@@ -190,19 +190,19 @@ def _decode_growing(job: DecodeJob, track: _Picture, delivery: Delivery) -> None
     for shown in decoder.frames():
         last_s = shown.timestamp_s
         for time_s, chosen in chooser.feed(shown):
-            delivery.add(time_s, chosen)
+            writer.add(time_s, chosen)
         if chooser.is_done:
             break
     decoder.check_any()
     end_s = end_of_picture(last_s, decoder.last_duration_s, spacing_s=decoder.mean_spacing_s, claims=track.claims())
     if not chooser.is_done:
-        delivery.know(duration_s=end_s)
+        writer.set_clip(duration_s=end_s)
     for time_s, chosen in chooser.finish(end_s):
-        delivery.add(time_s, chosen)
+        writer.add(time_s, chosen)
 
 
 def _rewind(container: InputContainer, stream: VideoStream, packets: PacketList) -> None:
-    """Back to the first packet, with an empty decoder."""
+    """Return to the first packet with an empty decoder."""
     first = [pts for pts in packets.pts[:1] if pts is not None]
     container.seek(min([0, *first, *(pts for pts in packets.pts if pts is not None)]), stream=stream)
     stream.codec_context.skip_frame = "DEFAULT"
@@ -215,7 +215,7 @@ def _translate(error: av.FFmpegError) -> ServiceError:
 
 
 def samples_of(job: DecodeJob, source: UploadSource) -> Iterator[SampleBlock]:
-    """All blocks of a complete upload, decoded in this process: for benches and trusted files of our own making."""
+    """Return all blocks of a complete upload, decoded in this process. For benchmarks and trusted files."""
     outbox = _ListOutbox()
     decode_clip(job, source, outbox)
     yield from outbox.blocks
@@ -226,11 +226,11 @@ class _ListOutbox:
         self.blocks: list[SampleBlock] = []
 
     def clip(self, clip: ClipInfo) -> None:
-        """Not needed here."""
+        """Do nothing."""
 
     def block(self, block: SampleBlock) -> None:
-        """Keep it."""
+        """Store the block."""
         self.blocks.append(block)
 
     def progress(self) -> None:
-        """Not needed here."""
+        """Do nothing."""

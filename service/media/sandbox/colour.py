@@ -1,4 +1,4 @@
-"""Wide-gamut and high-dynamic-range pictures (BT.2020, HLG, PQ) as the BT.709 pictures that the model knows.
+"""Conversion of wide-gamut and high-dynamic-range pictures (BT.2020, HLG, PQ) to the BT.709 that the model expects.
 
 swscale converts matrices only, not transfer functions or primaries, and the FFmpeg build of PyAV has no zscale.
 """
@@ -41,17 +41,17 @@ class Colours:
 
     @classmethod
     def of(cls, frame: VideoFrame) -> Colours | None:
-        """The colours of a frame that need `to_bt709`; None for those that are shown as they are."""
+        """Return the colours of a frame that needs `to_bt709`; None if it is shown unchanged."""
         colours = cls(int(frame.color_primaries) == _BT2020, int(frame.color_trc))
         return colours if colours.is_bt2020 or colours.is_hdr else None
 
     @property
     def is_hdr(self) -> bool:
-        """Whether light brighter than reference white is coded."""
+        """Return whether light brighter than reference white is coded."""
         return self.transfer in (_PQ, _HLG)
 
     def to_bt709(self, picture: NDArray[np.uint16]) -> NDArray[np.uint8]:
-        """Return full-range RGB of 16 bits, (H, W, 3), as RGB of BT.709, uint8 of the same shape."""
+        """Convert full-range RGB of 16 bits, (H, W, 3), to BT.709, uint8 of the same shape."""
         light = _light_of_codes(self.transfer)[picture]
         red, green, blue = (light[..., channel] for channel in range(3))
         if self.transfer == _HLG:
@@ -72,7 +72,7 @@ def _weighted(weights: tuple[float, ...], *channels: Any) -> NDArray[np.float32]
 
 
 def _compression(brightest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The factor for pixels of this brightest channel: 1 below the knee, smooth, and never over white."""
+    """Return the factor for pixels of this brightest channel: 1 below the knee, smooth, and never above white."""
     over = np.maximum(brightest - np.float32(_KNEE), np.float32(0))
     room = np.float32(1 - _KNEE)
     compressed = np.minimum(brightest, np.float32(_KNEE)) + room * over / (over + room)
@@ -82,7 +82,7 @@ def _compression(brightest: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=3)
 def _light_of_codes(transfer: int) -> NDArray[np.float32]:
-    """Light of every code in shares of reference white, float32 (65536,); of HLG before its system gamma."""
+    """Return the light of every code relative to reference white, float32 (65536,); for HLG before the system gamma."""
     code = np.linspace(0.0, 1.0, _NUM_CODES)
     if transfer == _PQ:
         root = code ** (1 / _PQ_M2)
@@ -97,5 +97,5 @@ def _light_of_codes(transfer: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def _codes_of_light() -> NDArray[np.uint8]:
-    """Code of BT.709 for light in 65536 steps from black to white, uint8."""
+    """Return the BT.709 code for light in 65536 steps from black to white, uint8."""
     return np.round(255 * np.linspace(0.0, 1.0, _NUM_CODES) ** (1 / _DISPLAY_GAMMA)).astype(np.uint8)

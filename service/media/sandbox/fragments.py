@@ -1,4 +1,4 @@
-"""Fragments of an MP4 file (moof): frames, durations and bytes counted as they come, against an index's limits."""
+"""Fragments of an MP4 file (moof): frames, durations and bytes, counted as they arrive, against an index's limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HAS_BASE, _HAS_DESCRIPTION, _HAS_DURATION, _HAS_SIZE = 0x1, 0x2, 0x8, 0x10
 # Flags of tfhd and trun (ISO/IEC 14496-12, 8.8.7 and 8.8.8).
 _RUN_OFFSET, _RUN_FIRST_FLAGS, _RUN_DURATION, _RUN_SIZE, _RUN_FLAGS, _RUN_TIME = 0x1, 0x4, 0x100, 0x200, 0x400, 0x800
 _MAX_SOUND_SAMPLES = 1_000_000
-# Live streams count from 1904 or 1970; three centuries of seconds are more than any of them reaches.
+# Largest time in seconds: live streams count from 1904 or 1970, and none reaches three centuries.
 _LATEST_S = 1e10
 
 
@@ -23,7 +23,7 @@ class _Count:
     track: Track
     num_frames: int = 0
     ticks: int = 0
-    begin_ticks: int = 0  # of the first fragment: not 0 where it was cut from a longer stream
+    begin_ticks: int = 0  # of the first fragment; not 0 if it was cut from a longer stream
 
     @property
     def length_s(self) -> float:
@@ -32,7 +32,7 @@ class _Count:
 
 @dataclass(slots=True)
 class _Header:
-    """tfhd of the track fragment that is being read."""
+    """tfhd of the current track fragment."""
 
     count: _Count | None = None
     duration: int = 0
@@ -40,7 +40,7 @@ class _Header:
 
 
 class FragmentCounter:
-    """Adds up what all fragments claim."""
+    """Adds up the tables of all fragments."""
 
     def __init__(self, policy: MediaPolicy) -> None:
         self._policy = policy
@@ -49,19 +49,19 @@ class FragmentCounter:
         self.num_bytes = 0
 
     def add_track(self, track: Track) -> None:
-        """A track that fragments may continue."""
+        """Add a track that fragments may continue."""
         self._counts[track.track_id] = _Count(track, ticks=track.total_ticks)
 
     def num_frames(self, track_id: int) -> int:
-        """Frames of a track so far."""
+        """Return the frames of a track so far."""
         return self._counts[track_id].num_frames if track_id in self._counts else 0
 
     def length_s(self, track_id: int) -> float:
-        """Seconds from the first to the last frame of a track so far, index and fragments together."""
+        """Return the seconds from the first to the last frame of a track so far, index and fragments together."""
         return self._counts[track_id].length_s if track_id in self._counts else 0.0
 
     def take(self, body: memoryview) -> None:
-        """The body of one moof.
+        """Count the body of one moof.
 
         Raises:
             ServiceError: `broken`, `too_long`, `too_many_frames`.
@@ -82,7 +82,7 @@ class FragmentCounter:
                 self._read_run(box, header)
 
     def _begin(self, count: _Count, ticks: int) -> None:
-        """Take the decoding time of a fragment's first frame."""
+        """Read the decoding time of a fragment's first frame."""
         if count.track.timescale and ticks / count.track.timescale > _LATEST_S:
             raise too_long(ticks / count.track.timescale, self._policy)
         if not count.ticks and not count.num_frames:

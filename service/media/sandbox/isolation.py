@@ -1,7 +1,7 @@
 """Walls around the zygote and its children: another user, namespaces, an empty root, no privileges.
 
 A service that starts as root gives each child a user id of its own. Without root, a user namespace gives the right to
-make the other namespaces, where the kernel allows it. Each wall that cannot be had is left out and reported as missing.
+create the other namespaces, if the kernel allows it. An unavailable wall is skipped and reported as missing.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Walls:
-    """What separates children from the service.
+    """Walls between children and the service.
 
     Attributes:
-        uids: user ids to hand out, a different one to each child; None keeps the service's.
+        uids: user ids for children, a different one for each; None keeps the service's.
         has_user_namespace, has_pid_namespace, has_network_namespace: new ones, without other processes and networks.
-        has_empty_root: the root directory is empty, and deleted.
+        has_empty_root: the root directory is empty and deleted.
     """
 
     uids: range | None = None
@@ -46,7 +46,7 @@ class Walls:
     has_empty_root: bool = False
 
     def features(self) -> dict[str, bool]:
-        """The walls by name, for `/version`."""
+        """Return the walls by name, for `/version`."""
         return {
             "own_user": self.uids is not None,
             "user_namespace": self.has_user_namespace,
@@ -78,7 +78,7 @@ def raise_walls() -> Walls:
 
 
 def become_user(uid: int) -> None:
-    """Change this process to a user and group id, without other groups; root's privileges end with it."""
+    """Change this process to a user and group id without other groups. Ends root's privileges."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -108,7 +108,7 @@ class OomScore:
 
 
 def _find_uids() -> range | None:
-    """The user ids that children may have; None without the right to change users, or if none is free."""
+    """Return the user ids for children; None without the right to change users, or if none is free."""
     if os.geteuid() != 0 or not _has_capabilities((_CAP_KILL, _CAP_SETGID, _CAP_SETUID)):
         return None
     mapped = [_mapped_ids(Path("/proc/self", name).read_text()) for name in ("uid_map", "gid_map")]
@@ -119,7 +119,7 @@ def _find_uids() -> range | None:
 
 
 def _mapped_ids(table: str) -> list[tuple[int, int]]:
-    """Ranges [low, high) of ids that exist in this namespace, from the text of a `/proc/PID/uid_map`."""
+    """Return the ranges [low, high) of ids that exist in this namespace, from the text of a `/proc/PID/uid_map`."""
     rows = [[int(field) for field in line.split()] for line in table.splitlines()]
     return [(first, first + num) for first, _, num in rows]
 
@@ -161,7 +161,7 @@ def _enter_empty_root() -> bool:
 
 
 def _drop_capabilities(kept: tuple[int, ...]) -> None:
-    """Leave this process no capability but these, and none to what it may become."""
+    """Drop all capabilities of this process except these, and all that it could gain."""
     for number in range(_LAST_CAPABILITY + 1):
         if number not in kept:
             seccomp.prctl(_PR_CAPBSET_DROP, number)

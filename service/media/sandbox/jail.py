@@ -1,9 +1,9 @@
-"""What a decoder child and its zygote may do: system call filters and resource limits.
+"""System call filters and resource limits of a decoder child and its zygote.
 
-The child's filter leaves memory, its open descriptors and a clock. It is installed before the child reads a byte of
+The child's filter allows memory, its open descriptors and a clock. It is installed before the child reads a byte of
 an upload, and narrowed once the child has its job and its limits. Calls that are not listed end the process (SIGSYS).
-Calls that libraries try and can do without are answered with an error: opening and looking up files by name, starting
-threads, counting CPUs (libav then plans for one and starts no threads).
+Calls that libraries try but do not need return an error: opening and looking up files by name, starting threads,
+counting CPUs (libav then assumes one and starts no threads).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _ALL_BITS = 0xFFFFFFFF
 
 # Commands of fcntl that set an owner and a signal (F_SETOWN, F_SETSIG, O_ASYNC by F_SETFL) would let a child signal
 # processes of its user; only reading flags is left. All of ioctl is refused (FIOSETOWN, FIOASYNC do the same).
-# `newfstatat` and `statx` take a path that a filter cannot read, even where a flag says that it is empty: fstat(2), by
-# descriptor alone, is the only look at a file. Memory cannot become executable.
+# `newfstatat` and `statx` take a path that a filter cannot read, even if a flag says that it is empty. fstat(2), by
+# descriptor alone, is the only way to look at a file. Memory cannot become executable.
 _COMPUTING = [
     *allow("read", "write", "readv", "writev", "pread64", "lseek", "close", "dup", "fstat"),
     *allow("munmap", "brk", "madvise", "mremap", "futex", "clock_gettime", "clock_nanosleep", "sched_yield"),
@@ -51,7 +51,7 @@ _CHILD_RULES = [
     Rule("prctl", argument=0, values=(_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP), refusal=errno.EPERM),
 ]
 _CHILD_WITH_JOB_RULES = [Rule("recvmsg", forbidden_bits=_ALL_BITS), *refuse(errno.EPERM, "prlimit64", "prctl")]
-# What a zygote does beside computing: fork children, reap and kill them, give them their identity, limits and jobs.
+# Calls of a zygote beside computing: fork, reap and kill children, give them their identity, limits and jobs.
 _ZYGOTE_RULES = [
     *_COMPUTING,
     *allow("recvmsg", "sendmsg", "sendto", "socketpair", "getsockname", "getsockopt", "wait4"),
@@ -91,7 +91,7 @@ def install(program: bytes | None) -> bool:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel end this process when its parent ends; ends it now if the parent has ended already.
+    """Make the kernel end this process when its parent ends; end it now if the parent has already ended.
 
     Args:
         parent_pid: as this process sees it: 0 for a parent outside of this process's PID namespace.
@@ -102,7 +102,7 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def limit_resources() -> None:
-    """Bound descriptors and file writes of this process; no core files, no processes or threads."""
+    """Limit descriptors and file writes of this process; no core files, no processes or threads."""
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
     _lower(resource.RLIMIT_CORE, 0)
@@ -110,12 +110,12 @@ def limit_resources() -> None:
 
 
 def limit_memory(address_space_bytes: int) -> None:
-    """Bound the address space of this process: allocations beyond it fail with MemoryError or ENOMEM."""
+    """Limit the address space of this process: allocations beyond it fail with MemoryError or ENOMEM."""
     _lower(resource.RLIMIT_AS, address_space_bytes)
 
 
 def limit_cpu(budget_s: float) -> None:
-    """End this process (SIGXCPU) once it has used this much more CPU time."""
+    """End this process (SIGXCPU) after this many more seconds of CPU time."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime + budget_s) + 1
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)

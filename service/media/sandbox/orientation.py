@@ -1,4 +1,4 @@
-"""How players show a decoded frame: turned and mirrored by the display matrix of its track."""
+"""How players show a decoded frame: rotated and mirrored by the display matrix of its track."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UPRIGHT = Orientation()
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """Return the orientation of a frame; a matrix that does anything but turn by 90 degrees and mirror is ignored."""
+    """Return the orientation of a frame. Matrices other than turns by 90 degrees and mirroring are ignored."""
     # `frame.side_data` keeps its container in the frame. This reference cycle would keep pictures in memory until
     # the garbage collector runs, hundreds of frames later.
     side_data = SideDataContainer(frame)  # type: ignore[call-arg]  # the stub lacks the constructor

@@ -1,4 +1,4 @@
-"""What the picture track's packets tell before anything is decoded: the frames, and which packets a request needs."""
+"""The packets of the picture track, read before decoding: the frames, and which packets a request needs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ _HEVC_PICTURES = range(32)
 
 @dataclass(slots=True)
 class PacketList:
-    """The picture packets in decoding order, one entry each: ticks (None: untold), duration in ticks, whether FFmpeg
-    will drop its frame (edit list), whether decoding may start there without any earlier packet.
+    """The picture packets in decoding order, one entry each.
 
-    `is_in_decoding_order`: the file does not tell the presentation times of its reordered frames (B-frames without
-    `ctts`); the ticks belong to the frames in the order in which they leave the decoder.
+    An entry has ticks (None: unknown), duration in ticks, whether FFmpeg will drop its frame (edit list), and whether
+    decoding may start there without any earlier packet.
+
+    `is_in_decoding_order`: the file has no presentation times of its reordered frames (B-frames without `ctts`); the
+    ticks belong to the frames in the order in which they leave the decoder.
     """
 
     time_base: Fraction
@@ -39,7 +41,7 @@ class PacketList:
     is_start: list[bool] = field(default_factory=list)
 
     def table(self, claims: EndClaims) -> FrameTable | None:
-        """The frames that will be shown; None where there is none or their times are untold or repeat.
+        """Return the frames that will be shown; None if there are none or their times are unknown or repeat.
 
         Args:
             claims: where other parts of the file say that the picture ends.
@@ -68,14 +70,14 @@ class Plan:
 
     @property
     def last(self) -> int:
-        """The last packet that is needed."""
+        """Return the last packet that is needed."""
         return int(np.flatnonzero(self.needed)[-1])
 
 
 def list_packets(
     container: InputContainer, stream: VideoStream, *, origin_ticks: int, on_progress: Callable[[], None]
 ) -> PacketList:
-    """Read the picture track through once without decoding; `origin_ticks` is the tick that becomes time 0."""
+    """Read the picture track once without decoding; `origin_ticks` is the tick that becomes time 0."""
     assert stream.time_base is not None
     packets = PacketList(time_base=Fraction(stream.time_base))
     starts = _start_test(stream)
@@ -94,12 +96,12 @@ def list_packets(
 
 
 def make_plan(packets: PacketList, table: FrameTable, rows: NDArray[np.int64]) -> Plan:
-    """The packets from the start of each wanted frame's group of pictures up to that frame, in decoding order.
+    """Return the packets from the start of each wanted frame's group of pictures up to that frame, in decoding order.
 
     Args:
         packets: every packet of the track.
         table: its frames.
-        rows: int64 (N,), the rows of the table that are wanted.
+        rows: int64 (N,), the wanted rows of the table.
     """
     num = len(packets.pts)
     place = {pts: at for at, pts in enumerate(packets.pts) if not packets.is_dropped[at]}
@@ -109,7 +111,9 @@ def make_plan(packets: PacketList, table: FrameTable, rows: NDArray[np.int64]) -
         starts = np.concatenate([[0], starts])
     group = np.searchsorted(starts, wanted_at, side="right") - 1
     pts = np.array([np.iinfo(np.int64).min if tick is None else tick for tick in packets.pts], dtype=np.int64)
-    leads = pts[wanted_at] < pts[starts[group]]  # shown before its group's first picture: may lean on the group before
+    leads = (
+        pts[wanted_at] < pts[starts[group]]
+    )  # shown before its group's first picture, so it may depend on the group before
     begin = starts[np.maximum(group - leads, 0)]
     edges = np.zeros(num + 1, dtype=np.int64)
     np.add.at(edges, begin, 1)
@@ -120,7 +124,7 @@ def make_plan(packets: PacketList, table: FrameTable, rows: NDArray[np.int64]) -
 
 
 def _start_test(stream: VideoStream) -> Callable[[Packet[VideoStream]], bool]:
-    """Whether a key packet needs nothing before it. In H.264 and HEVC only an IDR is sure (open groups of pictures)."""
+    """Return a test for key packets that need nothing before them. In H.264 and HEVC only an IDR is sure to."""
     extra = stream.codec_context.extradata or b""
     name = stream.codec_context.name
     if name == "h264" and len(extra) > 6 and extra[0] == 1:
@@ -135,7 +139,7 @@ def _start_test(stream: VideoStream) -> Callable[[Packet[VideoStream]], bool]:
 
 
 def _first_picture_type(packet: Packet[VideoStream], length_size: int, *, shift: int, mask: int) -> int | None:
-    """The NAL unit type of the first coded picture in a packet of length-prefixed units."""
+    """Return the NAL unit type of the first coded picture in a packet of length-prefixed units."""
     data = memoryview(bytes(packet))
     pictures = _HEVC_PICTURES if shift else _H264_PICTURES
     at = 0

@@ -1,7 +1,7 @@
-"""Picture formats read from a sample entry: coded size, bit depth, chroma, reference pictures.
+"""Picture formats from a sample entry: coded size, bit depth, chroma, reference pictures.
 
-Parses the parameter sets of H.264 (ITU-T H.264 7.3.2.1.1) and HEVC (ITU-T H.265 7.3.2.2) as far as needed to tell how
-much memory decoding takes. What cannot be parsed is replaced by the largest value that is usual for the codec.
+Parses the parameter sets of H.264 (ITU-T H.264 7.3.2.1.1) and HEVC (ITU-T H.265 7.3.2.2) as far as needed to estimate
+the memory of a decoder. A part that cannot be parsed is replaced by the largest usual value of the codec.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _FEW_REFERENCES = 3
 _SAMPLES_PER_PIXEL = (1.5, 1.5, 2.0, 3.0)
 _H264_PROFILES_WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 _HEVC_SPS = 33
-# Parameter sets take some hundred bytes; what lies beyond is not read.
+# Parameter sets take some hundred bytes; later bytes are not read.
 MAX_ENTRY_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class PictureFormat:
-    """What decides the memory of a decoder.
+    """The facts that determine the memory of a decoder.
 
     Attributes:
         width, height: coded size, pixels.
-        bytes_per_pixel: of a decoded picture, all planes.
+        bytes_per_pixel: bytes of a decoded picture, all planes.
         num_references: pictures that the decoder may have to keep.
     """
 
@@ -42,7 +42,7 @@ class PictureFormat:
 
     @property
     def picture_bytes(self) -> float:
-        """Bytes of one decoded picture."""
+        """Return the bytes of one decoded picture."""
         return self.width * self.height * self.bytes_per_pixel
 
 
@@ -71,12 +71,12 @@ def read_format(entry: bytes) -> PictureFormat:
 
 
 def _usual_bytes_per_pixel(codec: str) -> float:
-    """4:2:0; of 10 bits where the codec's profiles in use have them."""
+    """Return the bytes per pixel of 4:2:0, with 10 bits if the codec's usual profiles have them."""
     return 3.0 if codec in _REFERENCES else 1.5
 
 
 def _larger(guess: PictureFormat, found: list[PictureFormat]) -> PictureFormat:
-    """The most of what the parameter sets say, and at least the sample entry's size."""
+    """Return the largest values of the parameter sets, and at least the sample entry's size."""
     if not found:
         return guess
     return PictureFormat(
@@ -107,7 +107,7 @@ def entry_boxes(entry: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _avc_sets(config: bytes) -> list[bytes]:
-    """The sequence parameter sets of an AVCDecoderConfigurationRecord, without their NAL header."""
+    """Return the sequence parameter sets of an AVCDecoderConfigurationRecord, without their NAL header."""
     at = 6
     found: list[bytes] = []
     for _ in range(config[5] & 31):
@@ -118,7 +118,7 @@ def _avc_sets(config: bytes) -> list[bytes]:
 
 
 def _hevc_sets(config: bytes) -> list[bytes]:
-    """The sequence parameter sets of an HEVCDecoderConfigurationRecord, without their NAL header."""
+    """Return the sequence parameter sets of an HEVCDecoderConfigurationRecord, without their NAL header."""
     at = 23
     found: list[bytes] = []
     for _ in range(config[22]):
@@ -135,14 +135,14 @@ def _hevc_sets(config: bytes) -> list[bytes]:
 
 
 def _av1_chroma(config: bytes) -> tuple[int, int]:
-    """Chroma format and bit depth of an AV1CodecConfigurationRecord (AV1 in ISOBMFF 2.3.3)."""
+    """Return chroma format and bit depth of an AV1CodecConfigurationRecord (AV1 in ISOBMFF 2.3.3)."""
     flags = config[2]
     chroma = 3 if not flags & 0x08 else (1 if flags & 0x04 else 2)
     return chroma, 10 if flags & 0x40 else 8
 
 
 def _vp9_chroma(config: bytes) -> tuple[int, int]:
-    """Chroma format and bit depth of a VPCodecConfigurationRecord (VP in ISOBMFF), after version and flags."""
+    """Return chroma format and bit depth of a VPCodecConfigurationRecord (VP in ISOBMFF), after version and flags."""
     subsampling = config[6] >> 1 & 7
     return (1, 1, 2, 3)[min(subsampling, 3)], config[6] >> 4
 
@@ -159,7 +159,7 @@ class _Bits:
         self._left = 8 * len(data)
 
     def take(self, num: int) -> int:
-        """The next bits as a number."""
+        """Return the next bits as a number."""
         self._left -= num
         if self._left < 0:
             raise IndexError
@@ -198,7 +198,7 @@ def _read_h264_sps(sps: bytes) -> PictureFormat:
 
 
 def _read_h264_chroma(bits: _Bits) -> tuple[int, int]:
-    """Chroma format and the larger bit depth; passes the scaling lists over."""
+    """Return chroma format and the larger bit depth; skips the scaling lists."""
     chroma = bits.unsigned()
     if chroma == 3:
         bits.take(1)
@@ -220,7 +220,7 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
 
 
 def _skip_h264_order(bits: _Bits) -> None:
-    """Pass pic_order_cnt_type and what belongs to it over."""
+    """Skip pic_order_cnt_type and its fields."""
     kind = bits.unsigned()
     if kind == 0:
         bits.unsigned()
@@ -258,7 +258,7 @@ def _read_hevc_sps(sps: bytes) -> PictureFormat:
 
 
 def _skip_hevc_profile(bits: _Bits, num_layers: int) -> None:
-    """Pass profile_tier_level over: 88 bits of profile and 8 of level, then the same for each layer that has them."""
+    """Skip profile_tier_level: 88 bits of profile and 8 of level, then the same for each layer that has them."""
     bits.take(96)
     present = [(bits.take(1), bits.take(1)) for _ in range(num_layers)]
     if num_layers:

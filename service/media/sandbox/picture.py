@@ -1,4 +1,4 @@
-"""The picture track of one upload: decoded, put upright, squashed to the model's size."""
+"""The picture track of one upload: decoded, put upright, resized to the model's size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UNSPECIFIED_COLORSPACE = 2
 
 
 def open_picture(container: InputContainer, policy: MediaPolicy, *, track_id: int | None) -> VideoStream:
-    """The picture track, checked and set up for decoding in one thread; the other tracks are not read.
+    """Return the picture track, checked and set up for decoding in one thread. The other tracks are not read.
 
     Raises:
         ServiceError: `no_video`, `unsupported_codec`, `picture_too_large`.
@@ -87,7 +87,7 @@ class PictureDecoder:
         container, stream: from `open_picture`, at the start of the track.
         policy: limits.
         plan: which packets to decode; None decodes all.
-        index_of: the place of a frame by its ticks where all frames are known; else frames are counted.
+        index_of: index of a frame by its ticks, if all frames are known; else frames are counted.
         origin_ticks: the tick that becomes time 0.
         on_progress: called at every packet.
     """
@@ -121,20 +121,20 @@ class PictureDecoder:
 
     @property
     def last_duration_s(self) -> float:
-        """What the last frame claims to last, seconds."""
+        """Return the duration that the last frame claims, in seconds."""
         return float(self._last_duration * self._base)
 
     @property
     def mean_spacing_s(self) -> float:
-        """Mean seconds between the frames so far; 0 before the second."""
+        """Return the mean seconds between the frames so far; 0 before the second."""
         if self._num_decoded < 2 or self._last_pts is None:
             return 0.0
         return float(self._last_pts * self._base) / (self._num_decoded - 1)
 
     def frames(self) -> Iterator[Shown[VideoFrame]]:
-        """The frames in rising time; frames whose time does not rise are left out."""
+        """Yield the frames in rising time. Frames whose time does not rise are skipped."""
         context = self._stream.codec_context
-        may_skip = context.name == "h264"  # in HEVC a higher temporal layer may lean on a skipped picture
+        may_skip = context.name == "h264"  # in HEVC a higher temporal layer may depend on a skipped picture
         for at, packet in enumerate(self._container.demux(self._stream)):
             self._on_progress()
             is_flush = packet.size == 0 and packet.dts is None
@@ -151,7 +151,7 @@ class PictureDecoder:
                 return
 
     def check_any(self) -> None:
-        """Raise if nothing could be decoded: `picture_too_large` or `no_frames`."""
+        """Raise `picture_too_large` or `no_frames` if no frame could be decoded."""
         if self._num_decoded:
             return
         if self._is_oversized:
@@ -166,7 +166,7 @@ class PictureDecoder:
             frames = self._stream.decode(packet)
         except MemoryError:
             raise
-        except (av.FFmpegError, ValueError) as error:  # one bad packet; the others may be fine
+        except (av.FFmpegError, ValueError) as error:  # one bad packet; the others may be good
             if tick is not None:
                 self._undecoded.remove(tick)
                 heapq.heapify(self._undecoded)
@@ -179,7 +179,7 @@ class PictureDecoder:
                 yield shown
 
     def _note(self, packet: av.Packet[VideoStream] | None) -> int | None:
-        """Remember the tick of a packet, for `_tick`; None if it has none or its frame will be dropped."""
+        """Store the tick of a packet for `_tick` and return it; None if it has none or its frame will be dropped."""
         if packet is None or packet.pts is None or packet.is_discard:
             return None
         self._has_offsets |= packet.pts != packet.dts
@@ -190,10 +190,10 @@ class PictureDecoder:
         return packet.pts
 
     def _tick(self, frame: VideoFrame) -> int | None:
-        """The frame's presentation tick, None where untold.
+        """Return the frame's presentation tick; None if unknown.
 
         Reordered frames without offsets (B-frames without `ctts`) carry the decoding tick of their packet. As in
-        players, the earliest tick then belongs to the first frame that comes out.
+        players, the earliest tick then belongs to the first frame that leaves the decoder.
         """
         pts = frame.pts
         if self._stream.codec_context.has_b_frames and self._undecoded:
@@ -230,7 +230,7 @@ class FrameMaker:
         self._reformatter = VideoReformatter()
 
     def make(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """The frame upright and squashed, uint8 RGB (height, width, 3) of BT.709, by swscale's bilinear filter."""
+        """Return the frame upright and resized, uint8 RGB (height, width, 3) in BT.709, by swscale's bilinear."""
         orientation = orientation_of(frame)
         colours = Colours.of(frame)
         format_name = "rgb24" if colours is None else "rgb48le"
@@ -263,13 +263,13 @@ class FrameMaker:
 
 
 def presumed_colorspace(frame: VideoFrame) -> Colorspace | None:
-    """BT.709 for untagged HD, which FFmpeg would read as BT.601; None leaves the choice to the frame's own tag."""
+    """Return BT.709 for untagged HD, which FFmpeg would read as BT.601; None keeps the frame's own tag."""
     is_untagged = int(frame.colorspace) == _UNSPECIFIED_COLORSPACE and not frame.format.is_rgb
     return Colorspace.ITU709 if is_untagged and frame.height >= _UNTAGGED_HD_HEIGHT else None
 
 
 def display_size(frame: VideoFrame, aperture: Aperture | None) -> tuple[int, int]:
-    """Width and height of the shown part of a frame when upright, pixels."""
+    """Return width and height of the shown part of a frame when upright, in pixels."""
     width, height = frame.width, frame.height
     if aperture is not None and aperture.fits(width, height):
         width, height = aperture.width, aperture.height
@@ -277,7 +277,7 @@ def display_size(frame: VideoFrame, aperture: Aperture | None) -> tuple[int, int
 
 
 def sample_aspect_ratio(stream: VideoStream, frame: VideoFrame) -> str:
-    """The pixels' aspect ratio as `w:h`, for the upright frame; 1:1 where untold."""
+    """Return the pixels' aspect ratio as `w:h` for the upright frame; 1:1 if unknown."""
     ratio = stream.sample_aspect_ratio
     if not ratio or ratio <= 0:
         return "1:1"

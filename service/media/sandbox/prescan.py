@@ -1,8 +1,8 @@
-"""The first look at an upload: its MP4 structure walked in Python, before FFmpeg sees a byte of it.
+"""The first look at an upload: its MP4 structure is walked in Python before FFmpeg sees a byte of it.
 
-Refuses with the right code what is no MP4, cut off, encrypted, too long, too large or contradictory; finds the tracks
-to decode and what decoding may cost. Works on an upload that still grows: an index that comes first is checked as soon
-as it is whole, and each later part of the file is released to FFmpeg (`vet`) once it has been walked.
+Refuses with the right code what is no MP4, cut off, encrypted, too long, too large or contradictory. Finds the tracks
+to decode and estimates the cost of decoding. Works on a growing upload: an index that comes first is checked as soon as
+it is complete, and each later part of the file is released to FFmpeg (`vet`) once it has been walked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _STILL_BRANDS = frozenset({"avif", "avis", "heic", "heix", "hevc", "mif1", "msf1
 _MEDIA_KINDS = frozenset({"mdat", "free", "skip", "wide"})
 _FRAGMENT_KINDS = frozenset({"moof", "mdat", "styp", "sidx", "emsg", "prft"})
 _BASE_CPU_S = 10.0
-# Ten times what FFmpeg takes for 1080p H.264 in one thread (2.1 ns a pixel), for slower codecs and machines.
+# CPU seconds per pixel: ten times what FFmpeg takes for 1080p H.264 in one thread (2.1 ns), for slower codecs and
+# machines.
 _CPU_S_PER_PIXEL = 2.5e-8
 
 # Measured with FFmpeg 8.1 on 4096x2304: 16 references of 4:2:0 take 346 MB (pictures of 14 MB), of 4:4:4 in 10 bits
@@ -37,7 +38,7 @@ _PICTURES_BESIDE, _MEMORY_FACTOR = 4, 1.2
 
 @dataclass(slots=True)
 class ClipIndex:
-    """What the index tells: the tracks to decode and how the media lie in the file.
+    """The tracks to decode and the layout of the file.
 
     `sound_index` is the place of the chosen sound track among all sound tracks.
     """
@@ -46,12 +47,12 @@ class ClipIndex:
     sound: Track
     sound_index: int
     is_fragmented: bool
-    timescale: int  # ticks a second of the movie header
+    timescale: int  # ticks per second of the movie header
     tracks: list[Track] = field(default_factory=list)
 
 
 class Scanner:
-    """Walks an upload's top-level boxes from the front, as far as asked."""
+    """Walks an upload's top-level boxes from the front, as far as needed."""
 
     def __init__(self, source: UploadSource, policy: MediaPolicy, *, audio_track: int | None = None) -> None:
         self._source = source
@@ -59,7 +60,7 @@ class Scanner:
         self._audio_track = audio_track
         self._budget = BoxBudget(policy)
         self._at = 0
-        self._end = 0  # of the box that was walked last
+        self._end = 0  # of the last walked box
         self._is_done = False
         self._has_media = False
         self._media_came_first = False
@@ -67,10 +68,10 @@ class Scanner:
         self._fragments = FragmentCounter(policy)
 
     def head(self) -> ClipIndex:
-        """Walk until the index has been checked; waits for the upload as far as needed.
+        """Walk until the index has been checked. Waits for the upload as far as needed.
 
         Raises:
-            ServiceError: why the file is not taken.
+            ServiceError: the file is refused.
         """
         while self._index is None:
             if not self._step():
@@ -79,23 +80,23 @@ class Scanner:
 
     @property
     def is_streamable(self) -> bool:
-        """Whether the index came before the media, so that decoding can begin before the end."""
+        """Return whether the index came before the media, so that decoding can start before the end."""
         return not self._media_came_first
 
     def rest(self) -> None:
-        """Walk to the end of the (complete) upload and check that the media are all there.
+        """Walk to the end of the (complete) upload and check that all media are present.
 
         Raises:
-            ServiceError: why the file is not taken.
+            ServiceError: the file is refused.
         """
         while self._step():
             pass
 
     def vet(self, position: int) -> int:
-        """How far the upload may be read now: past `position`, or to its end. Waits for growth.
+        """Return how far the upload may be read now: past `position`, or to its end. Waits for growth.
 
         Raises:
-            ServiceError: what came since is not taken.
+            ServiceError: a part that arrived since is refused.
         """
         while position >= self._end and self._step():
             pass
@@ -106,11 +107,11 @@ class Scanner:
         return min(self._end, self._source.size_bytes)
 
     def sound_s(self) -> float:
-        """Seconds of sound as far as walked, by the sample tables."""
+        """Return the seconds of sound as far as walked, by the sample tables."""
         return 0.0 if self._index is None else self._fragments.length_s(self._index.sound.track_id)
 
     def cpu_budget_s(self) -> float:
-        """CPU seconds that decoding may take, from the picture's size and the number of frames."""
+        """Return the CPU seconds that decoding may take, from the picture's size and the number of frames."""
         if self._index is None or not self._source.is_complete:
             return self._policy.max_cpu_s
         picture = self._index.picture
@@ -119,20 +120,20 @@ class Scanner:
         return min(self._policy.max_cpu_s, _BASE_CPU_S + _CPU_S_PER_PIXEL * pixels)
 
     def picture_pixels(self) -> tuple[int, int]:
-        """Pixels of a coded picture and the number of pictures, as the index tells."""
+        """Return the pixels of a coded picture and the number of pictures, from the index."""
         assert self._index is not None
         picture = self._index.picture
         return picture.width * picture.height, picture.num_samples + self._fragments.num_frames(picture.track_id)
 
     def decoder_memory_bytes(self) -> int:
-        """Memory that decoding may take, from the pictures' size and format and the number kept for reference."""
+        """Return the memory that decoding may take, from the pictures' size and format and the number of references."""
         assert self._index is not None
         formats = [read_format(entry) for entry in self._index.picture.entries]
         pictures = [each.picture_bytes * (each.num_references + _PICTURES_BESIDE) for each in formats]
         return _BASE_MEMORY_BYTES + int(_MEMORY_FACTOR * max(pictures, default=0.0))
 
     def _step(self) -> bool:
-        """Walk one more box; False at the end of the upload."""
+        """Walk one more box. Return False at the end of the upload."""
         if self._is_done:
             return False
         if not self._source.require(self._at + 8):
@@ -143,7 +144,7 @@ class Scanner:
         if self._at == 0 and kind not in _FIRST_KINDS:
             raise _not_mp4()
         if kind not in _TOP_KINDS and self._index is not None and self._has_media:
-            self._finish(has_leftover=False)  # something else was appended; FFmpeg stops there too
+            self._finish(has_leftover=False)  # other data was appended; FFmpeg stops there too
             return False
         if not (self._index is not None and kind in _FRAGMENT_KINDS):
             self._budget.spend()
@@ -193,7 +194,7 @@ class Scanner:
 
     def _finish(self, *, has_leftover: bool) -> None:
         self._is_done = True
-        if self._at > self._source.size_bytes:  # media passed over while the upload grew
+        if self._at > self._source.size_bytes:  # media that were skipped while the upload grew
             raise _cut_off()
         self._end = max(self._end, self._source.size_bytes)
         if self._index is None:
@@ -203,7 +204,7 @@ class Scanner:
         self._check_media(self._index)
 
     def _check_media(self, index: ClipIndex) -> None:
-        """The samples that the index tells of must lie in the file, one after another."""
+        """Check that the samples of the index lie in the file, one after another."""
         picture = index.picture
         if picture.num_samples + self._fragments.num_frames(picture.track_id) == 0 or not self._has_media:
             raise reject("no_frames", "The picture track holds no frame; the file is an empty shell.")
@@ -279,9 +280,9 @@ def _check_header(box: Box, policy: MediaPolicy) -> int:
 
 
 def _choose(tracks: list[Track], code: str, kind: str) -> Track:
-    """The enabled default: the first enabled track whose codec is supported, else the first supported one.
+    """Return the enabled default track: the first enabled one with a supported codec, else the first supported one.
 
-    Where none is supported it is the first track, so that the caller learns what is wrong with that one.
+    Without a supported track it is the first track, so that the caller learns what is wrong with that one.
     """
     if not tracks:
         raise reject(code, f"The clip has no {kind} track; send a video with pictures and sound.")

@@ -1,4 +1,4 @@
-"""Which frame answers for which instant (docs/contract.md, "Time"): pure functions of times."""
+"""Assignment of frames to sample times (docs/contract.md, "Time"): pure functions of times."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _F = TypeVar("_F")
 
 # The sample of second k is the picture at k + 15/16 s, as in AVSBench's own frame extraction.
 PHASE = 15 / 16
-# Half a tick of tolerance, in ticks, and a millionth more: an exact half tick must not hang on how a float rounds.
+# Half a tick of tolerance, in ticks, and a millionth more, so that an exact half tick does not depend on rounding.
 _HALF_TICK = 0.5 + 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class FrameTable:
-    """The frames of a picture track in presentation order: int64 (T,) ticks, rising; a tick is `time_base` seconds."""
+    """The frames of a picture track in presentation order: int64 (T,) rising ticks; a tick is `time_base` seconds."""
 
     pts: NDArray[np.int64]
     time_base: Fraction
@@ -32,21 +32,21 @@ class FrameTable:
 
     @property
     def times_s(self) -> NDArray[np.float64]:
-        """The frames' timestamps, float64 (T,) seconds."""
+        """Return the frames' timestamps, float64 (T,) seconds."""
         times: NDArray[np.float64] = self.pts * self.time_base.numerator / self.time_base.denominator
         return times
 
 
 @dataclass(frozen=True, slots=True)
 class Assignments:
-    """Sample times float64 (N,) seconds, strictly rising; for each the row of its frame in the table, int64 (N,)."""
+    """Sample times, float64 (N,) seconds, strictly rising; for each the row of its frame in the table, int64 (N,)."""
 
     times_s: NDArray[np.float64]
     rows: NDArray[np.int64]
 
 
 def first_index(start_s: float, fps: float) -> int:
-    """The least i >= 0 with (i + 15/16) / fps >= start_s."""
+    """Return the smallest i >= 0 with (i + 15/16) / fps >= start_s."""
     at = max(0, math.ceil(start_s * fps - PHASE) - 1)
     while (at + PHASE) / fps < start_s:
         at += 1
@@ -54,10 +54,10 @@ def first_index(start_s: float, fps: float) -> int:
 
 
 def assign(table: FrameTable, job: DecodeJob) -> Assignments:
-    """The samples of a clip whose frames are all known.
+    """Return the samples of a clip whose frames are all known.
 
     Raises:
-        ServiceError: `bad_option` (the range lies behind the clip's end), `too_long`, `too_many_frames`.
+        ServiceError: `bad_option` (the range starts after the clip's end), `too_long`, `too_many_frames`.
     """
     end_s = table.end_s if job.end_s is None else min(job.end_s, table.end_s)
     check_length(table.end_s, job)
@@ -76,7 +76,7 @@ def assign(table: FrameTable, job: DecodeJob) -> Assignments:
 
 
 def check_range(job: DecodeJob, *, clip_end_s: float) -> None:
-    """Raise `bad_option` if the range asked for begins behind the clip's end."""
+    """Raise `bad_option` if the requested range starts after the clip's end."""
     if job.start_s >= clip_end_s:
         raise ServiceError(
             "bad_option", f"start_s: the clip ends at {clip_end_s:.6g} s, before start_s = {job.start_s:.6g} s."
@@ -93,7 +93,7 @@ def check_length(end_s: float, job: DecodeJob) -> None:
 
 
 def check_count(num: int, job: DecodeJob) -> None:
-    """Raise `too_many_frames` if the answer would hold more samples than allowed."""
+    """Raise `too_many_frames` if the answer would have more samples than allowed."""
     if num > job.policy.max_samples:
         raise ServiceError(
             "too_many_frames",
@@ -112,7 +112,7 @@ def _times_between(job: DecodeJob, end_s: float) -> NDArray[np.float64]:
 
 
 def _in_range(table: FrameTable, start_s: float, end_s: float) -> NDArray[np.bool_]:
-    """Frames of [start_s, end_s), half a tick of tolerance on both sides, so that ranges that meet share no frame."""
+    """Return the frames of [start_s, end_s) with half a tick of tolerance, so that adjacent ranges share no frame."""
     base = float(table.time_base)
     inside: NDArray[np.bool_] = (table.pts >= start_s / base - 0.5) & (table.pts < end_s / base - 0.5)
     return inside
@@ -122,14 +122,14 @@ def _lone_sample(table: FrameTable, job: DecodeJob, end_s: float) -> tuple[NDArr
     inside = np.flatnonzero(_in_range(table, job.start_s, end_s))
     if len(inside):
         row = int(inside[-1])
-    else:  # no frame begins inside the range: the one on screen
+    else:  # no frame starts inside the range: take the one on screen
         row = max(0, int(np.searchsorted(table.pts, job.start_s / float(table.time_base) + 0.5, side="right")) - 1)
     return np.array([row]), table.times_s[[row]]
 
 
 @dataclass(frozen=True, slots=True)
 class Shown(Generic[_F]):
-    """A decoded frame with its place: index in presentation order, ticks, seconds."""
+    """A decoded frame with its index in presentation order, ticks and seconds."""
 
     index: int
     pts: int
@@ -138,17 +138,17 @@ class Shown(Generic[_F]):
 
 
 class MissingFrameError(Exception):
-    """A frame that the plan promised did not come out of the decoder."""
+    """A frame of the plan did not come out of the decoder."""
 
 
 class TableChooser(Generic[_F]):
-    """Turns decoded frames into samples where all frames are known beforehand: each leaves with its own frame.
+    """Turns decoded frames into samples if all frames are known beforehand: each sample leaves with its own frame.
 
     Args:
         table: the frames of the clip.
-        assignments: what is wanted.
-        is_strict: raise MissingFrameError instead of taking the frame before a missing one.
-        num_done: samples that have left already (of an earlier try).
+        assignments: the wanted samples.
+        is_strict: raise MissingFrameError instead of using the frame before a missing one.
+        num_done: samples that have already left (of an earlier attempt).
     """
 
     def __init__(self, table: FrameTable, assignments: Assignments, *, is_strict: bool, num_done: int = 0) -> None:
@@ -160,16 +160,16 @@ class TableChooser(Generic[_F]):
 
     @property
     def num_done(self) -> int:
-        """Samples that have left."""
+        """Return the number of samples that have left."""
         return self._next
 
     @property
     def is_done(self) -> bool:
-        """Whether every sample has left."""
+        """Return whether every sample has left."""
         return self._next >= len(self._times)
 
     def feed(self, shown: Shown[_F]) -> Iterator[tuple[float, Shown[_F]]]:
-        """The samples that this frame settles, each with its time in seconds."""
+        """Yield the samples that this frame settles, each with its time in seconds."""
         while not self.is_done and self._pts[self._next] <= shown.pts:
             chosen = shown
             if self._pts[self._next] < shown.pts:
@@ -181,7 +181,7 @@ class TableChooser(Generic[_F]):
         self._before = shown
 
     def finish(self) -> Iterator[tuple[float, Shown[_F]]]:
-        """The samples left when the decoder has ended: they get the last frame."""
+        """Yield the remaining samples when the decoder has ended; they get the last frame."""
         if self._is_strict and not self.is_done:
             raise MissingFrameError
         while not self.is_done and self._before is not None:
@@ -190,7 +190,7 @@ class TableChooser(Generic[_F]):
 
 
 class StreamChooser(Generic[_F]):
-    """Turns decoded frames into samples of a clip whose rest is unknown: a frame is chosen when the next comes."""
+    """Turns decoded frames into samples of a clip whose rest is unknown: a frame is chosen when the next arrives."""
 
     def __init__(self, job: DecodeJob, time_base: Fraction) -> None:
         self._job = job
@@ -204,7 +204,7 @@ class StreamChooser(Generic[_F]):
         self.is_done = False
 
     def feed(self, shown: Shown[_F]) -> Iterator[tuple[float, Shown[_F]]]:
-        """The samples that are settled now that this frame is known."""
+        """Yield the samples that are settled now that this frame is known."""
         check_length(shown.timestamp_s, self._job)
         half = self._base / 2
         if self._on_screen is None or shown.timestamp_s <= self._job.start_s + half:
@@ -224,10 +224,10 @@ class StreamChooser(Generic[_F]):
         self._before = shown
 
     def finish(self, end_s: float) -> Iterator[tuple[float, Shown[_F]]]:
-        """The samples left once the clip's end is known.
+        """Yield the remaining samples once the clip's end is known.
 
         Raises:
-            ServiceError: `bad_option`, the range lies behind the end; `too_long`.
+            ServiceError: `bad_option` if the range starts after the end; `too_long`.
         """
         if self._before is None:
             return

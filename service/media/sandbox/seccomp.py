@@ -28,7 +28,7 @@ _Line = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What happens to one system call.
+    """Treatment of one system call.
 
     Without `values` and `forbidden_bits` the call is allowed, or refused if `refusal` is set. With one of them, the low
     32 bits of an argument decide between both; the kernel uses no more than those of the arguments tested here.
@@ -49,17 +49,17 @@ class Rule:
 
     @property
     def is_conditional(self) -> bool:
-        """Whether an argument decides."""
+        """Return whether an argument decides."""
         return bool(self.values) or self.forbidden_bits != 0
 
 
 def allow(*names: str) -> list[Rule]:
-    """Rules that allow calls with any arguments."""
+    """Return rules that allow calls with any arguments."""
     return [Rule(name) for name in names]
 
 
 def refuse(error: int, *names: str) -> list[Rule]:
-    """Rules that answer calls with an errno."""
+    """Return rules that answer calls with an errno."""
     return [Rule(name, refusal=error) for name in names]
 
 
@@ -90,7 +90,7 @@ def assemble(rules: Sequence[Rule], *, default_allow: bool = False) -> bytes | N
 
 
 def install(program: bytes) -> bool:
-    """Add a filter to this process for good, and set no_new_privs; False if the kernel refuses."""
+    """Install a permanent filter in this process and set no_new_privs. Return False if the kernel refuses."""
     buffer = ctypes.create_string_buffer(program, len(program))
     head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     holder = ctypes.create_string_buffer(head, len(head))
@@ -98,7 +98,7 @@ def install(program: bytes) -> bool:
 
 
 def prctl(option: int, *arguments: int) -> bool:
-    """Call prctl(2); whether it succeeded."""
+    """Call prctl(2) and return whether it succeeded."""
     padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     return int(_LIBC.prctl(option, *padded)) == 0
 
@@ -107,7 +107,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def _rule_lines(rule: Rule) -> list[_Line]:
-    """Instructions for a call that has been recognised; all paths return. Jumps are relative."""
+    """Return the instructions for a recognised call; all paths return. Jumps are relative."""
     refused = _RET_KILL_PROCESS if rule.refusal is None else _RET_ERRNO | rule.refusal
     if not rule.is_conditional:
         return [(_RET_K, 0, 0, _RET_ALLOW if rule.refusal is None else refused)]

@@ -1,4 +1,4 @@
-"""The sound track of one upload as 16 kHz mono, placed by its timestamps, decoded only as far as asked."""
+"""The sound track of one upload as 16 kHz mono, placed by its timestamps, decoded only as far as needed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from service.media.sandbox.sound_frames import MAX_CHANNELS, SoundPiece, sound_p
 from service.media.sound_run import Placed, SoundRun
 
 _BATCH_S = 0.1
-# Windows whose peak stays under this value of int16 (-60 dBFS) are silent: it lies under the floor of the log-mel.
+# Windows whose peak stays below this int16 value (-60 dBFS) are silent: it lies under the floor of the log-mel.
 _SILENT_PEAK = 33
 # Channels cancel out if their mean has less than this share of the energy that the loudest channel alone would leave in
 # it (1 / channels squared): 9 dB less than a voice that is on one channel only.
 _CANCELLED_SHARE = 1 / 8
-# Energy of a window at an RMS of -60 dBFS; quieter ones have nothing to lose.
+# Energy of a window at an RMS of -60 dBFS; quieter windows are not checked for cancelled channels.
 _LEAST_ENERGY = WINDOW_SAMPLES * 33.0**2
 
 
 def open_sound(container: InputContainer, *, track_id: int | None) -> AudioStream:
-    """The sound track, checked; the other tracks are not read.
+    """Return the sound track, checked. The other tracks are not read.
 
     Raises:
         ServiceError: `no_audio`, `unsupported_codec`.
@@ -55,7 +55,7 @@ def open_sound(container: InputContainer, *, track_id: int | None) -> AudioStrea
 
 
 def describe(stream: AudioStream, *, track: int, language: str | None) -> AudioInfo:
-    """The track as callers see it; its notes are not known yet."""
+    """Return the description of the track for callers; its notes are not known yet."""
     context = stream.codec_context
     return AudioInfo(
         track=track,
@@ -67,7 +67,7 @@ def describe(stream: AudioStream, *, track: int, language: str | None) -> AudioI
 
 
 class SoundTrack:
-    """Windows of 15 600 samples in rising order; what was not heard is silence.
+    """Windows of 15 600 samples in rising order; missing sound is silence.
 
     Args:
         container, stream: from `open_sound`.
@@ -88,12 +88,12 @@ class SoundTrack:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is unusual about the windows so far: `antiphase`, `clipped`, `silent` (all of them), in this order."""
+        """Return what is unusual about the windows so far: `antiphase`, `clipped`, `silent` (all), in this order."""
         found = self._found | ({"silent"} if self._is_silent else set())
         return tuple(sorted(found))
 
     def window(self, end: int) -> NDArray[np.int16]:
-        """The window that ends before position `end` (samples since time 0), int16 (15600,). Ends must not fall."""
+        """Return the window before position `end` (samples since time 0), int16 (15600,). Ends must not decrease."""
         begin = end - WINDOW_SAMPLES
         self._forget_before(begin)
         while self._settled < end and not self._has_ended:
@@ -105,7 +105,7 @@ class SoundTrack:
         return chosen
 
     def _is_cancelled(self, mean: NDArray[np.int16], loudest: NDArray[np.int16]) -> bool:
-        """Whether the channels of a window cancel out in their mean, as in stereo with one channel inverted."""
+        """Return whether the channels of a window cancel out in their mean, as in stereo with one channel inverted."""
         if self._num_channels == 1:
             return False
         energy = np.square(loudest, dtype=np.float64).sum()
@@ -123,7 +123,7 @@ class SoundTrack:
             self._found.add("clipped")
 
     def _place(self, pieces: Iterator[SoundPiece]) -> Iterator[Placed]:
-        """Pieces at 16 kHz with the position of their first sample."""
+        """Yield pieces at 16 kHz with the position of their first sample."""
         run: SoundRun | None = None
         for piece in pieces:
             time_s, rate_hz, num_rows = piece.time_s, piece.rate_hz, len(piece.samples)
@@ -152,7 +152,7 @@ class SoundTrack:
             self._has_ended = True
             return
         start, samples = self._pending
-        if start >= end:  # the sound goes on later: what lies between is silence
+        if start >= end:  # the sound continues later; the gap is silence
             self._settled = end
             return
         self._pending = None
@@ -167,7 +167,7 @@ class SoundTrack:
         self._view(start + skip, start + num)[:] = samples[:, skip:]
 
     def _view(self, begin: int, end: int) -> NDArray[np.int16]:
-        """The buffer from `begin` to `end`, int16 (2, end - begin), grown where needed."""
+        """Return the buffer from `begin` to `end`, int16 (2, end - begin), grown as needed."""
         length = self._buffer.shape[1]
         if end - self._base > length:
             grown = np.zeros((2, max(2 * length, end - self._base)), np.int16)
@@ -176,7 +176,7 @@ class SoundTrack:
         return self._buffer[:, begin - self._base : end - self._base]
 
     def _forget_before(self, begin: int) -> None:
-        """Drop what lies more than a window before `begin`; moved rarely, so that the copy is cheap."""
+        """Drop sound more than a window before `begin`. Done rarely, so that the copy is cheap."""
         past = begin - self._base
         if past <= 2 * WINDOW_SAMPLES:
             return
@@ -187,8 +187,8 @@ class SoundTrack:
 
 
 def window_end(time_s: float) -> int:
-    """The position that a window for this instant ends before: nothing after the instant is heard.
+    """Return the position before which a window for this instant ends: no later sound is heard.
 
-    The small addend makes up for the last bit of times such as 0.9375 * 16000.
+    The small addend corrects the last bit of times such as 0.9375 * 16000.
     """
     return math.floor(time_s * SAMPLE_RATE_HZ + 1e-6)

@@ -37,7 +37,7 @@ _LOUDER = 4.0
 class SoundPiece:
     """A decoded frame: `samples` are float32 (1, S) of a single channel, else (2, S): mean and loudest channel.
 
-    `time_s` is None where the file does not tell it.
+    `time_s` is None if the file has no time for it.
     """
 
     time_s: float | None
@@ -48,7 +48,7 @@ class SoundPiece:
 
 
 def sound_pieces(container: InputContainer, stream: AudioStream, *, origin_s: float) -> Iterator[SoundPiece]:
-    """Decode the track; a packet that does not decode is a gap.
+    """Decode the track and yield its frames. A packet that cannot be decoded is a gap.
 
     Args:
         container, stream: from `open_sound`.
@@ -89,7 +89,7 @@ class _FrameReader:
         )
 
     def _signals(self, channels: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The mean is taken before resampling, so that no down-mix matrix is involved."""
+        """Return the signals. The mean is taken before resampling, so that no down-mix matrix is involved."""
         if len(channels) == 1:
             return channels
         energies = np.einsum("cs,cs->c", channels, channels)

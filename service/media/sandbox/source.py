@@ -1,4 +1,4 @@
-"""An upload as FFmpeg reads it: by position, never past what the pre-scan has passed, waiting while it grows."""
+"""An upload as FFmpeg reads it: by position, never past what the pre-scan has released, waiting while it grows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from av.container.input import InputContainer
 from service.domain.errors import ServiceError
 from service.media.policy import PICTURE_DECODERS, SOUND_DECODERS, MediaPolicy
 
-# What a growing upload claims as its size: FFmpeg's MP4 reader wants one, and stops at the index before it matters.
+# Size that a growing upload reports: FFmpeg's MP4 reader needs one, and stops at the index before it matters.
 _UNKNOWN_END = 1 << 40
 
-# Waits until the upload holds this many bytes or is complete; returns its size and whether it is complete.
+# Waits until the upload has this many bytes or is complete; returns its size and whether it is complete.
 Need = Callable[[int], tuple[int, bool]]
 
 
@@ -30,7 +30,7 @@ class UploadSource:
         self._vet: Callable[[int], int] | None = None
 
     def require(self, num_bytes: int) -> bool:
-        """Wait until the upload holds this many bytes; False if it ended before."""
+        """Wait until the upload has this many bytes. Return False if it ended before."""
         while self.size_bytes < num_bytes and not self.is_complete:
             self.size_bytes, self.is_complete = self._need(num_bytes)
         return self.size_bytes >= num_bytes
@@ -41,15 +41,15 @@ class UploadSource:
             self.size_bytes, self.is_complete = self._need(1 << 62)
 
     def guard(self, vet: Callable[[int], int]) -> None:
-        """From now on reads go no further than `vet(position)`, which may wait, and may raise ServiceError."""
+        """Limit reads to `vet(position)` from now on; it may wait, and may raise ServiceError."""
         self._vet = vet
 
     def pread(self, num_bytes: int, position: int) -> bytes:
-        """Bytes that are there already (fewer at the end)."""
+        """Return bytes that have already arrived; fewer at the end."""
         return os.pread(self._fd, max(0, min(num_bytes, self.size_bytes - position)), position)
 
     def read(self, num_bytes: int, position: int) -> bytes:
-        """At least one byte unless the upload ends before `position`; waits for the upload to grow."""
+        """Return at least one byte unless the upload ends before `position`. Waits for the upload to grow."""
         if self.failure is not None:
             return b""
         try:
@@ -64,12 +64,12 @@ class UploadSource:
         return self.pread(min(num_bytes, limit - position), position) if limit > position else b""
 
     def check(self) -> None:
-        """Raise what made a read fail: FFmpeg may have taken it for the end of the file."""
+        """Raise the error of a failed read, because FFmpeg may have taken it for the end of the file."""
         if self.failure is not None:
             raise self.failure
 
     def open_container(self, policy: MediaPolicy) -> InputContainer:
-        """The upload as a container: the MP4 reader only, our codecs only, no other file and no protocol.
+        """Open the upload as a container: MP4 reader only, accepted codecs only, no other file and no protocol.
 
         Raises:
             av.FFmpegError: FFmpeg cannot read it.
@@ -84,32 +84,32 @@ class UploadSource:
             "threads": "1",
         }
         if not self.is_complete:
-            options["fflags"] = "+ignidx"  # do not look for a second index behind the media
+            options["fflags"] = "+ignidx"  # do not look for a second index after the media
         container = av.open(_Reader(self), "r", format="mov", options=options, metadata_errors="ignore")
         self.check()
         return container
 
 
 class _Reader:
-    """One position in the upload, as the file object that av.open takes. It has no `name` to resolve against."""
+    """A read position in the upload, as a file object for av.open. It has no `name` that could be resolved."""
 
     def __init__(self, source: UploadSource) -> None:
         self._source = source
         self._position = 0
 
     def read(self, num_bytes: int) -> bytes:
-        """The next bytes."""
+        """Return the next bytes."""
         data = self._source.read(num_bytes, self._position)
         self._position += len(data)
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, relative to the start (0), the present position (1) or the end (2)."""
+        """Move relative to the start (0), the current position (1) or the end (2)."""
         end = self._source.size_bytes if self._source.is_complete else _UNKNOWN_END
         base = (0, self._position, end)[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def tell(self) -> int:
-        """The present position."""
+        """Return the current position."""
         return self._position

@@ -1,4 +1,4 @@
-"""Single pictures of live streams: JPEG decoded, RGB squashed to the model's size, in a jailed child that lives on."""
+"""Single pictures of live streams: JPEG is decoded and RGB resized to the model's size, in a lasting jailed child."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01, 0xD8}
 
 
 def serve_stills(read_exactly: Callable[[int], bytes], write: Callable[[bytes], None], *, max_pixels: int) -> None:
-    """Answer requests one by one until the parent closes (EOFError comes out)."""
+    """Answer requests one by one until the parent closes the socket (raises EOFError)."""
     makers: dict[tuple[int, int], FrameMaker] = {}
     while True:
         kind, height, width, out_height, out_width, num_bytes = STILL_REQUEST.unpack(read_exactly(STILL_REQUEST.size))
@@ -45,7 +45,7 @@ def serve_stills(read_exactly: Callable[[int], bytes], write: Callable[[bytes], 
 
 
 def decode_jpeg(data: bytes, *, max_pixels: int) -> VideoFrame:
-    """One JPEG as a frame.
+    """Return one JPEG as a frame.
 
     Raises:
         ServiceError: `broken`, `picture_too_large`.
@@ -66,10 +66,10 @@ def decode_jpeg(data: bytes, *, max_pixels: int) -> VideoFrame:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Height and width that a JPEG's frame header tells, found without decoding.
+    """Return height and width from a JPEG's frame header, without decoding.
 
     Raises:
-        ServiceError: `broken`, it is no JPEG or has no frame header.
+        ServiceError: `broken` if it is no JPEG or has no frame header.
     """
     if data[:2] != _SOI:
         raise _bad_jpeg()

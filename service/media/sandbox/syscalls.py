@@ -1,4 +1,4 @@
-"""Numbers of the system calls that filters name, by machine (asm/unistd.h, linux/audit.h)."""
+"""Numbers of the system calls in the filters, by machine (asm/unistd.h, linux/audit.h)."""
 
 from __future__ import annotations
 

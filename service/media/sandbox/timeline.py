@@ -1,4 +1,4 @@
-"""Where the time line of a clip begins and ends, from what its tracks claim (docs/contract.md, "Time")."""
+"""Start and end of a clip's time line, from the claims of its tracks (docs/contract.md, "Time")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LATEST_START_S = 1.0
 # A last frame may claim any duration (19 307 s was seen from a 28 kB file). One that nothing confirms lasts at most
 # this long, seconds.
 MAX_LAST_FRAME_S = 10.0
-# A shorter claim of the last frame is no claim, seconds.
+# A claim of the last frame shorter than this counts as no claim, seconds.
 _NO_CLAIM_S = 0.001
 # A lone frame that claims no more than this tells its frame rate, not how long it is shown, seconds.
 _LONE_CLAIM_S = 1.0
@@ -22,12 +22,12 @@ _AGREE_S, _AGREE_SHARE = 1.0, 0.05
 
 @dataclass(frozen=True, slots=True)
 class EndClaims:
-    """Where parts of the file other than its frames say that the picture ends, seconds on the time line.
+    """Claims of parts other than its frames about where the picture ends, seconds on the time line.
 
     Attributes:
-        media_s: by the track's media header; None where it tells none.
-        sound_s: end of the sound track, its edit list applied; None where unknown.
-        edit_s: by the edit list, which has the last word; None without one.
+        media_s: by the track's media header; None if it has none.
+        sound_s: end of the sound track, with its edit list applied; None if unknown.
+        edit_s: by the edit list, which takes precedence; None without one.
     """
 
     media_s: float | None = None
@@ -53,7 +53,7 @@ def origin_of(picture_start: Fraction | None, sound_start: Fraction | None, *, t
 
 
 def clamp_last_s(last_s: float, *, spacing_s: float) -> float:
-    """Return the last frame's duration, made sane: the usual spacing where it claims none, at most 10 s."""
+    """Return the last frame's duration, corrected: the usual spacing if it claims none, at most 10 s."""
     if not math.isfinite(last_s) or last_s <= 0:
         last_s = spacing_s
     if not math.isfinite(last_s) or last_s <= 0:

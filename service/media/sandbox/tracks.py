@@ -1,4 +1,4 @@
-"""The tracks of an MP4 index, each table checked: what is refused here never reaches FFmpeg."""
+"""The tracks of an MP4 index, with each table checked. A refused track never reaches FFmpeg."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LEAST_CHUNK = 65_536
 
 @dataclass(slots=True)
 class Track:
-    """What the boxes of one track tell; seconds where named so."""
+    """Facts from the boxes of one track; seconds where named so."""
 
     track_id: int = 0
     is_enabled: bool = True
@@ -56,33 +56,33 @@ class Track:
 
     @property
     def is_picture(self) -> bool:
-        """Whether its handler says picture."""
+        """Return whether its handler is a picture's."""
         return self.handler == "vide"
 
     @property
     def is_sound(self) -> bool:
-        """Whether its handler says sound."""
+        """Return whether its handler is a sound's."""
         return self.handler == "soun"
 
     @property
     def is_supported(self) -> bool:
-        """Whether every sample entry's codec is on the list."""
+        """Return whether every sample entry's codec is accepted."""
         known = PICTURE_TAGS if self.is_picture else SOUND_TAGS
         return bool(self.tags) and all(tag in known for tag in self.tags)
 
     @property
     def media_s(self) -> float:
-        """Seconds of its media by the sample table."""
+        """Return the seconds of its media by the sample table."""
         return self.total_ticks / self.timescale if self.timescale else 0.0
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of its samples."""
+        """Return the bytes of its samples."""
         return int(self.sizes.sum()) if self.sizes is not None else 0
 
 
 class TrackReader:
-    """Takes the boxes of one track in any order, then checks them against each other."""
+    """Receives the boxes of one track in any order, then checks them against each other."""
 
     def __init__(self, policy: MediaPolicy) -> None:
         self._policy = policy
@@ -104,17 +104,17 @@ class TrackReader:
         }
 
     def take(self, box: Box) -> None:
-        """One box below `trak`; kinds that do not matter are passed over."""
+        """Take one box below `trak`. Irrelevant kinds are skipped."""
         reader = self._readers.get((box.parent, box.kind))
         if reader is not None:
             self.track.seen.add(box.kind)
             reader(box)
 
     def finish(self, *, is_fragmented: bool) -> Track:
-        """The track, its parts checked against each other.
+        """Return the track, with its parts checked against each other.
 
         Raises:
-            ServiceError: what is wrong with it.
+            ServiceError: the track is faulty.
         """
         track = self.track
         if not (track.is_picture or track.is_sound):
@@ -278,14 +278,14 @@ def _language(packed: int) -> str | None:
 
 
 def too_long(seconds: float, policy: MediaPolicy) -> ServiceError:
-    """The error for a clip of this many seconds."""
+    """Return the error for a clip of this many seconds."""
     return reject(
         "too_long", f"The clip lasts {seconds:.6g} s, over the limit of {policy.max_clip_s:g} s; send a shorter one."
     )
 
 
 def chunk_ends(track: Track) -> NDArray[np.int64] | None:
-    """Where each chunk of the track ends in the file, bytes, int64 (chunks,); None where the tables do not tell."""
+    """Return where each chunk of the track ends in the file, bytes, int64 (chunks,); None if unknown."""
     if track.chunks is None or track.sizes is None or track.num_chunk_rows is None or not len(track.chunks):
         return None
     rows = track.num_chunk_rows[track.num_chunk_rows[:, 0] <= len(track.chunks)]

@@ -1,4 +1,4 @@
-"""The small clip and picture that a zygote decodes before its first child: MPEG-4 and AAC, made on the spot."""
+"""The small clip and picture that a zygote decodes before its first child: MPEG-4 and AAC, generated on the spot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NUM_FRAMES = 6
 
 
 def warm_up() -> None:
-    """Decode a small clip and a JPEG: av imports lazily, and nothing can be opened in the jail."""
+    """Decode a small clip and a JPEG, because av imports lazily and the jail allows no opening of files."""
     logger = logging.getLogger("libav")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -69,7 +69,7 @@ class _NoOutbox:
 
 
 def make_warmup_clip() -> bytes:
-    """Six frames of 32x32 and their sound as an MP4."""
+    """Return six frames of 32x32 and their sound as an MP4."""
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as container:
         video = container.add_stream("mpeg4", rate=10)
@@ -89,7 +89,7 @@ def make_warmup_clip() -> bytes:
 
 
 def make_warmup_jpeg() -> bytes:
-    """One grey JPEG of 32x32."""
+    """Return a grey JPEG of 32x32."""
     context = av.CodecContext.create("mjpeg", "w")
     assert isinstance(context, VideoCodecContext)
     context.width = context.height = _SIDE_PX

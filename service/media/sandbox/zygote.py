@@ -33,7 +33,7 @@ from service.media.sandbox.warmup import warm_up
 
 _NUM_SPARES = 2
 _MAX_SPAWN_TRIES = 3
-# Pause after a fork that failed for want of memory or processes.
+# Seconds to pause after a fork that failed for lack of memory or processes.
 _FORK_RETRY_S = 0.2
 _MAX_FD = 1 << 20
 _HOLDER_SLEEP_S = 3600.0
@@ -44,7 +44,7 @@ _NICENESS = 5
 
 @dataclass(frozen=True, slots=True)
 class _Spare:
-    """A child without a job, and the socket that its job goes to."""
+    """A child without a job, and the socket over which its job will be sent."""
 
     pid: int
     orders: socket.socket
@@ -91,7 +91,7 @@ class Zygote:
             pass
 
     def _lock_down(self) -> dict[str, object]:
-        """Give up what no zygote needs; returns what protects the decoders, for `/version`."""
+        """Give up privileges that the zygote does not need, and return the active protections for `/version`."""
         num_threads = len(os.listdir("/proc/self/task"))
         has_filter = probe_filter(self._filters)
         base_bytes = jail.address_space_bytes()
@@ -112,7 +112,7 @@ class Zygote:
         }
 
     def _serve_once(self) -> bool:
-        """Handle what has come, or fork one spare if nothing has; False when the parent has closed."""
+        """Handle received messages, or fork a spare if there are none. Return False once the parent has closed it."""
         is_short = len(self._spares) < _NUM_SPARES
         events = self._selector.select(self._refill_pause_s if is_short else None)
         for key, _ in events:
@@ -130,7 +130,7 @@ class Zygote:
     def _receive(self) -> bool:
         try:
             data, fds, _, _ = socket.recv_fds(self._control, MAX_CONTROL_BYTES, MAX_JOB_FDS)
-        except ConnectionResetError:  # the parent closed with our reports unread
+        except ConnectionResetError:  # the parent closed without reading our reports
             return False
         if not data:
             return False
@@ -148,7 +148,7 @@ class Zygote:
         return True
 
     def _spawn(self, child_id: int, message: bytes, fds: list[int]) -> None:
-        """Hand the job to a spare; a spare that has died meanwhile is passed over."""
+        """Give the job to a spare. A spare that has died is skipped."""
         for _ in range(_MAX_SPAWN_TRIES):
             try:
                 if not self._spares:
@@ -165,7 +165,7 @@ class Zygote:
         self._tell(op="failed", id=child_id)
 
     def _fork_spare(self) -> bool:
-        """Fork a child that waits for its job; False if the kernel has no memory or process left."""
+        """Fork a child that waits for its job. Return False if the kernel has no memory or processes left."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._num_forked += 1
         self._oom_score.raise_for_child()
@@ -184,7 +184,7 @@ class Zygote:
         return True
 
     def _live_as_child(self, orders: socket.socket) -> NoReturn:
-        """Become another user, lock this process in, wait for the job and do it."""
+        """Become another user, lock this process in, wait for the job and run it."""
         status = 1
         try:
             if self._walls.uids is not None:
@@ -198,7 +198,7 @@ class Zygote:
                 os._exit(1)
             data, fds, _, _ = socket.recv_fds(orders, MAX_CONTROL_BYTES, MAX_JOB_FDS)
             orders.close()
-            if data:  # else the zygote has ended
+            if data:  # None: the zygote has ended
                 message = json.loads(data)
                 run_child(message["kind"], message["job"], fds, self._confinement)
             status = 0
@@ -247,7 +247,7 @@ class Zygote:
 
 
 def _keep_only(kept: socket.socket, *, null_fd: int) -> socket.socket:
-    """Close every descriptor but this socket, which becomes number 3; the standard three lead nowhere."""
+    """Close every descriptor except this socket, which becomes number 3. The standard three lead to /dev/null."""
     for standard in range(3):
         os.dup2(null_fd, standard)
     fd = kept.detach()
@@ -258,7 +258,7 @@ def _keep_only(kept: socket.socket, *, null_fd: int) -> socket.socket:
 
 
 def probe_filter(filters: Filters) -> bool:
-    """Whether the seccomp filter holds here: a child that asks for a socket must die of it."""
+    """Return whether the seccomp filter works here: a child that opens a socket must be killed by it."""
     pid = os.fork()
     if pid == 0:
         if jail.install(filters.child):
@@ -270,7 +270,7 @@ def probe_filter(filters: Filters) -> bool:
 
 
 def main() -> None:
-    """Run the process; it ends without the interpreter's clean-up, which the filter would forbid."""
+    """Run the process. It ends without the interpreter's clean-up, which the filter would forbid."""
     zygote = Zygote(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=int(sys.argv[1])))
     zygote.run()
     os._exit(0)

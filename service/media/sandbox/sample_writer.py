@@ -1,4 +1,4 @@
-"""Samples on their way out of a decoder: frames made, windows taken, collected into blocks that leave soon."""
+"""Samples on their way out of a decoder: makes frames and audio windows, and collects them into blocks."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from service.media.sandbox import picture, sound
 from service.media.sandbox.aperture import Aperture
 from service.media.sandbox.sampling import Shown
 
-# A block leaves when its first sample is this old, full or not: half of the 50 ms that a chunk may wait.
+# Age in seconds of its first sample at which a block leaves even if it is not full: half of the 50 ms that a chunk may
+# wait.
 _BLOCK_AGE_S = 0.02
 _PROGRESS_S = 0.5
 
 
 class Outbox(Protocol):
-    """Where the decoded clip goes."""
+    """Receiver of the decoded clip."""
 
     def clip(self, clip: ClipInfo) -> None:
-        """First, once: what the upload holds, as far as is known."""
+        """Receive the description of the upload, as far as it is known. Called first and once."""
 
     def block(self, block: SampleBlock) -> None:
-        """1 to 8 samples, in order. May wait."""
+        """Receive 1 to 8 samples, in order. May wait."""
 
     def progress(self) -> None:
-        """A sign of life between blocks."""
+        """Receive a report of progress between blocks."""
 
 
-class Delivery:
-    """Collects samples into blocks and sends them on."""
+class SampleWriter:
+    """Collects samples into blocks and sends them."""
 
     def __init__(
         self,
@@ -68,13 +69,13 @@ class Delivery:
         self._last_frame: VideoFrame | None = None
         self._last_rgb: NDArray[np.uint8] | None = None
 
-    def know(self, *, duration_s: float, num_samples: int | None = None) -> None:
-        """What has been learned about the clip."""
+    def set_clip(self, *, duration_s: float, num_samples: int | None = None) -> None:
+        """Set what is now known of the clip."""
         self._duration_s = round(duration_s, ANSWER_DECIMALS)
         self._num_expected = num_samples
 
     def add(self, time_s: float, shown: Shown[VideoFrame]) -> None:
-        """One sample: its frame is made, its window is taken."""
+        """Add one sample: make its frame and take its audio window."""
         if self._clip is None:
             self._clip = self._describe(shown.frame)
             self._outbox.clip(self._clip)
@@ -97,7 +98,7 @@ class Delivery:
             self.flush()
 
     def tick(self) -> None:
-        """Called at every packet: sends a block that has waited long enough, or a sign of life."""
+        """Send a block that has waited long enough, or report progress. Called at every packet."""
         now_s = time.monotonic()
         if self._waiting and now_s - self._since_s >= _BLOCK_AGE_S:
             self.flush()
@@ -106,7 +107,7 @@ class Delivery:
             self._outbox.progress()
 
     def flush(self) -> None:
-        """Send what is waiting."""
+        """Send the collected samples."""
         if self._waiting:
             self._num_sent += len(self._waiting)
             block = _pack(self._waiting)
@@ -115,7 +116,7 @@ class Delivery:
             self._beat_s = time.monotonic()
 
     def end(self) -> ClipInfo:
-        """Send the rest; the clip as it turned out."""
+        """Send the rest and return the final description of the clip."""
         self.flush()
         if self._clip is None:
             raise ServiceError("no_frames", "No frame of the picture track could be decoded; the file may be damaged.")
@@ -147,7 +148,7 @@ class _Sample:
 
 
 def _pack(samples: list[_Sample]) -> SampleBlock:
-    """Samples as a block. Windows that overlap share their sound; between windows far apart nothing is kept."""
+    """Return samples as a block. Overlapping windows share their sound; sound between distant windows is dropped."""
     pieces: list[NDArray[np.int16]] = []
     offsets: list[int] = []
     length, reached = 0, samples[0].start
