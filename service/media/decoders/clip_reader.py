@@ -1,22 +1,22 @@
-"""One upload being decoded, seen from the service: a child's messages become samples, or the error to answer with."""
+"""The service's side of decoding one upload: turns the messages of a child into samples or an error."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 
+from service.aio.waits import bounded_wait
 from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
-from service.domain.deadline import Clock, Deadline
+from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.media import framing
 from service.media.decoders.child_channel import Channel, ChildGoneError
-from service.media.decoders.slot import Slot, late
+from service.media.decoders.slot import Slot
 from service.media.decoders.zygote_link import ZygoteLink
 from service.media.framing import FrameSize, ProtocolError
 from service.media.policy import DecodeJob, DecodeRequest, MediaPolicy
@@ -24,17 +24,16 @@ from service.media.upload import Upload
 
 logger = logging.getLogger(__name__)
 _MAX_DEATHS = 2
-_EXIT_NOTICE_S = 10.0
-# A child says every half second that it works; some of it may have collected in its socket while nobody read.
+# A child reports progress every half second. Reports may collect in its socket while nobody reads.
 _MAX_PROGRESS_BURST, _MAX_PROGRESS_PER_S = 1000, 4.0
-# Gives what the caller holds to others for the body, which waits for the upload to grow.
+# Context in which the caller's resources are lent to others while the upload has to grow.
 Lend = Callable[[], AbstractAsyncContextManager[None]]
-# Signals that a decoder does not raise itself: somebody else ended the child.
+# Signals that a decoder does not raise itself: another process ended the child.
 _OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
 class ClipReader:
-    """Decodes one upload. A child that dies is replaced once; samples that were delivered already are skipped."""
+    """Decodes one upload. A child that crashes is replaced once; samples that were already delivered are skipped."""
 
     def __init__(
         self,
@@ -67,23 +66,23 @@ class ClipReader:
         self._num_progress = 0
         self._has_described = False
         self._has_memory = False
-        self._told = (0, False)
+        self._reported = (0, False)
         self.failure: ServiceError | None = None
 
     @property
     def waited_s(self) -> float:
-        """Seconds spent waiting for a slot among the decoders."""
+        """Return the seconds spent waiting for a slot."""
         return self._slot.waited_s
 
     @property
     def clip(self) -> ClipInfo:
-        """The clip as far as it is known; complete once `blocks` has ended."""
+        """Return the clip as far as it is known; it is complete once `blocks` has ended."""
         assert self._clip is not None
         return self._clip
 
     @property
     def pid(self) -> int | None:
-        """The child's process id."""
+        """Return the child's process id."""
         return self._channel.pid if self._channel is not None else None
 
     async def start(self) -> None:
@@ -99,7 +98,7 @@ class ClipReader:
         While the caller does not read, the child waits and no time limit runs.
 
         Raises:
-            ServiceError: why decoding stopped.
+            ServiceError: decoding failed.
         """
         with self._noting_failure():
             while not self._is_at_end:
@@ -137,26 +136,15 @@ class ClipReader:
             size_bytes=self._upload.size,
             is_complete=self._upload.is_complete,
         )
-        self._told = (job.size_bytes, job.is_complete)
+        self._reported = (job.size_bytes, job.is_complete)
         self._num_progress = 0
         self._has_described = False
         self._has_memory = False
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            with theirs:
-                async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
-                    child = await self._link.spawn("clip", framing.pack_job(job), [theirs.fileno(), self._upload.fd])
-        except TimeoutError:
-            ours.close()
-            raise late("decode") from None
-        except BaseException:
-            ours.close()
-            raise
-        self._channel = Channel(self._link, child, ours)
+        async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "decode")):
+            self._channel = await Channel.open(self._link, "clip", framing.pack_job(job), [self._upload.fd])
 
     async def _next(self) -> SampleBlock | None:
-        """Handle one message; returns the block if the message was one."""
+        """Handle one message and return its block, if it has one."""
         assert self._channel is not None
         since_s = self._clock()
         try:
@@ -171,23 +159,23 @@ class ClipReader:
         """Return the next message.
 
         Raises:
-            ServiceError: `deadline_exceeded`, at the request's deadline or without a sign of life for `progress_s`;
-                `too_costly`, the child has been active for `max_wall_s` in all.
+            ServiceError: `deadline_exceeded` at the request's deadline or without a message for `progress_s`;
+                `too_costly` if the child has been active for `max_wall_s` in total.
         """
         policy = self._policy
         active_left_s = max(0.0, policy.max_wall_s - self._active_s)
         deadline_left_s = self._deadline.remaining_s(self._clock)
-        try:
-            async with asyncio.timeout(min(deadline_left_s, active_left_s, policy.progress_s)):
-                return await channel.receive(self._size)
-        except TimeoutError:
-            pass
-        if deadline_left_s <= min(active_left_s, policy.progress_s):
-            raise late("decode")
-        if active_left_s <= policy.progress_s:
-            raise ServiceError("too_costly", f"The clip took more than {policy.max_wall_s:g} s to decode.")
-        detail = f"The decoder made no progress for {policy.progress_s:g} s; send the clip again."
-        raise ServiceError("deadline_exceeded", detail)
+
+        def overdue() -> ServiceError:
+            if deadline_left_s <= min(active_left_s, policy.progress_s):
+                return deadline_exceeded("decode")
+            if active_left_s <= policy.progress_s:
+                return ServiceError("too_costly", f"The clip took more than {policy.max_wall_s:g} s to decode.")
+            detail = f"The decoder made no progress for {policy.progress_s:g} s; send the clip again."
+            return ServiceError("deadline_exceeded", detail)
+
+        async with bounded_wait(min(deadline_left_s, active_left_s, policy.progress_s), overdue):
+            return await channel.receive(self._size)
 
     async def _handle(self, kind: int, body: bytearray) -> SampleBlock | None:
         if kind == framing.BLOCK:
@@ -235,24 +223,22 @@ class ClipReader:
         return framing.drop_samples(block, skip) if skip else block
 
     async def _wait_for_growth(self, num_bytes: int) -> None:
-        """Answer the child once the upload has grown. Meanwhile the child is idle and gives its slot to another."""
+        """Answer the child when the upload has grown. Meanwhile the child is idle and its slot is free for another."""
         assert self._channel is not None
-        told_bytes, was_complete = self._told
-        if was_complete or num_bytes <= told_bytes:
+        reported_bytes, was_complete = self._reported
+        if was_complete or num_bytes <= reported_bytes:
             raise ProtocolError("need of bytes that are there")
         if self._upload.size < num_bytes and not self._upload.is_complete:
             self._slot.leave()
-            try:
-                async with asyncio.timeout(self._deadline.timeout_s(self._clock)), self._lend():
-                    await self._upload.wait_for(num_bytes)
-            except TimeoutError:
-                raise late("upload") from None
+            limit_s = self._deadline.timeout_s(self._clock)
+            async with bounded_wait(limit_s, partial(deadline_exceeded, "upload")), self._lend():
+                await self._upload.wait_for(num_bytes)
             await self._slot.take()
-        self._told = (self._upload.size, self._upload.is_complete)
-        await self._channel.send(framing.GROWN.pack(*self._told))
+        self._reported = (self._upload.size, self._upload.is_complete)
+        await self._channel.send(framing.GROWN.pack(*self._reported))
 
     async def _grant_memory(self, num_bytes: int) -> None:
-        """Answer the child once it may take so much memory."""
+        """Answer the child when it may use this much memory."""
         assert self._channel is not None
         if self._has_memory:
             raise ProtocolError("memory twice")
@@ -267,15 +253,11 @@ class ClipReader:
         await self._channel.send(framing.MEMORY_GRANTED)
 
     async def _recover(self, error: ChildGoneError | ProtocolError) -> None:
-        """Start a second child after the first one's end; raise what the caller is told instead if that cannot help."""
+        """Start a second child after the first one ended, or raise the error for the caller if a retry cannot help."""
         assert self._channel is not None
         channel, self._channel = self._channel, None
-        exited = channel.child.exited
         channel.close()
-        code = None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_EXIT_NOTICE_S):
-                code = await asyncio.shield(exited)
+        code = await channel.exit_code()
         if code == -signal.SIGXCPU:
             raise ServiceError("too_costly", "The clip costs more CPU time to decode than its size and length allow.")
         is_outside = isinstance(error, ChildGoneError) and (code is None or (code < 0 and -code in _OUTSIDE_SIGNALS))

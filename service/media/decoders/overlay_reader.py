@@ -1,30 +1,29 @@
-"""One overlay being drawn, seen from the service: the pieces of the new file that a jailed child sends."""
+"""The service's side of one overlay: receives the pieces of the new file that a jailed child sends."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
-import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
-from service.domain.deadline import Clock, Deadline
+from service.aio.waits import bounded_wait
+from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.media import framing
 from service.media.decoders.child_channel import Channel, ChildGoneError
-from service.media.decoders.slot import Slot, late
+from service.media.decoders.slot import Slot
 from service.media.decoders.zygote_link import ZygoteLink
 from service.media.framing import FrameSize, ProtocolError
 from service.media.policy import DecodeJob, MediaPolicy
 from service.media.upload import Upload
 
 logger = logging.getLogger(__name__)
-_EXIT_NOTICE_S = 10.0
 _NO_FRAMES = FrameSize(0, 0)
 
 
 class OverlayReader:
-    """Draws on one upload. A child that dies ends the overlay; nothing is tried again, since bytes have been sent."""
+    """Draws on one upload. A crash of the child ends the overlay without a retry, because bytes have been sent."""
 
     def __init__(
         self, link: ZygoteLink, policy: MediaPolicy, upload: Upload, *, slot: Slot, deadline: Deadline, clock: Clock
@@ -47,7 +46,7 @@ class OverlayReader:
             audio_track: index of the sound track; None for the enabled default.
 
         Raises:
-            ServiceError: why the upload cannot be drawn on; `deadline_exceeded`, `decoder_gone`.
+            ServiceError: the upload cannot be drawn on; `deadline_exceeded`, `decoder_gone`.
         """
         try:
             channel = await self._start(audio_track)
@@ -83,32 +82,19 @@ class OverlayReader:
             audio_track=audio_track,
             size_bytes=self._upload.size,
         )
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            with theirs:
-                async with asyncio.timeout(self._deadline.timeout_s(self._clock)):
-                    fds = [theirs.fileno(), self._upload.fd]
-                    child = await self._link.spawn("overlay", framing.pack_job(job), fds)
-        except TimeoutError:
-            ours.close()
-            raise late("drawing") from None
-        except BaseException:
-            ours.close()
-            raise
-        self._channel = Channel(self._link, child, ours)
+        async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "drawing")):
+            self._channel = await Channel.open(self._link, "overlay", framing.pack_job(job), [self._upload.fd])
         return self._channel
 
     async def _receive(self, channel: Channel) -> tuple[int, bytearray]:
         wall_left_s = max(0.0, self._ends_at_s - self._clock())
         deadline_left_s = self._deadline.remaining_s(self._clock)
-        try:
-            async with asyncio.timeout(min(deadline_left_s, wall_left_s, self._policy.progress_s)):
-                return await channel.receive(_NO_FRAMES)
-        except TimeoutError:
-            if deadline_left_s <= wall_left_s:
-                raise late("drawing") from None
-            raise _too_costly() from None
+
+        def overdue() -> ServiceError:
+            return deadline_exceeded("drawing") if deadline_left_s <= wall_left_s else _too_costly()
+
+        async with bounded_wait(min(deadline_left_s, wall_left_s, self._policy.progress_s), overdue):
+            return await channel.receive(_NO_FRAMES)
 
     async def _handle(self, kind: int, body: bytearray, channel: Channel) -> None:
         if kind == framing.ERROR:
@@ -127,19 +113,13 @@ class OverlayReader:
             raise ProtocolError(f"kind {kind} from an overlay's child")
 
     async def _end_of_child(self) -> ServiceError:
-        """Return what the caller is told about a child that ended by itself."""
+        """Return the error for a child that ended by itself."""
         assert self._channel is not None
-        exited = self._channel.child.exited
+        channel = self._channel
         self.close()
-        code = None
-        try:
-            async with asyncio.timeout(_EXIT_NOTICE_S):
-                code = await asyncio.shield(exited)
-        except TimeoutError:
-            pass
-        if code == -signal.SIGXCPU:
+        if await channel.exit_code() == -signal.SIGXCPU:
             return _too_costly()
-        return ServiceError("decoder_gone", "The process that draws was stopped; try again.", retry_after_s=1.0)
+        return ServiceError("decoder_gone", "The drawing process was stopped; try again.", retry_after_s=1.0)
 
 
 def _too_costly() -> ServiceError:

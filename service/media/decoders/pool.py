@@ -1,4 +1,4 @@
-"""The decoder pool: uploads and pictures in, samples out, each decoded in a jailed child of its own."""
+"""The decoder pool: uploads and pictures to samples, each decoded in a jailed child process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.media.policy import DecodeRequest, MediaPolicy
 from service.media.upload import Upload
 from service.telemetry.metrics import Metrics
 
-# Packed masks of an overlay; its child holds a few times as much.
+# Most bytes of the packed masks of an overlay. Its child uses a few times as much.
 _MAX_MASK_BYTES = 64 * 1024**2
 __all__ = ["ClipReader", "DecodeRequest", "DecoderPool", "Lend", "MediaPolicy"]
 
@@ -49,16 +49,16 @@ class DecoderPool:
 
     @property
     def num_children(self) -> int:
-        """Number of children that run now (clips and stills)."""
+        """Return the number of running children (clips and stills)."""
         return self._link.num_children
 
     @property
     def held_bytes(self) -> int:
-        """Estimated memory of the clips that are decoded now."""
+        """Return the estimated memory of the clips that are being decoded."""
         return self._memory.held_bytes
 
     async def start(self) -> None:
-        """Start the zygote and wait until it is warm. Call this before anything that makes threads.
+        """Start the zygote and wait until it is warm. Call this before creating threads.
 
         Raises:
             ServiceError: `decoder_gone`.
@@ -71,24 +71,24 @@ class DecoderPool:
         await self._link.aclose()
 
     def is_healthy(self) -> bool:
-        """Whether children can be forked now."""
+        """Return whether children can be forked now."""
         return self._link.is_ready
 
     def features(self) -> dict[str, object]:
-        """What protects and does the decoding: each wall of the sandbox on or off, and FFmpeg's version."""
+        """Return the walls of the sandbox, each on or off, and FFmpeg's version."""
         return {key: value for key, value in self._link.features.items() if key != "num_threads"}
 
     @asynccontextmanager
     async def open(
         self, upload: Upload, request: DecodeRequest, *, deadline: Deadline, lend: Lend = nullcontext
     ) -> AsyncIterator[ClipReader]:
-        """Open a reader of an upload that has passed the checks and whose first frame is decoded.
+        """Open a reader of an upload that passed the checks and whose first frame was decoded.
 
         Waits for memory and a slot first. Leaving the context kills the child. While the upload has to
         grow, the slot is free and `lend` is entered.
 
         Raises:
-            ServiceError: why the upload does not decode; `deadline_exceeded`, `decoder_gone`.
+            ServiceError: the upload cannot be decoded; `deadline_exceeded`, `decoder_gone`.
         """
         slot = Slot(self._slots, self._memory, deadline, self._clock)
         reader = ClipReader(

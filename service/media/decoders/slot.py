@@ -1,13 +1,13 @@
-"""What a decoder needs to work: one of a bounded number of slots, and memory out of a bounded total."""
+"""Resources of a decoder: one of a bounded number of slots, and memory out of a bounded total."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from service.aio.byte_budget import ByteBudget
 from service.aio.waits import bounded_wait
-from service.domain.deadline import Clock, Deadline
-from service.domain.errors import ServiceError
+from service.domain.deadline import Clock, Deadline, deadline_exceeded
 
 
 class Slot:
@@ -28,13 +28,13 @@ class Slot:
     async def take(self) -> None:
         """Wait for a slot, first come, first served; raises `deadline_exceeded`."""
         since_s = self._clock()
-        async with bounded_wait(self._deadline.timeout_s(self._clock), lambda: late("decode")):
+        async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "decode")):
             await self._slots.acquire()
         self._is_taken = True
         self.waited_s += self._clock() - since_s
 
     async def swap_memory(self, num_bytes: int) -> None:
-        """Give this reader's memory back and wait for another amount, first come, first served.
+        """Release this reader's memory and wait for another amount, first come, first served.
 
         Raises:
             ServiceError: `deadline_exceeded`.
@@ -44,7 +44,7 @@ class Slot:
         self._release_memory()
         self.leave()
         since_s = self._clock()
-        async with bounded_wait(self._deadline.timeout_s(self._clock), lambda: late("decode")):
+        async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "decode")):
             await self._memory.acquire(num_bytes)
         self._num_bytes = num_bytes
         self.waited_s += self._clock() - since_s
@@ -65,8 +65,3 @@ class Slot:
         num_bytes, self._num_bytes = self._num_bytes, 0
         if num_bytes:
             self._memory.release(num_bytes)
-
-
-def late(stage: str) -> ServiceError:
-    """The error of a request whose deadline passed in this stage."""
-    return ServiceError("deadline_exceeded", f"The deadline passed during {stage}; send a longer timeout.")

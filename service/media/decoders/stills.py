@@ -1,15 +1,15 @@
-"""Single pictures of live streams, decoded in a jailed child of each stream's own."""
+"""Single pictures of live streams, decoded in one jailed child per stream."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.aio.waits import bounded_wait
 from service.domain.errors import ServiceError
 from service.media import framing
 from service.media.decoders.child_channel import Channel, ChildGoneError
@@ -19,7 +19,7 @@ from service.media.policy import MediaPolicy
 
 # Longest wall time for one picture; a JPEG of 9 megapixels takes about 0.1 s of CPU.
 _PICTURE_S = 10.0
-# A child is replaced after this many pictures, which bounds what a child that was taken over can do.
+# Pictures after which a child is replaced, which limits what a compromised child can do.
 _MAX_PICTURES = 1000
 
 _Resized = tuple[NDArray[np.uint8], tuple[int, int]]
@@ -29,7 +29,7 @@ class StillDecoders:
     """The still-picture decoders of all live streams.
 
     Args:
-        link: where children come from.
+        link: starts children.
         policy: limits.
         max_streams: most streams at once, and so most children.
         num_decoders: most pictures that are decoded at once.
@@ -78,17 +78,17 @@ class StillDecoder:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id."""
+        """Return the child's process id."""
         return self._channel.pid if self._channel is not None else None
 
     def close(self) -> None:
-        """Kill the child; the next picture would start another."""
+        """Kill the child. The next picture starts another."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
 
     async def decode_jpeg(self, data: bytes, *, height: int, width: int) -> _Resized:
-        """Decode a JPEG and squash it.
+        """Decode a JPEG and resize it.
 
         Returns:
             uint8 RGB (height, width, 3), and the picture's own (height, width) in pixels.
@@ -100,7 +100,7 @@ class StillDecoder:
         return await self._ask(request + data, FrameSize(height, width))
 
     async def resize_rgb(self, frame: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np.uint8]:
-        """Squash an RGB frame, uint8 (H, W, 3), to (height, width, 3) with the filter that JPEGs are squashed with.
+        """Resize an RGB frame, uint8 (H, W, 3), to (height, width, 3) with the same filter as JPEGs.
 
         Raises:
             ServiceError: `picture_too_large`, `decoder_gone`.
@@ -120,17 +120,15 @@ class StillDecoder:
         return resized
 
     async def _ask(self, message: bytes, size: FrameSize) -> _Resized:
-        """Send one picture and receive it squashed; whatever goes wrong with the child ends it."""
+        """Send one picture and receive it resized. Any failure of the child ends the child."""
         async with self._turn, self._slots:
             channel = await self._take_channel()
             is_reusable = False
             try:
-                async with asyncio.timeout(_PICTURE_S):
+                async with bounded_wait(_PICTURE_S, _too_slow):
                     await channel.send(message)
                     answer = _unpack(*await channel.receive(size), size)
                 is_reusable = True
-            except TimeoutError:
-                raise ServiceError("too_costly", "The frame takes too long to decode.") from None
             except (ChildGoneError, ProtocolError):
                 raise ServiceError("broken", "The frame ended its decoder.") from None
             finally:
@@ -141,7 +139,7 @@ class StillDecoder:
         return answer
 
     async def _take_channel(self) -> Channel:
-        """Return the connection to a living child, started here if there is none."""
+        """Return the channel to a live child; starts one if there is none."""
         if self._channel is not None and (self._channel.child.exited.done() or self._num_pictures >= _MAX_PICTURES):
             self.close()
         if self._channel is None:
@@ -151,16 +149,12 @@ class StillDecoder:
         return self._channel
 
     async def _start_child(self) -> Channel:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         job = {"memory_bytes": self._policy.memory_bytes, "max_pixels": self._policy.max_pixels}
-        try:
-            with theirs:
-                child = await self._link.spawn("stills", job, [theirs.fileno()])
-        except BaseException:
-            ours.close()
-            raise
-        return Channel(self._link, child, ours)
+        return await Channel.open(self._link, "stills", job)
+
+
+def _too_slow() -> ServiceError:
+    return ServiceError("too_costly", "The frame takes too long to decode.")
 
 
 def _unpack(kind: int, body: bytearray, size: FrameSize) -> _Resized | ServiceError:

@@ -1,4 +1,4 @@
-"""The service's end of the zygote: asks it for children, learns of their ends, replaces it if it dies or hangs."""
+"""The service's side of the zygote: requests children, receives their exit codes, replaces a dead or hanging zygote."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from service.aio.waits import bounded_wait
 from service.domain.errors import ServiceError
 from service.media.decoders.zygote_process import start_zygote, stop_zygote
 from service.media.framing import MAX_CONTROL_BYTES
@@ -24,8 +25,8 @@ _MAX_RESTART_PAUSE_S = 5.0
 _RETRY_S = 0.005
 _MAX_SPAWN_TRIES = 3
 _SPAWN_PAUSE_S = 0.05
-# A zygote that is silent for so many pings in a row is replaced: 3 to 4 s after its last sign of life. Counted in turns
-# of this process's loop, so that a pause of the whole machine does not pass for silence.
+# Unanswered pings in a row after which a zygote is replaced: 3 to 4 s of silence. Pings are counted instead of seconds,
+# so that a pause of the whole machine does not count as silence.
 _PING_S = 1.0
 _MAX_UNANSWERED = 3
 _PING = json.dumps({"op": "ping"}).encode()
@@ -62,17 +63,17 @@ class ZygoteLink:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a zygote is warm and listening."""
+        """Return whether a zygote is warm and listening."""
         return self._ready.is_set()
 
     @property
     def pid(self) -> int | None:
-        """The zygote's process id."""
+        """Return the zygote's process id."""
         return self._process.pid if self._process is not None else None
 
     @property
     def num_children(self) -> int:
-        """Number of children with a job whose end has not been reported."""
+        """Return the number of children with a job whose end has not been reported."""
         return len(self._children)
 
     async def start(self) -> None:
@@ -87,17 +88,14 @@ class ZygoteLink:
 
     async def wait_ready(self, timeout_s: float | None) -> None:
         """Wait for a warm zygote; raises `decoder_gone` after `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ready.wait()
-        except TimeoutError:
-            raise ServiceError("decoder_gone", "The decoder process is not up; try again.", retry_after_s=1.0) from None
+        async with bounded_wait(timeout_s, _not_up):
+            await self._ready.wait()
 
     async def spawn(self, kind: str, job: dict[str, Any], fds: list[int]) -> Child:
         """Give a job to a new child.
 
         Args:
-            kind: `clip` or `stills`.
+            kind: `clip`, `overlay` or `stills`.
             job: JSON values for the child.
             fds: descriptors for the child; the caller keeps and closes its own copies.
 
@@ -154,7 +152,7 @@ class ZygoteLink:
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._on_readable)
 
     async def _watch_zygote(self) -> None:
-        """Replace a zygote that lives and does not answer, or does not come up."""
+        """Replace a zygote that does not answer or does not start."""
         while True:
             await asyncio.sleep(_PING_S)
             if self._control is None:
@@ -165,7 +163,7 @@ class ZygoteLink:
                 self._on_death()
                 continue
             self._num_unanswered += 1
-            with contextlib.suppress(OSError):  # a full socket is a sign of silence, too
+            with contextlib.suppress(OSError):  # a full socket counts as silence, too
                 self._control.send(_PING)
 
     async def _send(self, message: bytes, fds: list[int]) -> None:
@@ -216,7 +214,7 @@ class ZygoteLink:
             self._restart = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
-        """Launch until it works: the machine may be out of memory or descriptors for a while."""
+        """Retry until a zygote starts: the machine may lack memory or descriptors for a while."""
         pause_s = _RESTART_PAUSE_S
         while True:
             await asyncio.sleep(pause_s)
@@ -248,6 +246,10 @@ class ZygoteLink:
         _settle(child.exited, code)
         for callback in child.on_exit:
             callback()
+
+
+def _not_up() -> ServiceError:
+    return ServiceError("decoder_gone", "The decoder process is not up; try again.", retry_after_s=1.0)
 
 
 def _settle(future: asyncio.Future[Any], value: object) -> None:

@@ -1,4 +1,4 @@
-"""Starting the zygote: a process with a clean environment, connected by one socket."""
+"""Start of the zygote: a process with a clean environment, connected by one socket."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 
 _MODULE = "service.media.sandbox.zygote"
 _STOP_S = 5.0
-# The zygote must have one thread when it forks.
+# Environment that keeps libraries from starting threads: the zygote must have one thread when it forks.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# No secret of the service reaches the processes that touch uploads.
+# Environment of the zygote, without any secret of the service.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
 def start_zygote() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a zygote; returns the process and the non-blocking end of its control socket.
+    """Start a zygote. Return the process and the non-blocking end of its control socket.
 
     Raises:
         OSError: out of processes, memory or descriptors.
@@ -42,7 +42,7 @@ def start_zygote() -> tuple[subprocess.Popen[bytes], socket.socket]:
 
 
 def stop_zygote(process: subprocess.Popen[bytes]) -> None:
-    """Kill a zygote, also one that has been stopped (SIGSTOP), and reap it. Its children end with it."""
+    """Kill a zygote, even a stopped one (SIGSTOP), and reap it. Its children end with it."""
     process.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_S)
