@@ -4,7 +4,7 @@ Layout of every message: 4 bytes magic, 1 byte version, 1 byte kind, uint32 litt
 (JSON), then raw little-endian arrays whose shapes follow from the header alone. Messages contain no executable content,
 and readers validate all lengths, ranges and types, so a forged message can only make a chunk fail. Deadlines are sent
 as remaining milliseconds, because machines have no common monotonic clock. Readers ignore unknown header fields and use
-defaults for optional ones, so adding an optional field needs no new version.
+defaults for optional ones, so a new optional field needs no new version unless ignoring it would change masks.
 """
 
 from __future__ import annotations

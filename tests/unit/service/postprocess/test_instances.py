@@ -19,16 +19,14 @@ from service.postprocess.label_tracks import MAX_TRACKS
 STEP_S = 0.1
 
 
-def followed(
-    scenes: Sequence[Sequence[Disc]], *, silent: frozenset[int] = frozenset(), step_s: float = STEP_S
-) -> list[FrameMasks]:
+def followed(scenes: Sequence[Sequence[Disc]], *, silent: frozenset[int] = frozenset()) -> list[FrameMasks]:
     """The frames of scenes a step apart, one label; nothing has a mask in the `silent` ones."""
-    tracker = InstanceTracker(step_s=step_s)
+    tracker = InstanceTracker(step_s=STEP_S)
     frames = []
     for number, discs in enumerate(scenes):
         whole = np.any(visible(discs), axis=0) if discs else np.zeros((SIDE_PX, SIDE_PX), bool)
         masks = [mask_of(whole)] if whole.any() and number not in silent else []
-        frames.append(tracker.add(frame_of(number * step_s, masks), picture(discs)))
+        frames.append(tracker.add(frame_of(number * STEP_S, masks), picture(discs)))
     return frames
 
 
@@ -57,15 +55,6 @@ def test_objects_that_meet_and_turn_back_keep_their_tracks() -> None:
     scenes += scenes[::-1]
     frames = followed(scenes)
     assert len({tuple(each) for each in owners(scenes, frames)}) == 1
-
-
-def test_objects_keep_their_tracks_at_one_sample_a_second() -> None:
-    """From one sample to the next each is where the other was."""
-    ends = crossing(2)
-    scenes = [ends[number % 2] for number in range(6)]
-    frames = followed(scenes, step_s=1.0)
-    assert len({tuple(each) for each in owners(scenes, frames)}) == 1
-    assert {mask.track_id for frame in frames for mask in frame.masks} == {1, 2}
 
 
 def test_an_object_that_is_hidden_comes_back_as_itself_and_says_so() -> None:
