@@ -115,7 +115,7 @@ def test_the_command_asks_a_service_with_what_the_client_brings() -> None:
     clip = str(ROOT / "tests" / "assets" / "example.mp4")
     done = alone(RUN_COMMAND, "segment", clip, "--url", "ftp://127.0.0.1:9")
     assert done.returncode == 2
-    assert re.fullmatch(r"avesformer: 'ftp://127\.0\.0\.1:9' is no address.*\n", done.stderr)
+    assert re.fullmatch(r"avesformer: 'ftp://127\.0\.0\.1:9' is not an address.*\n", done.stderr)
 
 
 @pytest.mark.parametrize("command", [["serve"], ["segment", "clip.mp4"]])
