@@ -13,7 +13,7 @@ TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format proto docs bench hearing soak chaos check-compose sbom audit clean
+.PHONY: help serve test test-slow lint format proto docs bench hearing soak chaos fuzz check-compose sbom audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -75,6 +75,10 @@ soak: $(VENV)/.installed-dev ## strangers, crowds and time: a ten-minute 720p cl
 
 chaos: $(VENV)/.installed-dev ## processes that die, wedge or lose each other: R4, R5, R7, R10, R11, R13, R15 to R17 (CHAOS_ARGS="--kills 50 --json FILE")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m load.chaos $(CHAOS_ARGS)
+
+fuzz: $(VENV)/.installed-dev ## coverage-guided fuzzing of parsers and protocols (FUZZ_ARGS="--only form --seconds 600")
+	$(BIN)/python -m pip install --disable-pip-version-check $(INSTALL_FLAGS) -e '.[fuzz]'
+	PYTHONPATH=tests $(BIN)/python -m load.fuzz $(FUZZ_ARGS)
 
 check-compose: ## build the images and run both compose files on a Docker engine: a clip, scaling, kills, a restart with jobs under way
 	deploy/check_compose $(CHECK_COMPOSE_WORK)

@@ -4,11 +4,14 @@
 
 `front.txt` is the extra `front`, `model.txt` what the worker needs on top of it, `torch-cuda.txt` PyTorch
 with its CUDA libraries, `torch-cpu.txt` its CPU build of the same version (from PyTorch's own index) and `build.txt`
-what building our wheel needs. They name no index, so a mirror set in the environment works.
+what building our wheel needs. Each pin has the hashes of all wheels that the index offers for that version and the
+images' platform. The files name no index, so a mirror set in the environment works; `--cpu-wheels FOLDER` takes the CPU
+build from a folder of wheels where PyTorch's index cannot be reached, and writes `torch-cpu.txt` alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -34,6 +37,9 @@ def resolve(requirements: str, *options: str) -> dict[str, str]:
     command = ["uv", "pip", "compile", "-", *PLATFORM, "--only-binary", ":all:", "--generate-hashes", *quiet, *options]
     done = subprocess.run(command, input=requirements, text=True, stdout=subprocess.PIPE, check=True, cwd=ROOT)
     blocks = [block for block in re.split(r"(?m)^(?=[a-z0-9])", done.stdout) if block.strip()]
+    without = [block for block in blocks if "--hash=" not in block]
+    if without:
+        raise SystemExit(f"the index gives no hash for {''.join(without)}")
     return {NAME.match(block)[0]: block for block in blocks}
 
 
@@ -56,6 +62,15 @@ def write(name: str, blocks: dict[str, str]) -> None:
     sys.stdout.write(f"{name}: {len(blocks)} packages\n")
 
 
+def hashed_wheels(folder: Path, version: str) -> str:
+    """Return the pin of PyTorch's CPU build with the hashes of its wheels for the images' platform in a folder."""
+    wheels = sorted(folder.glob(f"torch-{version}+cpu-cp311-*x86_64.whl"))
+    if not wheels:
+        raise SystemExit(f"{folder} has no CPU wheel of torch {version} for CPython 3.11 on x86-64 Linux")
+    hashes = [f" \\\n    --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}" for wheel in wheels]
+    return f"torch=={version}+cpu{''.join(sorted(hashes))}\n"
+
+
 def main() -> None:
     """The worker is resolved whole and the front takes its versions, so both images agree on what they share."""
     worker = resolve("\n".join(requirements_of("model")))
@@ -72,4 +87,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--cpu-wheels"]:
+        locked = re.search(r"(?m)^torch==([0-9.]+)", (LOCKS / "torch-cuda.txt").read_text())[1]
+        write("torch-cpu.txt", {"torch": hashed_wheels(Path(sys.argv[2]), locked)})
+    else:
+        main()

@@ -30,6 +30,68 @@ def test_a_bill_lists_every_lock_of_its_image(image: str) -> None:
     assert len(refs) == len(made["components"])
 
 
+STATUS = """Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36-9+deb12u13
+Description: GNU C Library
+ Package: is no field here
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1
+
+Package: adduser
+Status: install ok installed
+Architecture: all
+Version: 3.134
+"""
+
+
+def fake_engine(folder: Path) -> None:
+    """A `docker` that has one image, whose files are answered as `docker run --entrypoint cat` does."""
+    (folder / "status").write_text(STATUS)
+    (folder / "release").write_text('ID=debian\nVERSION_ID="12"\n')
+    script = folder / "docker"
+    script.write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *"avesformer-front /var/lib/dpkg/status") cat {folder}/status ;;
+  *"avesformer-front /etc/os-release") cat {folder}/release ;;
+  *) exit 125 ;;
+esac
+"""
+    )
+    script.chmod(0o755)
+
+
+def test_packages_of_the_system_are_read_from_an_image_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_engine(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    system = SBOM.system_of("front")
+    assert [entry["name"] for entry in system] == ["adduser", "libc6"]
+    assert system[1]["purl"] == "pkg:deb/debian/libc6@2.36-9%2Bdeb12u13?arch=amd64&distro=debian-12"
+    made = SBOM.bill("front", "1", system=system)
+    assert made["compositions"][0]["aggregate"] == "complete"
+    assert {entry["bom-ref"] for entry in system} < set(made["dependencies"][0]["dependsOn"])
+    assert SBOM.system_of("worker") is None
+    assert SBOM.bill("worker", "1")["compositions"][0]["aggregate"] == "incomplete"
+
+
+def test_this_machines_packages_can_be_read() -> None:
+    status = Path("/var/lib/dpkg/status")
+    if not status.exists():
+        pytest.skip("no dpkg here")
+    found = SBOM.system_packages(status.read_text(), distro="debian-12")
+    command = ["dpkg-query", "-f", "${db:Status-Abbrev}\n", "-W"]
+    counted = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(found) == sum(line.startswith("ii") for line in counted.stdout.splitlines())
+    assert len({entry["purl"] for entry in found}) == len(found)
+
+
 def test_every_package_of_the_front_has_a_licence() -> None:
     assert [entry["name"] for entry in SBOM.bill("front", "1")["components"] if "licenses" not in entry] == []
 
