@@ -161,7 +161,7 @@ def test_tracks_and_events_of_one_clip_are_measured() -> None:
     plan = BenchPlan({}, Path(), Settings(device="cpu"), 0.1)
     steps: list[str] = []
     figures = measure_tracks(plan, steps.append, num_clips=1) | measure_events(plan, steps.append, num_clips=1)
-    assert len(steps) == 3
+    assert len(steps) == 2
     assert figures["tracks.true_masks.idf1"] >= figures["tracks.idf1"] > 0.8
     for name in ("tiny", "tiny-semantic"):
         assert 0 <= figures[f"events.{name}.precision"] <= 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from model.data.world.scene import SceneOptions, draw_scene
@@ -36,15 +37,19 @@ _OPTIONS = SegmentOptions(fps=FPS, only="events")
 
 def measure_events(plan: BenchPlan, on_step: OnStep, *, num_clips: int = NUM_CLIPS) -> Figures:
     """Return precision, recall and lags of events for both checkpoints of the world."""
+    tallies = {name: EventTally() for name in CHECKPOINTS}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        services = {name: stack.enter_context(answering(plan.settings, name)) for name in CHECKPOINTS}
+        for number in range(num_clips):
+            on_step(f"events, clip {number + 1} of {num_clips}")
+            options = SceneOptions(seconds=SECONDS, aspect=ASPECT)
+            clip = make_world_clip(draw_scene(FIRST_SEED + number, options))
+            path = clip.write(folder / "clip.mp4")
+            for name, respond in services.items():
+                _compare(clip, path, respond, tallies[name], is_semantic=CHECKPOINTS[name])
     figures: Figures = {}
-    for name, is_semantic in CHECKPOINTS.items():
-        tally = EventTally()
-        with tempfile.TemporaryDirectory() as folder, answering(plan.settings, name) as respond:
-            for number in range(num_clips):
-                on_step(f"events of {name}, clip {number + 1} of {num_clips}")
-                options = SceneOptions(seconds=SECONDS, aspect=ASPECT)
-                clip = make_world_clip(draw_scene(FIRST_SEED + number, options))
-                _compare(clip, clip.write(Path(folder) / "clip.mp4"), respond, tally, is_semantic=is_semantic)
+    for name, tally in tallies.items():
         figures |= _figures(f"events.{name}", tally)
     return figures | {"events.num_clips": float(num_clips)}
 
