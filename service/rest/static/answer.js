@@ -28,10 +28,11 @@ export class Result extends EventTarget {
 
   /** What distinguishes this answer from others to the same clip. */
   get settings() {
-    const { fps, threshold, labels, min_area } = this.fields;
+    const { fps, threshold, labels, min_area, instances } = this.fields;
     const parts = [`${fps ?? 1} a second`];
     if (threshold) parts.push(`threshold ${threshold}`);
     if (labels) parts.push(labels);
+    if (instances) parts.push("separate objects");
     if (min_area) parts.push(`${min_area} px or more`);
     return parts.join(", ");
   }
