@@ -40,6 +40,7 @@ app = typer.Typer(
 # Commands in other modules: import path and help text.
 _FORWARDED: dict[str, tuple[str, str]] = {
     "segment": ("service.cli.segment:segment", "Segment clips to JSON and video, here or with a running service."),
+    "live": ("service.cli.live:live", "Segment a camera, a network stream or a file while it plays."),
     "bench": ("service.cli.bench:bench", "Measure model, decoding, encoding and service."),
     "synthesize": ("model.cli.main:app", "Write synthetic clips with ground truth, or audit the synthetic world."),
     "train": ("model.cli.main:app", "Train a recipe (`train --list`)."),

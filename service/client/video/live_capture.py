@@ -25,6 +25,10 @@ from service.domain.errors import ServiceError
 from service.domain.live import MAX_WAITING_FRAMES, LiveFrame, LiveInput, SoundPiece
 
 _JPEG_QUALITY = 85
+# Beginnings of addresses of network streams.
+_NETWORK = ("rtsp://", "rtsps://", "rtmp://", "srt://", "udp://", "http://", "https://")
+# Seconds to open a network stream, to wait for its next packet, between two tries, and of tries without a frame.
+_OPEN_S, _READ_S, _REOPEN_S, _SOURCE_PATIENCE_S = 10.0, 10.0, 1.0, 60.0
 # Inputs that may wait for the connection. Older ones are dropped, as in a live stream.
 _WAITING_INPUTS = 100
 # Pictures that may wait for their masks: those here, those in the server's queue, and some in transit.
@@ -36,7 +40,7 @@ class CapturePolicy:
     """What to capture.
 
     Attributes:
-        source: a file, or a camera such as `/dev/video0`.
+        source: a file, a camera such as `/dev/video0`, or a network stream such as `rtsp://host/path`.
         camera_format: FFmpeg input format of the camera (`v4l2`), None for a file.
         microphone: FFmpeg's name of the microphone (`default`), None if the source has the sound.
         microphone_format: its FFmpeg input format.
@@ -51,6 +55,11 @@ class CapturePolicy:
     max_side_px: int = 640
     speed: float = 1.0
 
+    @property
+    def is_network(self) -> bool:
+        """Whether the source is a network stream, which is opened again when it breaks."""
+        return self.source.startswith(_NETWORK)
+
 
 class Capture:
     """Captures in threads of its own, also while no connection is open."""
@@ -62,6 +71,7 @@ class Capture:
         self._stopping = threading.Event()
         self._started_s = time.monotonic()
         self._error: ServiceError | None = None
+        self._num_taken = 0
         self._lock = threading.Lock()
         sources = [(policy.source, policy.camera_format)]
         if policy.camera_format is not None and policy.microphone is not None:
@@ -102,16 +112,35 @@ class Capture:
             return None if key is None else self._pictures.pop(key)
 
     def _run(self, source: str, source_format: str | None) -> None:
-        try:
-            with av.open(source, format=source_format) as container:
-                streams = [stream for stream in (*container.streams.video[:1], *container.streams.audio[:1])]
-                resampler = AudioResampler(format="s16", layout="mono")
-                for frame in container.decode(streams):
-                    if self._stopping.is_set():
-                        return
-                    self._take(frame, resampler, is_live=source_format is not None)
-        except (av.FFmpegError, OSError):
+        last_s = time.monotonic()
+        while True:
+            num_before = self._num_taken
+            try:
+                self._read(source, source_format)
+                is_broken = False
+            except (av.FFmpegError, OSError):
+                is_broken = True
+            if self._num_taken > num_before:
+                last_s = time.monotonic()
+            is_given_up = time.monotonic() - last_s > _SOURCE_PATIENCE_S
+            if self._stopping.is_set() or not self._policy.is_network or is_given_up:
+                break
+            self._stopping.wait(_REOPEN_S)
+        if is_broken and not self._stopping.is_set():
             self._error = ServiceError("broken", f"{source!r} cannot be captured; is it there, and is it readable?")
+
+    def _read(self, source: str, source_format: str | None) -> None:
+        is_network = self._policy.is_network
+        options = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}
+        timeout = (_OPEN_S, _READ_S) if is_network else None
+        with av.open(source, format=source_format, options=options, timeout=timeout) as container:
+            streams = [stream for stream in (*container.streams.video[:1], *container.streams.audio[:1])]
+            resampler = AudioResampler(format="s16", layout="mono")
+            for frame in container.decode(streams):
+                if self._stopping.is_set():
+                    return
+                self._num_taken += 1
+                self._take(frame, resampler, is_live=source_format is not None or is_network)
 
     def _take(self, frame: object, resampler: AudioResampler, *, is_live: bool) -> None:
         at_s = self._time_of(frame, is_live=is_live)

@@ -14,6 +14,7 @@ import argparse
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,11 +35,14 @@ RECONNECTING = ClientPolicy(attempts=10_000, max_backoff_s=5.0)
 
 @dataclass(frozen=True, slots=True)
 class LivePlan:
-    """What to do: source, target and duration. Ends after `patience_s` without any answer."""
+    """What to do: source, target and duration. Ends after `patience_s` without any answer.
+
+    Without `output` no overlay is drawn; `LiveOverlay.on_event` is called with every event.
+    """
 
     capture: CapturePolicy
     url: str
-    output: Path
+    output: Path | None
     seconds: float = float("inf")
     options: LiveOptions = field(default_factory=LiveOptions)
     client: ClientPolicy = field(default_factory=lambda: RECONNECTING)
@@ -66,6 +70,7 @@ class LiveOverlay:
         self._answered_at_s = time.monotonic()
         self._attempt = 0
         self.report = LiveReport()
+        self.on_event: Callable[[LiveEvent], None] | None = None
 
     def run(self) -> LiveReport:
         """Capture, segment and draw until the source or the time ends. Raises ServiceError if a retry cannot help."""
@@ -107,9 +112,11 @@ class LiveOverlay:
                 is_connected.clear()
 
     def _take(self, event: LiveEvent, capture: Capture, stack: ExitStack, dropped_before: int) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
         if isinstance(event, ModelInfo):
             self.report.num_connections += 1
-            if self._writer is None:
+            if self._writer is None and self._plan.output is not None:
                 self._writer = stack.enter_context(LiveOverlayWriter(self._plan.output, labels=event.labels))
         elif isinstance(event, LiveFrameError):
             self.report.num_errors += 1

@@ -1,0 +1,96 @@
+"""`avesformer live`: a file and a network stream in real time, against a real front."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import pytest
+from support.clips import make_clip
+from support.front import running_front
+from typer.testing import CliRunner, Result
+
+from service.cli.main import app
+
+HANG_S = 90.0
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["live", *map(str, arguments)])
+
+
+@pytest.fixture(name="clip")
+def _clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(make_clip(num_frames=40, width=320, height=240, flash_frames=frozenset(range(10, 20))))
+    return path
+
+
+@pytest.fixture(name="stream")
+def _stream(clip: Path) -> Iterator[tuple[str, list[str]]]:
+    """A server of an MPEG transport stream that breaks off after the clip; what was asked of it."""
+    target = io.BytesIO()
+    with av.open(str(clip)) as source, av.open(target, "w", format="mpegts") as out:
+        streams = {each.index: out.add_stream_from_template(each) for each in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(target.getvalue())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/camera.ts", asked
+        server.shutdown()
+        serving.join()
+
+
+async def test_a_file_becomes_lines(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.ndjson"
+    async with running_front() as front:
+        url = f"grpc://{front.grpc_target}"
+        arguments = (clip, "--url", url, "--output", out, "--max-waiting-frames", 64, "--event-min-s", 0)
+        result = await asyncio.wait_for(asyncio.to_thread(run, *arguments), HANG_S)
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert lines[0]["type"] == "model"
+    frames = [line for line in lines if line["type"] == "frame"]
+    assert 30 <= len(frames) <= 40
+    assert any(frame["masks"] for frame in frames)
+    assert any(line["type"] == "event" for line in lines)
+
+
+async def test_a_network_stream_that_breaks_is_opened_again(stream: tuple[str, list[str]], tmp_path: Path) -> None:
+    address, asked = stream
+    out = tmp_path / "overlay.mp4"
+    async with running_front() as front:
+        arguments = (address, "--url", f"grpc://{front.grpc_target}", "--output", out, "--seconds", 4)
+        result = await asyncio.wait_for(asyncio.to_thread(run, *arguments), HANG_S)
+    assert result.exit_code == 0, result.output
+    assert len(asked) >= 2
+    with av.open(str(out)) as overlay:
+        assert len(list(overlay.decode(video=0))) > 5
+
+
+def test_faults_are_one_line_and_a_code(clip: Path) -> None:
+    refused = run(clip, "--threshold", 7)
+    assert (refused.exit_code, "threshold" in refused.output) == (2, True)
+    wrong = run(clip, "--url", "http://127.0.0.1:1")
+    assert (wrong.exit_code, "grpc://" in wrong.output) == (2, True)
