@@ -28,12 +28,12 @@ CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
 @dataclass(frozen=True)
 class PredictorInfo:
-    """What a checkpoint is and takes.
+    """Description of a checkpoint and its input.
 
     Attributes:
         variant: name of the model variant.
         checkpoint: `sha256:` and the hash of the file.
-        labels: what a mask can be called, in order; without the background of semantic models.
+        labels: labels of the masks, in order; without the background of semantic models.
         world_version: version of the synthetic world it was trained on, or None.
         input_height: frame height in pixels.
         input_width: frame width in pixels.
@@ -50,12 +50,12 @@ class PredictorInfo:
 
 
 class Predictor:
-    """Runs a checkpoint on one device. One thread at a time.
+    """Runs a checkpoint on one device. Not thread-safe.
 
     Args:
-        checkpoint: what to run.
-        device: where.
-        dtype: of weights and activations; the log-mel is always float32.
+        checkpoint: the weights and their configuration.
+        device: the device.
+        dtype: type of weights and activations; the log-mel is always float32.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -119,7 +119,7 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Mask logits of B samples. Equal batch shapes give equal bytes on one device.
+        """Return mask logits of B samples. Equal batch shapes give equal bytes on one device.
 
         Args:
             frames: (B, H, W, 3) uint8 RGB, B >= 1, H and W multiples of 16 (best: the info's size).
@@ -147,19 +147,19 @@ class Predictor:
         return answer
 
     def is_healthy(self) -> bool:
-        """Whether the device still computes; a CUDA context can die for good."""
+        """Return whether the device still computes; a CUDA context can fail permanently."""
         try:
             return bool((torch.ones(1, device=self.device) + 1).item() == 2)
         except RuntimeError:
             return False
 
     def memory_bytes(self) -> int:
-        """Device memory that PyTorch holds; 0 on the CPU."""
+        """Return the device memory that PyTorch holds, in bytes; 0 on the CPU."""
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name; `auto` is CUDA where present.
+    """Return a device by name; `auto` is CUDA if present.
 
     Raises:
         ValueError: an unknown name, or CUDA where there is none.
@@ -179,7 +179,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def fold_norms(model: AVESFormer) -> AVESFormer:
-    """Fold each batch norm of a model in eval mode into the convolution before it; the function stays the same."""
+    """Fold each batch norm of a model in eval mode into the convolution before it. The function stays the same."""
     for module in list(model.modules()):
         for conv_name, norm_name in CONV_NORM_NAMES:
             conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
@@ -194,7 +194,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:
-    """Share memory where torch allows it; arrays over received bytes are read-only and are copied."""
+    """Return a tensor that shares memory if torch allows it. Read-only arrays (over received bytes) are copied."""
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 

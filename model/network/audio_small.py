@@ -1,4 +1,4 @@
-"""A small log-mel encoder in VGGish's place (our own; the paper uses VGGish)."""
+"""A small log-mel encoder that replaces VGGish (our own; the paper uses VGGish)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NUM_BANDS = 4
 
 
 class SmallAudioEncoder(nn.Module):
-    """Convolutions that keep twelve time steps of 80 ms, then two readings of them.
+    """Convolutions that keep twelve time steps of 80 ms, then two summaries of them.
 
-    What sounds *at the end* of the window decides the mask, so the embedding joins a mean over the whole window
-    with a learned weighting of the steps that starts out at the last ones.
+    The sound at the *end* of the window decides the mask, so the embedding joins a mean over the whole window with a
+    learned weighting of the steps that initially favours the last ones.
 
     Args:
         config: stage widths and embedding size.

@@ -29,7 +29,7 @@ AUDIO_BRANCHES: Mapping[str, Callable[[AudioConfig], nn.Module]] = {
 
 @dataclass(frozen=True)
 class VisualFeatures:
-    """What the picture alone gives.
+    """Features of the picture alone.
 
     Attributes:
         focused: (B, D, h, w) after the decoder's convolution blocks.
@@ -42,7 +42,7 @@ class VisualFeatures:
     seen: Tensor | None = None
 
     def repeat(self, times: int) -> VisualFeatures:
-        """The same pictures `times` over, along the batch: to pair each with several windows."""
+        """Repeat the same pictures `times` over along the batch, to pair each with several windows."""
         return VisualFeatures(
             self.focused.repeat(times, 1, 1, 1),
             [lateral.repeat(times, 1, 1, 1) for lateral in self.laterals],
@@ -51,9 +51,9 @@ class VisualFeatures:
 
 
 class AVESFormer(nn.Module):
-    """Which pixels of a frame make the sound of its audio window.
+    """Network that predicts which pixels of a frame make the sound of its audio window.
 
-    Frames are independent: nothing passes between the samples of a batch.
+    Frames are independent: no information passes between the samples of a batch.
 
     Args:
         config: the model configuration.
@@ -81,7 +81,7 @@ class AVESFormer(nn.Module):
             self.audio.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """As usual, except that a frozen audio branch stays in eval mode."""
+        """Set training mode; a frozen audio branch stays in eval mode."""
         super().train(mode)
         if self.config.audio.is_frozen:
             self.audio.eval()
@@ -103,11 +103,11 @@ class AVESFormer(nn.Module):
         return self.fuse(self.see(frames), self.hear(log_mel))
 
     def see(self, frames: Tensor, pyramid: Sequence[Tensor] | None = None) -> VisualFeatures:
-        """Everything that needs no sound: backbone, neck, early focus.
+        """Return the features that need no sound: backbone, neck, early focus.
 
         Args:
             frames: as in `forward`.
-            pyramid: the backbone's maps of `frames` where they are at hand.
+            pyramid: the backbone's maps of `frames` if they are already computed.
         """
         check_frame_size(frames)
         if pyramid is None:
@@ -117,21 +117,21 @@ class AVESFormer(nn.Module):
         return VisualFeatures(self.decoder.focus(fused), laterals, seen)
 
     def hear(self, log_mel: Tensor) -> Tensor:
-        """Audio embedding (B, embedding_dim) of log_mel (B, 1, 96, 64)."""
+        """Return the audio embedding (B, embedding_dim) of log_mel (B, 1, 96, 64)."""
         expected = (1, NUM_LOG_MEL_FRAMES, NUM_MEL_BINS)
         if tuple(log_mel.shape[1:]) != expected:
             raise ValueError(f"log_mel: got {tuple(log_mel.shape)}, expected (B, {', '.join(map(str, expected))})")
         return cast(Tensor, self.audio(log_mel))
 
     def fuse(self, visual: VisualFeatures, embedding: Tensor) -> Tensor:
-        """Mask logits (B, K, H / stride, W / stride) of pictures and audio embeddings of equal B."""
+        """Return mask logits (B, K, H / stride, W / stride) of pictures and audio embeddings of equal B."""
         logits = self.head.predict(self.mask_feature(visual, embedding))
         if self.experts is None or visual.seen is None:
             return logits
         return logits + enlarge(self.experts.prior(visual.seen, embedding), like=logits)
 
     def mask_feature(self, visual: VisualFeatures, embedding: Tensor) -> Tensor:
-        """What the logits are read from: (B, C, H / 4, W / 4). `self.head.predict` reads it.
+        """Return the map from which the logits are predicted, (B, C, H / 4, W / 4). `self.head.predict` reads it.
 
         Raises:
             ValueError: pictures and embeddings differ in number, or the embedding in width.
@@ -145,7 +145,7 @@ class AVESFormer(nn.Module):
 
     @torch.no_grad()
     def attention_statistics(self, frames: Tensor, log_mel: Tensor) -> list[AttentionStatistics]:
-        """Entropy and spread of each transformer block's cross-attention; arguments as in `forward`."""
+        """Return entropy and spread of each transformer block's cross-attention; arguments as in `forward`."""
         prompts = self.prompt_query(self.hear(log_mel))
         return self.decoder.attention_statistics(self.see(frames).focused, prompts)
 
@@ -157,7 +157,7 @@ def _experts(config: ModelConfig, *, visual_channels: int) -> KindExperts | None
 
 
 def parameter_report(model: AVESFormer) -> dict[str, int]:
-    """Number of parameters of the visual backbone, the audio branch, the rest, and in all."""
+    """Return the number of parameters of the visual backbone, the audio branch, the rest, and in total."""
     count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     total = sum(count.values())
     return {

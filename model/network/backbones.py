@@ -1,4 +1,4 @@
-"""Visual backbone by its name, and the neck that fuses its pyramid to one width."""
+"""The visual backbone by name, and the neck that fuses its pyramid to one width."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BACKBONES: Mapping[str, Callable[..., ResNet | PvtV2 | MobileNetDeepLab]] = {
 
 
 class VisualBackbone(nn.Module):
-    """Feature maps at strides 4, 8, 16 and, but for `mobilenet_v2_deeplab`, 32.
+    """Feature maps at strides 4, 8, 16 and, except for `mobilenet_v2_deeplab`, 32.
 
     Args:
         config: model type (a key of `BACKBONES`) and keyword arguments of that class.

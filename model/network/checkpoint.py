@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors whose header holds the configuration, the labels, the world and the training summary."""
+"""Checkpoints: safetensors files whose header has the configuration, the labels, the world and the training summary."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SHIPPED_CHECKPOINT = Path(__file__).parents[1] / "weights" / "lite.safetensors"
 
 
 class CheckpointError(ValueError):
-    """The file is no checkpoint of ours, or one that this program cannot read."""
+    """The file is not one of our checkpoints, or this program cannot read it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back.
+    """A loaded checkpoint.
 
     Attributes:
         config: the model configuration.
@@ -44,10 +44,10 @@ class Checkpoint:
     training: Mapping[str, Any]
 
     def build(self) -> AVESFormer:
-        """The network with these weights, in eval mode, on the CPU.
+        """Return the network with these weights, in eval mode, on the CPU.
 
         Raises:
-            CheckpointError: the weights do not fit the configuration.
+            CheckpointError: the weights do not match the configuration.
         """
         model = AVESFormer(self.config)
         try:
