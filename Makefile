@@ -13,10 +13,10 @@ TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format proto docs bench hearing soak chaos fuzz check-compose sbom audit clean
+.PHONY: help serve test test-slow lint format proto docs bench performance hearing soak chaos fuzz check-compose sbom audit clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 serve: $(VENV)/.installed ## start the service with the shipped checkpoint (PORT=, GRPC_PORT=, TORCH=cpu)
 	exec $(BIN)/avesformer serve --host $(HOST) --port $(PORT) --grpc-port $(GRPC_PORT)
@@ -45,6 +45,9 @@ proto: $(VENV)/.installed-dev ## generate the gRPC stubs into service/rpc/pb
 
 bench: $(VENV)/.installed-dev ## every figure of time, ratios first
 	OMP_NUM_THREADS=1 $(BIN)/avesformer bench $(BENCH_ARGS)
+
+performance: $(VENV)/.installed-dev ## the table of docs/performance.md for DEVICE (cpu or cuda), within eight minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m service.bench.performance --device $(or $(DEVICE),cpu) $(PERFORMANCE_ARGS)
 
 docs: $(VENV)/.installed-dev ## build the documentation site into build/site
 	$(BIN)/python -m mkdocs build --strict
