@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,7 @@ import av
 import pytest
 from support.clips import make_clip
 from support.front import running_front
+from support.ports import free_port
 from typer.testing import CliRunner, Result
 
 from service.cli.main import app
@@ -87,6 +90,34 @@ async def test_a_network_stream_that_breaks_is_opened_again(stream: tuple[str, l
     assert len(asked) >= 2
     with av.open(str(out)) as overlay:
         assert len(list(overlay.decode(video=0))) > 5
+
+
+@pytest.fixture(name="camera")
+def _camera(clip: Path) -> Iterator[str]:
+    """Address of a GStreamer RTSP server that shows the clip."""
+    python = shutil.which("python3", path="/usr/bin")
+    probe = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    if python is None or subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode:
+        pytest.skip("apt-get install python3-gi gir1.2-gst-rtsp-server-1.0")
+    port = free_port()
+    script = Path(__file__).parents[1] / "support" / "rtsp_server.py"
+    with subprocess.Popen([python, str(script), str(clip), str(port)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "listening\n"
+        yield f"rtsp://127.0.0.1:{port}/camera"
+        server.kill()
+
+
+async def test_a_camera_over_rtsp_is_answered(camera: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.ndjson"
+    async with running_front() as front:
+        url = f"grpc://{front.grpc_target}"
+        arguments = (camera, "--url", url, "--output", out, "--seconds", 6, "--max-waiting-frames", 64)
+        result = await asyncio.wait_for(asyncio.to_thread(run, *arguments), HANG_S)
+    assert result.exit_code == 0, result.output
+    frames = [line for line in map(json.loads, out.read_text().splitlines()) if line["type"] == "frame"]
+    assert any(frame["masks"] for frame in frames), "the sound came along"
+    assert len(frames) > 10
 
 
 def test_faults_are_one_line_and_a_code(clip: Path) -> None:
