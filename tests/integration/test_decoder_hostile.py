@@ -140,8 +140,8 @@ async def test_a_decoder_out_of_memory_says_so(tmp_path: Path) -> None:
 
 async def test_a_stream_that_grows_beyond_its_container_is_refused_for_its_memory(tmp_path: Path) -> None:
     large = make_clip(
-        width=1920,
-        height=1080,
+        width=3200,
+        height=1800,
         num_frames=20,
         b_frames=0,
         pixel_format="yuv444p10le",
