@@ -108,6 +108,7 @@ def _camera(clip: Path) -> Iterator[str]:
         server.kill()
 
 
+@pytest.mark.slow  # a camera does not wait for a busy machine
 async def test_a_camera_over_rtsp_is_answered(camera: str, tmp_path: Path) -> None:
     out = tmp_path / "out.ndjson"
     async with running_front() as front:
