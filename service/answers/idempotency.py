@@ -169,9 +169,9 @@ class IdempotentAnswering:
                     yield event
 
     async def _first(self, scope: str, reply: bytes) -> AsyncGenerator[AnswerEvent, None]:
-        said: dict[str, Any] = json.loads(reply)
-        if said.get("code") in CODES:
-            raise ServiceError(said["code"], str(said["detail"]))
+        stored: dict[str, Any] = json.loads(reply)
+        if stored.get("code") in CODES:
+            raise ServiceError(stored["code"], str(stored["detail"]))
         cut = b""
         async for piece in self._blobs.read(f"{ANSWERS}/{scope}"):
             whole, end, cut = (cut + piece).rpartition(b"\n")

@@ -33,7 +33,7 @@ _STOP_S = 60.0
 
 
 class ServiceDidNotStartError(Exception):
-    """A process ended or said nothing before it was ready; the message is its last words."""
+    """A process ended or timed out before it was ready; the message is its last line of output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +129,22 @@ def _running(arguments: Sequence[str], *, code: str = _CLI, **settings: object) 
 
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> dict[str, str]:
-    """The addresses in the line that the service prints when it is ready; what it says later is read and dropped."""
+    """Return the addresses in the line that the service prints when it is ready. Later output is read and discarded."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
     until_s = time.monotonic() + _START_S
-    said = "the service did not start in time"
+    last_line = "the service did not start in time"
     while True:
         try:
             line = lines.get(timeout=max(0.0, until_s - time.monotonic()))
         except queue.Empty:
-            raise ServiceDidNotStartError(said) from None
+            raise ServiceDidNotStartError(last_line) from None
         if line is None:
-            raise ServiceDidNotStartError(said)
+            raise ServiceDidNotStartError(last_line)
         found = _READY.search(line)
         if found is not None:
             return found.groupdict()
-        said = line.strip() or said
+        last_line = line.strip() or last_line
 
 
 def _read_lines(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:

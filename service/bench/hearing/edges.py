@@ -41,7 +41,12 @@ class EdgeOutcome:
 
 @dataclass(frozen=True)
 class ClipEdges:
-    """All edges of a clip: the outcomes of the true ones, and the share of predicted ones without a true one nearby."""
+    """All edges of a clip.
+
+    Attributes:
+        outcomes: one for each true edge.
+        is_said_false: for each predicted edge, whether no true one is within MATCH_S.
+    """
 
     outcomes: tuple[EdgeOutcome, ...]
     is_said_false: tuple[bool, ...]
@@ -62,9 +67,13 @@ def steady_edges(states: BoolMask) -> list[Edge]:
 
 
 def said_edges(times_s: NDArray[np.float64], shares: NDArray[np.float64]) -> list[Edge]:
-    """Where (N,) shares of an object's silhouette cross one half, between samples by the straight line.
+    """Return the predicted edges: the times at which the covered share of an object's silhouette crosses one half.
 
-    NaN (nothing of the object is visible) ends an edge's chance.
+    Times between samples are interpolated linearly. No edge is returned next to a NaN share.
+
+    Args:
+        times_s: (N,) sample times in seconds.
+        shares: (N,) covered share of the silhouette; NaN where the object is not visible.
     """
     edges = []
     for i in range(len(shares) - 1):
@@ -76,19 +85,19 @@ def said_edges(times_s: NDArray[np.float64], shares: NDArray[np.float64]) -> lis
     return edges
 
 
-def match(true: Sequence[Edge], said: Sequence[Edge]) -> list[float | None]:
+def match(true: Sequence[Edge], predicted: Sequence[Edge]) -> list[float | None]:
     """Return the lag of each true edge to the nearest predicted one of its kind within MATCH_S, each used once."""
     pairs = sorted(
         (abs(s.time_s - t.time_s), i, j)
         for i, t in enumerate(true)
-        for j, s in enumerate(said)
+        for j, s in enumerate(predicted)
         if s.is_on == t.is_on and abs(s.time_s - t.time_s) <= MATCH_S
     )
     lags: list[float | None] = [None] * len(true)
     used: set[int] = set()
     for _, i, j in pairs:
         if lags[i] is None and j not in used:
-            lags[i] = said[j].time_s - true[i].time_s
+            lags[i] = predicted[j].time_s - true[i].time_s
             used.add(j)
     return lags
 
@@ -117,12 +126,12 @@ def clip_edges(
     is_false: list[bool] = []
     for slot, sounds in states.items():
         shares = _shares(masks, silhouettes, slot=slot)
-        said = said_edges(times_s, shares)
+        predicted = said_edges(times_s, shares)
         true = [e for e in steady_edges(sounds) if _is_watched(e, times_s, shares)]
-        lags = match(true, said)
+        lags = match(true, predicted)
         outcomes += [EdgeOutcome(number, e.is_on, lag) for e, lag in zip(true, lags, strict=True)]
         moments = [e.time_s for e in state_edges(sounds)]
-        is_false += [all(abs(s.time_s - moment) > MATCH_S for moment in moments) for s in said]
+        is_false += [all(abs(s.time_s - moment) > MATCH_S for moment in moments) for s in predicted]
     return ClipEdges(tuple(outcomes), tuple(is_false))
 
 

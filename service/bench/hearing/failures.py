@@ -61,7 +61,7 @@ def sheet(cells: Sequence[Image.Image], *, title: str) -> Image.Image:
 
 
 def cell(sample: Sample, *, clips: Path) -> Image.Image:
-    """One sample's picture with its caption."""
+    """Return one sample's picture with its caption."""
     path = clip_path(clips, sample.clip, sample.condition)
     truth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     entry = next(frame for frame in truth["frames"] if frame["sample_time_s"] == sample.time_s)
@@ -85,17 +85,17 @@ def cell(sample: Sample, *, clips: Path) -> Image.Image:
     return picture
 
 
-def overlay(frame: NDArray[np.uint8], true: BoolMask, said: BoolMask) -> NDArray[np.uint8]:
-    """(H, W, 3) the frame with the answer tinted and edged in red and the truth's outline in green over it."""
+def overlay(frame: NDArray[np.uint8], true: BoolMask, predicted: BoolMask) -> NDArray[np.uint8]:
+    """Return the frame (H, W, 3) with the answer tinted and outlined in red and the truth outlined in green."""
     shown = frame.astype(np.float32)
-    shown[said] = 0.55 * shown[said] + 0.45 * RED
-    shown[outline(said, width=4)] = RED
+    shown[predicted] = 0.55 * shown[predicted] + 0.45 * RED
+    shown[outline(predicted, width=4)] = RED
     shown[outline(true, width=2)] = GREEN
     return shown.astype(np.uint8)
 
 
 def outline(mask: BoolMask, *, width: int) -> BoolMask:
-    """(H, W) the pixels of a mask within `width` of its edge, along rows and columns."""
+    """Return the pixels (H, W) of a mask that are within `width` of its edge, along rows and columns."""
     inner = mask.copy()
     for axis in (0, 1):
         for step in (-width, width):

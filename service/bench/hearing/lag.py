@@ -48,7 +48,7 @@ OPTIONS = SegmentOptions(fps=10)
 
 @dataclass(frozen=True)
 class Lag:
-    """What an answer said of one sound; None where it said nothing.
+    """Timing of one sound in an answer, in seconds; None where the answer has no mask or event of its kind.
 
     Attributes:
         kind: name of what sounds.

@@ -34,7 +34,7 @@ class Sample:
     is_off_screen: bool
     iou: float
     share: float
-    said: dict[str, Any]  # RLE
+    said: dict[str, Any]  # predicted mask, RLE
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def compare(condition: str, number: int, truth: dict[str, Any], answered: Sequen
     """Return the outcome of each sample of an answer."""
     size = _size(truth)
     for frame, true_frame in zip(answered, truth["frames"], strict=True):
-        said, true = said_in(frame, size), union_of(true_frame["masks"], size)
+        predicted, true = said_in(frame, size), union_of(true_frame["masks"], size)
         yield Sample(
             condition=condition,
             clip=number,
@@ -81,9 +81,9 @@ def compare(condition: str, number: int, truth: dict[str, Any], answered: Sequen
             is_ambiguous=true_frame["ambiguous"],
             is_sounding=bool(true.any()),
             is_off_screen=bool(true_frame["off_screen_sounding"]),
-            iou=iou_of(said, true),
-            share=float(said.mean()),
-            said=coco_mask.encode(np.asfortranarray(said, np.uint8)),
+            iou=iou_of(predicted, true),
+            share=float(predicted.mean()),
+            said=coco_mask.encode(np.asfortranarray(predicted, np.uint8)),
         )
 
 
@@ -94,15 +94,15 @@ def compare_labels(number: int, truth: dict[str, Any], answered: Sequence[FrameM
         if true_frame["ambiguous"]:
             continue
         true = {o["kind"]: union_of([o], size) for o in true_frame["objects"] if o["is_sounding"]}
-        said = {mask.label: union_of([_entry(mask)], size) for mask in frame.masks}
+        predicted = {mask.label: union_of([_entry(mask)], size) for mask in frame.masks}
         nothing = np.zeros(size, bool)
         matches = []
-        for label, mask in said.items():
+        for label, mask in predicted.items():
             kinds = [kind for kind, true_mask in true.items() if iou_of(mask, true_mask) >= MATCH_IOU]
             matches += [label in kinds] if kinds else []
         yield Labels(
             clip=number,
-            iou_by_kind=tuple((kind, iou_of(mask, said.get(kind, nothing))) for kind, mask in true.items()),
+            iou_by_kind=tuple((kind, iou_of(mask, predicted.get(kind, nothing))) for kind, mask in true.items()),
             matches=tuple(matches),
         )
 

@@ -121,7 +121,7 @@ def iou_values(samples: Sequence[Sample]) -> Values:
 
 
 def empty_values(samples: Sequence[Sample]) -> Values:
-    """1 where an answer covers under 0.5 % of the frame, else 0."""
+    """Return 1 where an answer covers under 0.5 % of the frame, else 0."""
     return [(s.clip, float(s.share < EMPTY_SHARE)) for s in samples]
 
 
@@ -136,7 +136,7 @@ def _lag_rows(edges: dict[str, list[ClipEdges]]) -> Iterator[Row]:
             yield Row(f"  {text}: median lag of {kind}, s", [(c, abs(lag)) for c, lag in some], None, median)
             yield Row(f"  {text}: median signed lag of {kind}, s", some, None, median)
         yield Row(f"  {text}: true edges not said", [(o.clip, float(o.lag_s is None)) for o in outcomes])
-        numbered = [(i, float(said)) for i, clip in enumerate(clips) for said in clip.is_said_false]
+        numbered = [(i, float(is_false)) for i, clip in enumerate(clips) for is_false in clip.is_said_false]
         yield Row(f"  {text}: said edges without a true one", numbered)
     if "timing" in edges and "timing_edit" in edges:
         plain = {clip.outcomes[0].clip: clip.outcomes for clip in edges["timing"] if clip.outcomes}
