@@ -1,4 +1,4 @@
-"""Classes of the public weights that are kinds of ours: what the experts start from."""
+"""Initialise the kind experts from the classes of public classifiers that match our kinds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.network.kinds import KindExperts
 
-# Kind to class of DeepLab's Pascal VOC head (0 is the background). Other kinds start as rare ones.
+# Kind to class of DeepLab's Pascal VOC head (0 is the background). Other kinds start with UNKNOWN_BIAS.
 PASCAL_CLASSES: Mapping[str, int] = {
     "aircraft": 1,
     "bird": 3,
@@ -52,18 +52,32 @@ AUDIOSET_CLASSES: Mapping[str, int] = {
     "clock": 400,
     "gun": 421,
 }
-# Logit of a kind that the public classifier does not know: rare.
+# Initial bias of a kind that the public classifier has no class for, low enough that the kind starts as a rare one.
 UNKNOWN_BIAS = -4.0
 
 
 def start_seen(experts: KindExperts, weight: Tensor, bias: Tensor, kinds: tuple[str, ...]) -> None:
-    """Take DeepLab's classifier (21, 256, 1, 1), (21,) for the kinds that it knows."""
+    """Initialise the visual expert from DeepLab's classifier.
+
+    Args:
+        experts: changed in place.
+        weight: (21, 256, 1, 1).
+        bias: (21,).
+        kinds: names of our kinds, without the background.
+    """
     rows = [0] + [PASCAL_CLASSES.get(kind, -1) for kind in kinds]
     _start(experts.seen.weight, experts.seen.bias, weight, bias, rows)
 
 
 def start_heard(experts: KindExperts, weight: Tensor, bias: Tensor, kinds: tuple[str, ...]) -> None:
-    """Take YAMNet's classifier (521, 1024), (521,) for the kinds that it knows."""
+    """Initialise the audio expert from YAMNet's classifier.
+
+    Args:
+        experts: changed in place.
+        weight: (521, 1024).
+        bias: (521,).
+        kinds: names of our kinds, without the background.
+    """
     rows = [AUDIOSET_CLASSES.get(kind, -1) for kind in kinds]
     _start(experts.heard.weight, experts.heard.bias, weight, bias, rows)
 

@@ -1,7 +1,7 @@
-"""Public weights in: VGGish, ResNet-50 and PVTv2 under the key names of the files that everybody has.
+"""Load published weights of VGGish, ResNet-50 and PVTv2 from files with their original key names.
 
-Files are read as tensors only; nothing in them is executed. Every parameter of the target must arrive, with its shape,
-and every key must have a place (or be a known left-over such as a classifier); else nothing is changed.
+Files are read as tensors only; nothing in them is executed. An import changes nothing unless the file has every
+parameter of the target in its shape, and every key is either a parameter or known to be unused, such as a classifier.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from model.public_weights.tflite_file import TfliteError
 
 State = dict[str, Tensor]
 
-# Where a hub repository keeps its weights unless another file is named.
+# File of a hub repository that is loaded unless the id names another.
 HUB_FILE = "model.safetensors"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<file>[\w./-]+))?")
 FILE_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors", ".tflite")
-# Wrappers under which programs keep the state dict inside their file.
+# Keys under which training programs store the state dict inside their file.
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-# torch.hub's habit: a file name ends with the first digits of its SHA-256.
+# torch.hub's convention: the file name ends with the first digits of the file's SHA-256.
 HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth")
 MAX_NAMED_KEYS = 5
 HINTS = {
@@ -48,17 +48,17 @@ HINTS = {
 
 
 class WeightsError(ValueError):
-    """The weights are absent, unreadable or of another network; the message says which and what to do."""
+    """The weights are missing, unreadable or of another network; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """Result of an import.
 
     Attributes:
-        layout: whose key names they were.
-        num_tensors: tensors that were taken.
-        left_over: keys that have no place here, such as a classifier's.
+        layout: project whose key names the file uses.
+        num_tensors: number of tensors that were loaded.
+        left_over: keys that were not used, such as a classifier's.
     """
 
     layout: str
@@ -69,18 +69,18 @@ class ImportReport:
 def load_public_weights(
     model: AVESFormer, *, backbone: str | None = None, audio: str | None = None
 ) -> dict[str, ImportReport]:
-    """Put public weights into a network.
+    """Load public weights into a network.
 
     Args:
         model: changed in place.
         backbone: file or hub id (`owner/name` or `owner/name:file`) of the visual backbone's weights.
-        audio: likewise of VGGish's.
+        audio: file or hub id of the audio branch's weights.
 
     Returns:
         A report for each of `backbone` and `audio` that was given.
 
     Raises:
-        WeightsError: absent, unreadable, or of another network; then that part is as it was.
+        WeightsError: missing, unreadable or of another network. The part that they are for is unchanged.
     """
     reports = {}
     if backbone is not None and backbone.endswith(TFLITE_SUFFIX):
@@ -104,10 +104,11 @@ def _tflite(take: Callable[[AVESFormer, Path], int], model: AVESFormer, source: 
 
 
 def import_backbone(model: AVESFormer, state: Mapping[str, Tensor]) -> ImportReport:
-    """Weights of torchvision's, AVSBench's (duplicated stages) or transformers' ResNet, or of the official PVTv2.
+    """Load weights of torchvision's, AVSBench's (duplicated stages) or transformers' ResNet, or of the official PVTv2.
 
     Raises:
-        WeightsError: missing, unexpected or misshapen tensors, named; the network is as it was.
+        WeightsError: tensors are missing, unexpected or of another shape; the message names them. The network is
+            unchanged.
     """
     kind = model.config.backbone.model_type
     if kind not in LAYOUTS:
@@ -116,10 +117,10 @@ def import_backbone(model: AVESFormer, state: Mapping[str, Tensor]) -> ImportRep
 
 
 def import_audio(model: AVESFormer, state: Mapping[str, Tensor]) -> ImportReport:
-    """Weights of VGGish's torch port.
+    """Load the weights of VGGish's PyTorch port.
 
     Raises:
-        WeightsError: as for the backbone, or the network has no VGGish.
+        WeightsError: as in `import_backbone`, or the network has no VGGish.
     """
     if model.config.audio.kind != "vggish":
         raise WeightsError(f"audio: this network's audio branch is {model.config.audio.kind!r}, expected 'vggish'")
@@ -127,14 +128,14 @@ def import_audio(model: AVESFormer, state: Mapping[str, Tensor]) -> ImportReport
 
 
 def read_state(source: str, *, hint: str = "a file of tensors") -> State:
-    """Tensors by name from a file (.safetensors, or .pth as torch saves it) or from the hub.
+    """Read tensors by name from a file (.safetensors, or .pth as torch saves it) or from the hub.
 
     Args:
         source: path, or hub id `owner/name` or `owner/name:file`.
-        hint: where such weights are to be had, for the message when they are absent.
+        hint: where such weights can be obtained; part of the message if they are missing.
 
     Raises:
-        WeightsError: absent, damaged, or more than tensors.
+        WeightsError: the file is missing, damaged, or contains something other than tensors.
     """
     path = _locate(source, hint=hint)
     match = HASHED_NAME.search(path.name)
@@ -167,7 +168,7 @@ def _locate(source: str, *, hint: str) -> Path:
     match = HUB_ID.fullmatch(source)
     if match is None or (path.suffix in FILE_SUFFIXES and match["file"] is None):
         raise WeightsError(f"no weights at {source}. Fetch {hint}, and give its path")
-    # Imported here because only this needs it, and it brings a network client along.
+    # Imported here because only downloads need it, and it imports an HTTP client.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -204,7 +205,7 @@ def _import(target: nn.Module, state: Mapping[str, Tensor], layouts: tuple[Layou
 
 
 def _recognise(state: Mapping[str, Tensor], layouts: tuple[Layout, ...]) -> tuple[Layout, str]:
-    """The layout whose signature the keys bear, and the prefix before it."""
+    """Return the layout whose signature keys are present, and the prefix before them."""
     for layout in layouts:
         first = layout.signature[0]
         prefixes = sorted((key[: -len(first)] for key in state if key.endswith(first)), key=len)
@@ -225,7 +226,7 @@ def _halves(name: str, value: Tensor, split: tuple[str, str, str] | None) -> Sta
 
 def _check(target: nn.Module, taken: State, strangers: list[str]) -> None:
     own = target.state_dict()
-    # Files older than torch 0.4.1 do not count batches; the count changes nothing at a fixed momentum.
+    # Files older than torch 0.4.1 have no batch counts. With a fixed momentum the count has no effect.
     missing = [key for key in own if key not in taken and not key.endswith("num_batches_tracked")]
     strangers = strangers + [key for key in taken if key not in own]
     misshapen = [

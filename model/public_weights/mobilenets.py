@@ -1,4 +1,4 @@
-"""Public weights of `lite`: DeepLab over MobileNetV2, and YAMNet, from TensorFlow Lite files, the hub or Keras."""
+"""Load the public weights of `lite` from TensorFlow Lite files: DeepLab over MobileNetV2, and YAMNet."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ TFLITE_SUFFIX = ".tflite"
 
 
 class LayerError(ValueError):
-    """The layers of a file are not those of the network."""
+    """The layers of a file do not match the network's."""
 
 
 def import_deeplab_tflite(model: AVESFormer, path: Path) -> int:
-    """Weights of the backbone, and of the visual expert for the kinds that Pascal VOC knows.
+    """Load the backbone, and the visual expert for the kinds that are Pascal VOC classes.
 
     Args:
-        model: changed in place, or not at all.
+        model: changed in place; unchanged after an error.
         path: a DeepLabv3 over MobileNetV2 1.0 for Pascal VOC, float or quantised.
 
     Returns:
-        Number of tensors taken.
+        Number of loaded tensors.
 
     Raises:
-        LayerError: other layers.
+        LayerError: the file's layers do not match the network's.
     """
     network = model.backbone.network
     if not isinstance(network, MobileNetDeepLab):
@@ -51,14 +51,18 @@ def import_deeplab_tflite(model: AVESFormer, path: Path) -> int:
 
 
 def import_yamnet_tflite(model: AVESFormer, path: Path) -> int:
-    """Weights of the audio branch, and of the audio expert for the kinds that AudioSet knows.
+    """Load the audio branch, and the audio expert for the kinds that are AudioSet classes.
 
     Args:
-        model: changed in place, or not at all.
-        path: YAMNet's classifier, float or quantised; a first dense layer that makes the mel bands is skipped.
+        model: changed in place; unchanged after an error.
+        path: YAMNet's classifier, float or quantised. A dense layer at the beginning, which computes the mel bands,
+            is skipped.
+
+    Returns:
+        Number of loaded tensors.
 
     Raises:
-        LayerError: other layers.
+        LayerError: the file's layers do not match the network's.
     """
     if not isinstance(model.audio, Yamnet):
         raise LayerError(f"audio: {model.config.audio.kind} has no place for YAMNet's weights")
@@ -81,7 +85,7 @@ def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
 
 
 def _fill(network: nn.Module, layers: Sequence[TfliteLayer], name: str) -> int:
-    """Put convolutions in, in order; all of them or none."""
+    """Copy convolutions in order and return the number of tensors. Nothing is copied if any shape differs."""
     convolutions = _convolutions(network)
     got = [tuple(layer.weight.shape) for layer in layers]
     expected = [tuple(convolution.weight.shape) for convolution in convolutions]

@@ -1,4 +1,4 @@
-"""The key names of public weights, and our names for the same tensors."""
+"""Key names of public weights, mapped to our names of the same tensors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Layout:
     """One way of naming a network's weights.
 
     Attributes:
-        name: whose.
-        signature: keys that tell it; the first also gives away a common prefix.
-        rename: key to our key, None for a known left-over; KeyError for a stranger.
-        split: ours to its halves, where one public tensor holds two of ours.
+        name: project that uses these names.
+        signature: keys that identify the layout; the first one also reveals a common prefix.
+        rename: maps a key to ours, or to None if the tensor is not used. Raises KeyError for an unknown key.
+        split: part of our key, then its replacements for the two halves, where one public tensor holds two of ours.
     """
 
     name: str
@@ -27,7 +27,10 @@ class Layout:
 
 
 def _renamer(rules: Sequence[tuple[str, Replacement]]) -> Callable[[str], str | None]:
-    """Rules (pattern of the whole key, replacement or None) as a function; KeyError where none fits."""
+    """Return a function that applies the first matching rule (pattern of the whole key, replacement or None).
+
+    It raises KeyError if no rule matches.
+    """
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
     def rename(key: str) -> str | None:
@@ -42,7 +45,10 @@ def _renamer(rules: Sequence[tuple[str, Replacement]]) -> Callable[[str], str | 
 
 
 def _resnet_place(match: re.Match[str]) -> str:
-    """`layer3.0.conv2.weight` of torchvision in transformers' names: stages, layers and parts count from 0."""
+    """Translate a key of torchvision, such as `layer3.0.conv2.weight`, to transformers' names.
+
+    Stages, layers and parts count from 0 there.
+    """
     stage, layer, part, number, rest = match.group("stage", "layer", "part", "number", "rest")
     home = f"encoder.stages.{int(stage) - 1}.layers.{layer}"
     if part == "downsample.":
@@ -52,7 +58,10 @@ def _resnet_place(match: re.Match[str]) -> str:
 
 
 def _pvt_place(match: re.Match[str]) -> str:
-    """`block2.5.attn.q.weight` of the official PVTv2 in transformers' names: stages count from 0."""
+    """Translate a key of the official PVTv2, such as `block2.5.attn.q.weight`, to transformers' names.
+
+    Stages count from 0 there.
+    """
     part = {
         "norm1": "layer_norm_1",
         "norm2": "layer_norm_2",
@@ -85,7 +94,7 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
                     (rf"{_STAGE}(?P<part>bn)(?P<number>[1-3])\.{_NORM_VALUE}", _resnet_place),
                     (rf"{_STAGE}(?P<part>downsample\.)(?P<number>0)\.(?P<rest>weight)", _resnet_place),
                     (rf"{_STAGE}(?P<part>downsample\.)(?P<number>1)\.{_NORM_VALUE}", _resnet_place),
-                    # AVSBench's wrapper holds a second copy of two stages, which its models never run.
+                    # AVSBench's wrapper contains a second copy of two stages, which its models never run.
                     (r"layer[34]_2\..*", None),
                     (r"fc\.(weight|bias)", None),
                 ]
@@ -136,7 +145,7 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
         Layout(
             "torchvggish",
             ("features.0.weight", "embeddings.0.weight"),
-            # The post-processor holds PCA's numbers, which the field does not use.
+            # PCA of the post-processor, which audio-visual segmentation does not use.
             _renamer([(r"(features|embeddings)\.\d+\.(weight|bias)", r"\g<0>"), (r"pproc\..*", None)]),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Weights of TensorFlow Lite files as float tensors; the operators are read, never run."""
+"""Read the weights of TensorFlow Lite files as float tensors. Operators are never executed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class TfliteError(ValueError):
-    """The file is no TensorFlow Lite model, or has something that is not read here."""
+    """The file is not a TensorFlow Lite model, or contains something that this reader does not support."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class TfliteLayer:
 
 
 def read_tflite(path: Path) -> list[TfliteLayer]:
-    """The layers of a file. Integers become float32: (value - zero point) x scale, per tensor or per channel.
+    """Return the layers of a file, integers dequantised to float32: (value - zero point) x scale per tensor or channel.
 
     Needs the package `tflite` (extra `public-weights`).
 
     Raises:
-        TfliteError: no such model, or a type that is not read here.
+        TfliteError: the file is not a TensorFlow Lite model, or has a tensor of an unsupported type.
     """
     import tflite
 
@@ -54,7 +54,7 @@ def read_tflite(path: Path) -> list[TfliteLayer]:
     for number in range(graph.OperatorsLength()):
         operator = graph.Operators(number)
         code = model.OperatorCodes(operator.OpcodeIndex())
-        # Small codes lie in the older field, for readers of before 2020.
+        # Codes below 127 are in the deprecated field, for compatibility with readers from before 2020.
         kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
         if kind is not None:
             weight = _tensor(model, graph.Tensors(operator.Inputs(1)))
@@ -65,7 +65,7 @@ def read_tflite(path: Path) -> list[TfliteLayer]:
 
 
 def _tensor(model: Any, tensor: Any) -> Tensor:
-    """One tensor as float32, in its own axis order."""
+    """Return one tensor as float32, in the file's axis order."""
     import tflite
 
     types = {
