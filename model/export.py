@@ -1,8 +1,8 @@
-"""A checkpoint as one file for other programs: ONNX, or torch.export's archive.
+"""Export a checkpoint to one file for other programs: ONNX, or torch.export's archive.
 
-The exported function is the predictor's: frames as they come, audio windows as waveforms (the log-mel is inside), mask
-logits out, in float32, any number of samples at once. A file is moved to its place only after it has been run and
-found to answer as the eager network does.
+The exported function has the predictor's interface: uint8 frames and audio waveforms in (it computes the log-mels
+itself), float32 mask logits out, for any batch size. A file is moved to its final path only after its outputs have been
+compared with the eager network's.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ OUTPUT_NAME = "logits"
 METADATA_NAME = "avesformer.json"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
-# Two samples while tracing: with one, torch would take the batch to be always one.
+# Batch size of the traced call. With 1, torch would specialise the graph for a batch of one.
 TRACED_SAMPLES = 2
 MAX_BATCH = 1024
-# Other batches than the traced one, so that a frozen batch would show.
+# Batch sizes of the comparison. They differ from the traced one, to detect a batch size fixed in the graph.
 PARITY_BATCHES = (1, 3)
-# Logits within this share of the largest one count as equal; float32 kernels differ by about 1e-6.
+# Largest accepted difference as a share of the largest logit; float32 kernels differ by about 1e-6.
 PARITY_SHARE = 1e-4
 STEPS = 4
 
@@ -52,13 +52,13 @@ class ExportError(RuntimeError):
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         path: the file.
         num_bytes: its size.
-        max_difference: between its logits and the eager network's, over all checked batches.
-        max_logit: the largest logit's size, to judge the difference by.
+        max_difference: largest difference between its logits and the eager network's, over all checked batches.
+        max_logit: largest absolute logit, for comparison with the difference.
     """
 
     path: Path
@@ -75,27 +75,27 @@ class SampleFunction(nn.Module):
         self.model = model
 
     def forward(self, frames: Tensor, windows: Tensor) -> Tensor:
-        """Preprocess and segment."""
+        """Preprocess frames and windows and return the mask logits."""
         return cast(Tensor, self.model(normalise_frames(frames), window_log_mel(windows)))
 
 
 def export_checkpoint(
     checkpoint: Path, out: Path, *, form: ExportFormat, progress: Progress | None = None
 ) -> ExportReport:
-    """Write a checkpoint in another form, checked against the eager network.
+    """Export a checkpoint and compare the exported function with the eager network.
 
     Args:
         checkpoint: file to read.
-        out: file to write, whole or not at all.
+        out: file to write, atomically.
         form: `onnx`, or `torch` for torch.export's archive (.pt2).
         progress: called with (steps done, steps in total).
 
     Returns:
-        What was written, with its measured difference.
+        The file's size and measured difference.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        ExportError: a package is missing, or the written file answers otherwise than the network.
+        ExportError: a package is missing, or the file's logits differ from the network's.
     """
     absent = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None] if form == "onnx" else []
     if absent:
@@ -103,9 +103,9 @@ def export_checkpoint(
     tell = progress or (lambda done, total: None)
     loaded = load_checkpoint(checkpoint)
     predictor = Predictor(loaded, device=torch.device("cpu"), dtype=torch.float32)
-    # Weights lie in channels-last order for speed here; archives want them plain.
+    # The predictor's weights are in channels-last order for speed; exported files need contiguous ones.
     model = fold_norms(loaded.build()).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    # Once for real before tracing: constants that are made on first use would otherwise be made of traced tensors.
+    # Run once before tracing, because constants that are computed on first use would otherwise be traced tensors.
     predictor.predict(*(tensor.numpy() for tensor in _samples(predictor, 1)))
     tell(1, STEPS)
     metadata = json.dumps(asdict(predictor.info))
@@ -130,7 +130,7 @@ def export_checkpoint(
 
 
 def measure_parity(run: Runner, predictor: Predictor) -> tuple[float, float]:
-    """Largest difference between an exported function's logits and the predictor's, and the largest logit."""
+    """Return the largest difference of an exported function's logits from the predictor's, and the largest logit."""
     difference = largest = 0.0
     for count in PARITY_BATCHES:
         frames, windows = (tensor.numpy() for tensor in _samples(predictor, count))
@@ -143,7 +143,7 @@ def measure_parity(run: Runner, predictor: Predictor) -> tuple[float, float]:
 
 
 def _samples(predictor: Predictor, count: int) -> tuple[Tensor, Tensor]:
-    """Noise for eyes and ears, the same for the same count; the last window is silent."""
+    """Return `count` frames and windows of noise, seeded by `count`; the last window is silent."""
     generator = torch.Generator().manual_seed(count)
     size = (count, predictor.info.input_height, predictor.info.input_width, 3)
     frames = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
@@ -175,7 +175,7 @@ def _write_onnx(function: nn.Module, inputs: tuple[Tensor, Tensor], path: Path, 
 
 def _write_torch(function: nn.Module, inputs: tuple[Tensor, Tensor], path: Path, metadata: str) -> None:
     program = torch.export.export(function, inputs, dynamic_shapes=_dynamic_batch())
-    with path.open("wb") as file:  # by name it would insist on an ending of its own
+    with path.open("wb") as file:  # given a path, torch would insist on the suffix .pt2
         torch.export.save(program, file, extra_files={METADATA_NAME: metadata})
 
 
@@ -205,7 +205,7 @@ def _torch_runner(path: Path) -> Runner:
 
 @contextmanager
 def _without_noise() -> Iterator[None]:
-    """Silence the exporters' own deprecations, and their remarks about packages that this network does not use."""
+    """Suppress the exporters' deprecation warnings and messages about packages that this network does not need."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
