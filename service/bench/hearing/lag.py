@@ -8,8 +8,6 @@ a second and a half. Lags are in seconds, positive where the answer is late; the
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from collections import defaultdict
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from model.data.mp4 import write_mp4
 from model.data.pictures.frames import read_picture
@@ -29,7 +26,7 @@ from model.data.pictures.index import Picture, PicturesIndex, Recording, read_in
 from model.data.pictures.recordings import Waveform, read_recording
 from model.evaluation.picture_pairs import choose_pictures
 from model.network.preprocess import SAMPLE_RATE_HZ
-from service.bench.hearing.pictures import even, service_url
+from service.bench.hearing.pictures import argument_parser, even, service_url, show_figures
 from service.client.answer import Answer
 from service.client.connect import open_client
 from service.domain.options import SegmentOptions
@@ -166,26 +163,17 @@ def measure(url: str, index: PicturesIndex, chosen: Iterable[tuple[Picture, Reco
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="folder of pictures and recordings")
-    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser = argument_parser(__doc__ or "")
     parser.add_argument("--per-kind", type=int, default=4, help="at most so many recordings of a kind")
-    parser.add_argument("--checkpoint", type=Path, help="of the service that is started; default: the shipped lite")
-    parser.add_argument("--url", help="of a running service; without it one is started")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     given = parser.parse_args(arguments)
     index = read_index(given.root)
     pictures = choose_pictures(index, split=given.split)
     with ExitStack() as stack:
         url = service_url(stack, url=given.url, checkpoint=given.checkpoint)
         lags = measure(url, index, choose_sounds(index, pictures, split=given.split, per_kind=given.per_kind))
-    by_kind = {
-        kind: summarise([lag for lag in lags if lag.kind == kind]) for kind in sorted({lag.kind for lag in lags})
-    }
-    text = json.dumps({**summarise(lags), "by_kind": by_kind}, indent=2)
-    if given.json:
-        given.json.write_text(text + "\n", encoding="utf-8")
-    Console().print_json(text)
+    kinds = sorted({lag.kind for lag in lags})
+    by_kind = {kind: summarise([lag for lag in lags if lag.kind == kind]) for kind in kinds}
+    show_figures({**summarise(lags), "by_kind": by_kind}, given.json)
     return 0
 
 

@@ -102,26 +102,37 @@ def measure(url: str, index: PicturesIndex, pictures: Sequence[Picture], *, work
     return figures.summary()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, measure, print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every measurement on pictures and recordings asks for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of pictures and recordings")
     parser.add_argument("--split", choices=("train", "val"), default="val")
-    parser.add_argument("--num-pictures", type=int, help="at most so many, evenly spread")
     parser.add_argument("--checkpoint", type=Path, help="of the service that is started; default: the shipped lite")
     parser.add_argument("--url", help="of a running service; without it one is started")
-    parser.add_argument("--workers", type=int, default=2, help="pictures under way at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    return parser
+
+
+def show_figures(figures: dict[str, Any], path: Path | None) -> None:
+    """Print figures as JSON, and write them to `path` if there is one."""
+    text = json.dumps(figures, indent=2)
+    if path is not None:
+        path.write_text(text + "\n", encoding="utf-8")
+    Console().print_json(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure, print the figures."""
+    parser = argument_parser(__doc__ or "")
+    parser.add_argument("--num-pictures", type=int, help="at most so many, evenly spread")
+    parser.add_argument("--workers", type=int, default=2, help="pictures under way at a time")
     given = parser.parse_args(arguments)
     index = read_index(given.root)
     pictures = choose_pictures(index, split=given.split, num_pictures=given.num_pictures)
     with ExitStack() as stack:
         url = service_url(stack, url=given.url, checkpoint=given.checkpoint)
         figures = measure(url, index, pictures, workers=given.workers)
-    text = json.dumps(figures, indent=2)
-    if given.json:
-        given.json.write_text(text + "\n", encoding="utf-8")
-    Console().print_json(text)
+    show_figures(figures, given.json)
     return 0
 
 
