@@ -53,6 +53,9 @@ def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter
         name: of FORMATS.
         is_compressed: run lengths of `json`, `coco` and `csv` as COCO's strings.
         max_bytes: of an answer that must be collected.
+
+    Raises:
+        ValueError: another name.
     """
     if name == "coco":
         return CocoFormatter(is_compressed=is_compressed, max_bytes=max_bytes)
@@ -62,4 +65,8 @@ def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter
         return TableFormatter(is_compressed=is_compressed)
     if name == "json":
         return DocumentFormatter(is_compressed=is_compressed)
-    return PngFormatter() if name == "png" else PolygonsFormatter()
+    if name == "png":
+        return PngFormatter()
+    if name == "polygons":
+        return PolygonsFormatter()
+    raise ValueError(f"{name} is not a format that is made of the answer alone")

@@ -20,7 +20,7 @@ from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import ClipStarted
 from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, SoundEvent, Summary
-from service.formats.choose import formatter_of
+from service.formats.choose import FORMATS, formatter_of
 
 MODEL = ModelInfo("tiny", "sha256:ab", ("dog", "siren, far"), None, 9, 9)
 SUMMARY = Summary(2)
@@ -129,3 +129,12 @@ def test_a_document_ends_with_its_events(name: str) -> None:
     document = json.loads(written(name, []))
     assert (document["frames"], document["clip"]["num_samples"]) == ([], 2)
     assert [event["label"] for event in document["events"]] == ["<dog>", "siren, far"]
+
+
+def test_every_format_has_its_formatter_and_no_other_name_has_one() -> None:
+    made = {name for name in FORMATS if name not in ("ndjson", "sse", "overlay")}
+    kinds = {type(formatter_of(name, is_compressed=True, max_bytes=1)) for name in made}
+    assert len(kinds) == len(made) - 1  # vtt and srt share theirs
+    for name in ("ndjson", "overlay", "gif"):
+        with pytest.raises(ValueError, match=name):
+            formatter_of(name, is_compressed=True, max_bytes=1)
