@@ -1,4 +1,4 @@
-"""How far the synthetic world can be guessed without sound: figures over clips as `synthesize` would make them."""
+"""Measure how well the synthetic world's truth can be guessed without sound, on clips as `synthesize` renders them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ AUDIT_WIDTH_PX, AUDIT_HEIGHT_PX = 160, 120
 
 @dataclass(frozen=True)
 class _Tally:
-    """What one sample adds to the figures; IoUs are NaN unless it sounds on screen and is not ambiguous."""
+    """Contribution of one sample to the figures. IoUs are NaN unless a visible object sounds and it is unambiguous."""
 
     iou_all_visible: float
     iou_largest: float
@@ -30,12 +30,12 @@ class _Tally:
 
 
 def audit(num: int, *, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> dict[str, float | int]:
-    """Figures over `num` clips of 5 s, 4:3, seeds seed .. seed + num - 1, at one sample per second.
+    """Return figures over `num` clips of 5 s and 4:3 with seeds seed .. seed + num - 1, at one sample per second.
 
     Args:
         num: number of clips, at least 2.
         seed: first seed.
-        progress: called with (clips done, clips in all).
+        progress: called with the numbers of clips done and of all clips.
 
     Returns:
         num_clips, num_samples, num_kinds; over the sounding samples (some visible object sounds) that are not
@@ -109,7 +109,7 @@ def _mean(values: list[float] | list[bool]) -> float:
 
 
 def _mean_colours(scene: Scene, picture: Picture) -> list[tuple[int, npt.NDArray[np.float64]]]:
-    """Kind and mean RGB of every object in the clip's first sample."""
+    """Return kind and mean RGB of every object in the clip's first sample."""
     ids, frame = picture.ids[0].numpy(), picture.frames[0].numpy()
     kinds = {source.slot: source.kind for source in scene.sources if source.slot}
     return [
@@ -120,7 +120,7 @@ def _mean_colours(scene: Scene, picture: Picture) -> list[tuple[int, npt.NDArray
 
 
 def _guess_by_colour(clips: list[list[tuple[int, npt.NDArray[np.float64]]]]) -> float:
-    """Accuracy on the odd clips of the kind whose mean colour over the even clips is nearest."""
+    """Return the accuracy on the odd clips of guessing the kind whose mean colour over the even clips is nearest."""
     known = [pair for clip in clips[::2] for pair in clip]
     asked = [pair for clip in clips[1::2] for pair in clip]
     kinds = sorted({kind for kind, _ in known})

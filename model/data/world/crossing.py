@@ -1,7 +1,8 @@
 """Scenes with two objects of one kind whose paths cross: the test of a tracker's identities.
 
-Both objects sound together, as the world gives a kind one voice. Looks, sizes, backdrop and off-screen sources are
-those of the usual world; motion and gates have a random stream of their own, so no usual scene changes.
+Both objects sound at the same times, because a clip has one sound per kind. Looks, sizes, backdrop and
+off-screen sources are those of `draw_scene`. Motion and gates use their own random stream, so that ordinary scenes do
+not change.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def draw_crossing(seed: int, *, seconds: float = 5.0, aspect: float = 4 / 3) -> 
 
 
 def _draw_gates(rng: np.random.Generator, seconds: float) -> Floats:
-    """(G, 2) times: the whole clip, or two parts of it around one short pause."""
+    """Return (G, 2) start and stop times in seconds: the whole clip, or two parts of it around one short pause."""
     pause_s, start_s = rng.uniform(*PAUSES_S), rng.uniform(0.2, 0.8) * seconds
     if rng.random() >= PAUSE_SHARE:
         return np.array([[0.0, seconds]])

@@ -1,8 +1,8 @@
-"""How each kind looks: a silhouette as a signed distance and a marking inside it, under any turn and scale.
+"""Look of each kind: the signed distance to its silhouette, and the marking inside it.
 
-A family is a function of local coordinates: u to the right, v down, the silhouette inside the unit disc. It returns
+A look is a function of local coordinates: u to the right, v down, the silhouette inside the unit disc. It returns
 the approximate signed distance (negative inside) and the marking's strength in 0..1. Colours are drawn elsewhere
-and say nothing about the kind. All functions work element-wise on flat tensors of P pixels on any device.
+and do not depend on the kind. All functions work element-wise on flat tensors of P pixels on any device.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Spot:
     pixel: Tensor
 
     def inside(self, distance: Tensor) -> Tensor:
-        """(P,) 1 where distance < 0, 0 outside, a ramp one pixel wide between."""
+        """Return coverage (P,): 1 where distance < 0, 0 outside, with a linear ramp one pixel wide."""
         return (0.5 - distance / self.pixel).clamp(0.0, 1.0)
 
 
@@ -37,12 +37,12 @@ Look = Callable[[Spot], tuple[Tensor, Tensor]]
 
 
 def _fold(value: Tensor, period: float) -> Tensor:
-    """Distance to the nearest multiple of period."""
+    """Return the distance to the nearest multiple of period."""
     return (value - torch.round(value / period) * period).abs()
 
 
 def _polygon(u: Tensor, v: Tensor, *, sides: int, apothem: float) -> Tensor:
-    """Signed distance to the edges' lines of a regular polygon with its first edge to the right."""
+    """Return the signed distance to the edges' lines of a regular polygon whose first edge is on the right."""
     distance = u
     for k in range(1, sides):
         angle = torch.tensor(2 * pi * k / sides)
@@ -173,7 +173,7 @@ def _bar(spot: Spot) -> tuple[Tensor, Tensor]:
     return torch.maximum(spot.u.abs() - 1.25, spot.v.abs() - 0.08 - 0.3 * spot.shape), torch.zeros_like(spot.u)
 
 
-# In the order of world_scene.KINDS, then the clutter families.
+# In the order of scene.KINDS, then the clutter families.
 LOOKS: tuple[Look, ...] = (
     gong, siren, drum, flute, harp, horn, engine, spray, voice, bird, rattle, phone, wind, zap, _ellipse, _bar,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The sound track of a scene: gates, levels, reverb, ambience, and the truth about what can be heard when."""
+"""Mix the sound track of a scene (gates, levels, reverb, ambience) and compute which source is audible when."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from model.network.preprocess import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 BLOCK_SAMPLES = 320  # 20 ms: the grid on which levels are compared
 LEVEL_BLOCKS = 15  # levels are powers over the last 0.3 s, a little over the longest pause that counts as sounding
 AUDIBLE_DB = -12.0  # level against the rest of the mix above which a source sounds
-EDGE_S = 0.2  # within this of a start or stop the truth may be argued
+EDGE_S = 0.2  # samples within this of a start or stop are ambiguous
 NUM_REFLECTIONS = 32
 ATTACK_S, RELEASE_S = 0.015, 0.03
 
@@ -36,16 +36,16 @@ class Mix:
     gain: float
 
     def is_sounding(self, time_s: float) -> npt.NDArray[np.bool_]:
-        """(num_sources,) the truth at time_s."""
+        """Return which sources sound at time_s, (num_sources,)."""
         num_blocks = self.states.shape[1]
         return self.states[:, min(int(time_s * SAMPLE_RATE_HZ / BLOCK_SAMPLES), num_blocks - 1)]
 
 
 def is_near_edge(scene: Scene, mix: Mix, *, time_s: float) -> bool:
-    """Whether a source starts or stops (by its gate, or by becoming audible or inaudible) within 0.2 s of time_s."""
+    """Return whether a source starts or stops, by its gate or by its audibility, within 0.2 s of time_s."""
     for source in scene.sources:
         edges = source.gates.flatten()
-        # A gate that the clip's end cuts does not stop: the sound just ends with the clip.
+        # A gate that is open at the clip's end has no stop edge there.
         if np.any((np.abs(edges - time_s) <= EDGE_S) & (edges < scene.seconds)):
             return True
     block_s = BLOCK_SAMPLES / SAMPLE_RATE_HZ
@@ -54,7 +54,7 @@ def is_near_edge(scene: Scene, mix: Mix, *, time_s: float) -> bool:
 
 
 def mix_scene(scene: Scene, *, device: torch.device) -> Mix:
-    """The clip's sound: gated sources at their levels, reverb over all of them, ambience, one gain."""
+    """Return the clip's sound: gated sources at their levels with reverb, plus ambience, times one gain."""
     num_samples = round(scene.seconds * SAMPLE_RATE_HZ)
     room, ambience = _draw_surroundings(scene, device=device)
     total = torch.zeros(num_samples, device=device)
@@ -74,10 +74,10 @@ def mix_scene(scene: Scene, *, device: torch.device) -> Mix:
 
 
 def render_stems(scene: Scene, mix: Mix, *, device: torch.device) -> dict[str, Tensor]:
-    """What every source would sound like if it sounded all the time, by source name, and the ambience.
+    """Return the ungated sound of every source by its name, and the ambience.
 
-    Each is (S,) float32 at the mix's gain with the clip's reverb: gating the stems by the sources' gates and adding
-    them gives the mix again, up to the reverb's tails.
+    Each is (S,) float32 at the mix's gain with the clip's reverb. The sum of the stems, gated by the sources' gates,
+    and the ambience equals the mix, up to the reverb's tails.
     """
     room, ambience = _draw_surroundings(scene, device=device)
     span = (0, round(scene.seconds * SAMPLE_RATE_HZ))
@@ -96,7 +96,7 @@ def _draw_surroundings(scene: Scene, *, device: torch.device) -> tuple["Room", T
 
 @dataclass(frozen=True)
 class Room:
-    """Acoustics of a clip: delays in samples (none: no reverb) and factors of the reflections, ambience, gain."""
+    """Acoustics of a clip: delays (in samples, empty without reverb) and factors of the reflections, ambience, gain."""
 
     delays: npt.NDArray[np.int64]
     echoes: Floats
@@ -105,7 +105,7 @@ class Room:
 
 
 def draw_room(rng: np.random.Generator) -> Room:
-    """Random acoustics: reverb in three clips of five, ambience mostly 0 to 20 dB below a source, sometimes none.
+    """Draw acoustics: reverb in three clips of five, ambience mostly 0 to 20 dB below a source, sometimes none.
 
     The recording level puts a source between -42 and -18 dB of full scale; even the loudest peak of a single
     source then stays below full scale.
@@ -115,7 +115,7 @@ def draw_room(rng: np.random.Generator) -> Room:
     echoes = np.exp(-delays_s / decay_s) * rng.choice((-1.0, 1.0), NUM_REFLECTIONS)
     echoes *= rng.uniform(0.1, 0.4) / np.sqrt(np.square(echoes).sum())
     has_reverb = rng.random() < 0.6
-    # Few clips are recorded in a quiet room: one in eight lies beyond 20 dB, one in twelve has no ambience at all.
+    # Few recordings come from a quiet room: one clip in eight is beyond 20 dB, one in twelve has no ambience.
     snr_db = float(rng.uniform(0.0, 20.0) if rng.random() < 0.87 else rng.uniform(20.0, 35.0))
     is_noiseless = rng.random() < 0.08
     return Room(
@@ -127,19 +127,19 @@ def draw_room(rng: np.random.Generator) -> Room:
 
 
 def span_of(gates: Floats, *, num_samples: int) -> tuple[int, int]:
-    """First and last sample that the gates (G >= 1) can let through."""
+    """Return the first and last sample for which any of the gates (G >= 1) can be open."""
     first, last = round(gates[0, 0] * SAMPLE_RATE_HZ), round((gates[-1, 1] + RELEASE_S) * SAMPLE_RATE_HZ)
     return min(first, num_samples), min(last, num_samples)
 
 
 def emission(scene: Scene, source: Source, *, span: tuple[int, int], device: torch.device) -> Tensor:
-    """(S,) what the source emits from sample span[0] to span[1] while its gate is open, at its level."""
+    """Return what the source emits at its level from sample span[0] to span[1] while its gate is open, (S,)."""
     wave = emit(scene.seed, source.kind, seconds=scene.seconds, span=span, device=device)
     return wave * float(10.0 ** (source.level_db / 20))
 
 
 def gate_curve(gates: Floats, *, num_samples: int, device: torch.device) -> Tensor:
-    """(S,) 0..1: open between each pair of times, with short ramps that start at the gate's edges."""
+    """Return the gate's factor (S,) in 0..1: 1 between each pair of times, with short ramps that start at the edges."""
     curve = np.zeros(num_samples, np.float32)
     attack, release = int(ATTACK_S * SAMPLE_RATE_HZ), int(RELEASE_S * SAMPLE_RATE_HZ)
     for start_s, stop_s in gates:
@@ -153,7 +153,7 @@ def gate_curve(gates: Floats, *, num_samples: int, device: torch.device) -> Tens
 
 
 def make_ambience(rng: np.random.Generator, *, seconds: float, device: torch.device) -> Tensor:
-    """(S,) noise of unit power whose spectrum falls with frequency by a random slope."""
+    """Return noise (S,) of unit power whose spectrum falls with frequency by a random slope."""
     num_samples = round(seconds * SAMPLE_RATE_HZ)
     slope = rng.uniform(0.3, 1.0)
     total = torch.zeros(num_samples, device=device)
@@ -165,7 +165,7 @@ def make_ambience(rng: np.random.Generator, *, seconds: float, device: torch.dev
 
 
 def reverberate(waveform: Tensor, room: Room) -> Tensor:
-    """(S,) the waveform plus its reflections (sparse, random signs: "velvet noise", far cheaper than an FFT)."""
+    """Return the waveform (S,) plus its reflections: sparse with random signs ("velvet noise"), cheaper than an FFT."""
     wet = waveform.clone()
     for delay, echo in zip(room.delays.tolist(), room.echoes.tolist(), strict=False):
         wet[delay:].add_(waveform[:-delay], alpha=echo)
@@ -173,19 +173,19 @@ def reverberate(waveform: Tensor, room: Room) -> Tensor:
 
 
 def _block_powers(waveform: Tensor) -> Floats:
-    """(num_blocks,) mean power of every 20 ms."""
+    """Return the mean power of every 20 ms block, (num_blocks,)."""
     padded = F.pad(waveform, (0, -waveform.shape[0] % BLOCK_SAMPLES))
     powers: Floats = padded.view(-1, BLOCK_SAMPLES).square().mean(dim=1).double().cpu().numpy()
     return powers
 
 
 def audible_states(scene: Scene, powers: Floats, *, ambience_powers: Floats) -> npt.NDArray[np.bool_]:
-    """(num_sources, num_blocks): gate open and source at least -12 dB against the rest of the mix.
+    """Return states (num_sources, num_blocks): the gate is open and the source at least -12 dB against the rest.
 
     Both powers are taken over the part of the last 0.3 s in which the source's gate is open.
 
     Args:
-        scene: whose sources' gates count.
+        scene: scene with the sources and their gates.
         powers: (num_sources, num_blocks) of the gated sources.
         ambience_powers: (num_blocks,).
     """
@@ -202,13 +202,13 @@ def audible_states(scene: Scene, powers: Floats, *, ambience_powers: Floats) -> 
 
 
 def _trailing(values: Floats) -> Floats:
-    """(num_blocks,) sum over each block and those before it, LEVEL_BLOCKS in all."""
+    """Return the trailing sums over LEVEL_BLOCKS blocks, (num_blocks,)."""
     sums = np.concatenate([np.zeros(LEVEL_BLOCKS), np.cumsum(values)])
     return np.asarray(sums[LEVEL_BLOCKS:] - sums[:-LEVEL_BLOCKS])
 
 
 def window_at(waveform: Tensor, *, time_s: float) -> Tensor:
-    """(15600,) the sound heard up to time_s; silence before the clip's start."""
+    """Return the audio window (15600,) that ends at time_s, with silence before the clip's start."""
     end = min(round(time_s * SAMPLE_RATE_HZ), waveform.shape[0])
     heard = waveform[max(0, end - WINDOW_SAMPLES) : end]
     return F.pad(heard, (WINDOW_SAMPLES - heard.shape[0], 0))

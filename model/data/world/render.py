@@ -1,4 +1,4 @@
-"""Paints scenes at given times: batched torch operations on any device, one list of pixels for all objects.
+"""Paint scenes at given times with batched torch operations on any device, using one list of pixels for all objects.
 
 Every sprite contributes the pixels of its bounding square only; these lists are concatenated over the batch, sorted
 by kind, so that a family's formula runs once per batch, and painted back to front in a few scatter passes.
@@ -21,13 +21,13 @@ BLUR_REACH = 2.5  # half length of the blur in standard deviations
 RIM = 0.14  # width of the darkened rim in local units
 
 # Radius factors that give every silhouette three quarters of the area of a disc of the drawn radius: the square root
-# of 0.75 pi over the area of the shape in world_looks (summed numerically). Clutter stays as it is.
+# of 0.75 pi over the area of the shape in looks.py (summed numerically). Clutter is not scaled.
 SIZE_FACTORS = (
     0.94, 1.30, 0.98, 1.34, 1.17, 1.01, 1.04, 1.07, 1.12, 1.14, 1.02, 1.11, 1.12, 1.22, 1.0, 1.0,
 )  # fmt: skip
 
 
-# Half side of each kind's bounding square in local units: its farthest point and a margin for the soft edge.
+# Half side of each kind's bounding square in local units: its farthest point plus a margin for the soft edge.
 EXTENTS = (
     0.99, 1.10, 1.16, 1.21, 1.16, 1.06, 1.07, 1.07, 1.12, 1.05, 1.29, 1.37, 1.13, 1.25, 1.07, 1.34,
 )  # fmt: skip
@@ -35,7 +35,7 @@ EXTENTS = (
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to paint: a scene at a time. grain_key makes the grain of each picture its own."""
+    """One picture to paint: a scene at one moment. grain_key seeds the picture's grain."""
 
     scene: Scene
     time_s: float
@@ -64,7 +64,7 @@ class _Rows:
     slot: Ints
     layer: Ints
     box: Ints  # (R, 4) x0, y0, width, height in pixels, inside the frame, width and height may be 0
-    params: Floats  # (R, 16): see _paint_params
+    params: Floats  # (R, 16): see _pose
 
 
 def render(shots: Sequence[Shot], *, width: int, height: int, device: torch.device) -> Picture:
@@ -80,7 +80,7 @@ def render(shots: Sequence[Shot], *, width: int, height: int, device: torch.devi
         Picture on device. Between devices frames differ by rounding (at most 2 levels beyond edges) and a few
         edge pixels of ids may differ.
     """
-    # A CPU is several times faster while the working set stays in its cache; an accelerator wants it all at once.
+    # A CPU is several times faster while the working set fits its cache; an accelerator prefers one large batch.
     share = max(1, CACHED_PIXELS // (width * height)) if device.type == "cpu" else len(shots)
     parts = [
         _render_part(shots[i : i + share], width=width, height=height, device=device)
@@ -99,7 +99,7 @@ def _render_part(shots: Sequence[Shot], *, width: int, height: int, device: torc
 
 
 def _backdrop(shots: Sequence[Shot], *, width: int, height: int, device: torch.device) -> Tensor:
-    """(3, B*H*W) float32 background colours in about 0..1."""
+    """Return the background colours (3, B*H*W) float32 in about 0..1."""
     scenes = {id(shot.scene): shot.scene for shot in shots}
     number = {key: i for i, key in enumerate(scenes)}
     textures = torch.from_numpy(np.stack([s.backdrop.texture for s in scenes.values()])).to(device)
@@ -115,7 +115,7 @@ def _backdrop(shots: Sequence[Shot], *, width: int, height: int, device: torch.d
 
 
 def _view(shot: Shot) -> Floats:
-    """(2, 3) affine map from the frame's [-1, 1] square to the texture's."""
+    """Return the affine map (2, 3) from the frame's [-1, 1] square to the texture's."""
     back, aspect = shot.scene.backdrop, shot.scene.aspect
     spread = np.diag([aspect, 1.0]) / max(aspect, 1.0) * back.zoom
     cos, sin = np.cos(back.angle), np.sin(back.angle)
@@ -148,7 +148,7 @@ def _collect(shots: Sequence[Shot], *, width: int, height: int) -> _Rows:
 
 
 def _pose(shots: Sequence[Shot], shot_of: Ints, kind: Ints, *, width: int, height: int) -> tuple[Floats, Ints]:
-    """Where each sprite is now: paint parameters (R, 16) and pixel boxes (R, 4)."""
+    """Return each sprite's paint parameters (R, 16) and pixel box (R, 4) at the shot's time."""
     sprites = [shot.scene.sprites for shot in shots]
     time = np.array([shot.time_s for shot in shots])[shot_of]
     aspect = np.array([shot.scene.aspect for shot in shots])[shot_of]
@@ -178,7 +178,7 @@ def _pose(shots: Sequence[Shot], shot_of: Ints, kind: Ints, *, width: int, heigh
 
 
 def _boxes(centre: Floats, reach: Floats, step: Floats, frame_px: tuple[int, int]) -> Ints:
-    """(R, 4) integer boxes x0, y0, width, height, cut to the frame."""
+    """Return integer boxes (R, 4) of x0, y0, width, height, clipped to the frame."""
     limit = np.array(frame_px)
     low = np.clip(np.floor((centre - reach[:, None]) / step), 0, limit)
     high = np.clip(np.ceil((centre + reach[:, None]) / step), 0, limit)
@@ -209,27 +209,27 @@ def _paint(canvas: Tensor, ids: Tensor, rows: _Rows, *, width: int, height: int)
         spot, cover = target.index_select(0, mine), alpha.index_select(0, mine)
         below = canvas.index_select(1, spot)
         canvas.index_copy_(1, spot, below + (colour.index_select(1, mine) - below) * cover)
-        # Clutter lies behind every object, so its zeros never erase an object.
+        # Clutter is always behind the objects, so writing its id 0 never erases an object.
         owner = torch.where(cover >= 0.5, slot.index_select(0, mine), ids.index_select(0, spot))
         ids.index_copy_(0, spot, owner)
 
 
 def _spread(values: Ints | npt.NDArray[np.int32], counts: Ints, device: torch.device) -> Tensor:
-    """Each of values as often as counts says, on device."""
+    """Return each value repeated by its count, on device."""
     return torch.repeat_interleave(
         torch.from_numpy(values).to(device), torch.from_numpy(counts).to(device), output_size=int(counts.sum())
     )
 
 
 def _pixels_of(chosen: npt.NDArray[np.bool_], starts: Ints, areas: Ints, device: torch.device) -> Tensor:
-    """Positions in the pixel list that belong to the chosen rows."""
+    """Return the positions in the pixel list that belong to the chosen rows."""
     length = areas[chosen]
     moved = _spread(starts[chosen] - (np.cumsum(length) - length), length, device)
     return moved + torch.arange(moved.shape[0], device=device)
 
 
 def _shade(x: Tensor, y: Tensor, row: Tensor, params: Tensor, kind: Ints, areas: Ints) -> tuple[Tensor, Tensor]:
-    """Colour (3, P) and coverage (P,) of every listed pixel."""
+    """Return colour (3, P) and coverage (P,) of every listed pixel."""
 
     def of(index: int) -> Tensor:
         return params[index].index_select(0, row)
@@ -257,7 +257,7 @@ def _shade(x: Tensor, y: Tensor, row: Tensor, params: Tensor, kind: Ints, areas:
 
 
 def _defocus(canvas: Tensor, shots: Sequence[Shot]) -> Tensor:
-    """(3, B, H, W): the blurred scenes' pictures under a Gaussian, the others as they are."""
+    """Return pictures (3, B, H, W) with a Gaussian blur applied to the scenes that have one."""
     height, width = canvas.shape[2:]
     chosen = [i for i, shot in enumerate(shots) if shot.scene.backdrop.blur > 0]
     if not chosen:
@@ -272,7 +272,7 @@ def _defocus(canvas: Tensor, shots: Sequence[Shot]) -> Tensor:
 
 
 def _blur_lines(canvas: Tensor, deviation_px: Floats) -> Tensor:
-    """Blur (3, N, H, W) down its columns, each of the N by its own standard deviation in pixels; edges repeat."""
+    """Blur (3, N, H, W) along its columns, each of the N by its own standard deviation in pixels; borders replicate."""
     reach = max(1, int(np.ceil(BLUR_REACH * deviation_px.max())))
     offsets = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * (offsets[None] / np.maximum(deviation_px, 1e-3)[:, None]) ** 2)
@@ -287,7 +287,7 @@ def _blur_lines(canvas: Tensor, deviation_px: Floats) -> Tensor:
 
 
 def _expose(canvas: Tensor, shots: Sequence[Shot]) -> Tensor:
-    """Brightness change, grain and quantisation: (3, B, H, W) float32 to (B, H, W, 3) uint8."""
+    """Apply brightness and grain, and quantise: (3, B, H, W) float32 to (B, H, W, 3) uint8."""
     _, num, height, width = canvas.shape
     backs = [shot.scene.backdrop for shot in shots]
     gain = [

@@ -1,9 +1,9 @@
-"""What happens in a synthetic clip: objects, their motion, the backdrop and who sounds when (drawn from a seed).
+"""Draw the content of a synthetic clip from a seed: objects, their motion, the backdrop and when each source sounds.
 
-Everything here is small numpy arrays in normalised scene coordinates: y runs from 0 (top) to 1 (bottom), x from 0
-to the aspect ratio. One scene can therefore be rendered at any resolution, squashed or not, and shows the same
-thing. Separate random streams feed looks, motion, gates and sounds, so whether and when an object sounds is
-independent of its look, size, motion, place and depth.
+A scene consists of small numpy arrays in normalised coordinates: y runs from 0 (top) to 1 (bottom), x from 0 to the
+aspect ratio. The same scene can therefore be rendered at any resolution and aspect ratio. Looks, motion, gates and
+sounds have separate random streams, so whether and when an object sounds is independent of its look, size, motion,
+place and depth.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Background = Literal["usual", "unseen"]
 
-# One name per kind; world_looks draws it, world_sounds voices it. The order is part of the world's version.
+# One name per kind; looks.py draws it, sounds.py synthesises it. The order is part of the world's version.
 KINDS: tuple[str, ...] = (
     "gong", "siren", "drum", "flute", "harp", "horn", "engine",
     "spray", "voice", "bird", "rattle", "phone", "wind", "zap",
@@ -36,7 +36,7 @@ ASPECTS = (4 / 3, 16 / 9, 9 / 16, 1.0)
 ASPECT_SHARES = (0.4, 0.4, 0.1, 0.1)
 
 MIN_GATE_S = 0.5  # shortest time that a source sounds, seconds
-MIN_PAUSE_S = 0.4  # over 0.25 s, or the pause would count as sounding
+MIN_PAUSE_S = 0.4  # must exceed 0.25 s, because shorter pauses count as sounding
 
 
 TEXTURE_PX = 96
@@ -45,7 +45,7 @@ MAX_BLUR = 0.009  # 2 pixels at 240 lines: a phone out of focus
 
 
 def _octaves() -> npt.NDArray[np.float32]:
-    """(TEXTURE_PX, TEXTURE_PX // 2 + 1) natural logarithm of each Fourier coefficient's frequency."""
+    """Return the natural logarithm of each Fourier coefficient's frequency, (TEXTURE_PX, TEXTURE_PX // 2 + 1)."""
     frequency = np.hypot(np.fft.fftfreq(TEXTURE_PX)[:, None], np.fft.rfftfreq(TEXTURE_PX)[None]) * TEXTURE_PX
     return np.asarray(np.log(np.maximum(frequency, 1.0)), dtype=np.float32)
 
@@ -54,13 +54,13 @@ OCTAVES = _octaves()
 
 
 def stream(seed: int, *number: int) -> np.random.Generator:
-    """The random stream `number` of the clip `seed`; PCG64, equal on every platform."""
+    """Return random stream `number` of the clip `seed`: PCG64, the same on every platform."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([WORLD_VERSION, seed, *number])))
 
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What a caller may fix about a clip; the seed decides the rest.
+    """Properties of a clip that a caller can set; the seed determines the rest.
 
     Attributes:
         seconds: length of the clip.
@@ -86,7 +86,7 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class Sprites:
-    """Things that are painted, in paint order (farthest first), N of them.
+    """The N painted shapes, in paint order (farthest first).
 
     Attributes:
         kind: (N,) index into KINDS, or len(KINDS) + clutter family.
@@ -135,7 +135,7 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class Source:
-    """Something that can sound. slot is its object id, 0 when it is off screen."""
+    """A sound source. `slot` is its object id, 0 when it is off screen."""
 
     name: str
     kind: int
@@ -146,7 +146,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole clip before rendering."""
+    """Content of a whole clip, before rendering."""
 
     seed: int
     aspect: float
@@ -158,7 +158,7 @@ class Scene:
 
 
 def draw_scene(seed: int, options: SceneOptions) -> Scene:
-    """The scene of `seed`: the same for the same seed, options and WORLD_VERSION."""
+    """Return the scene of `seed`, the same for the same seed, options and WORLD_VERSION."""
     rng = stream(seed, STREAM_KINDS)
     aspect = options.aspect
     drawn = float(rng.choice(ASPECTS, p=ASPECT_SHARES))
@@ -178,7 +178,7 @@ def draw_scene(seed: int, options: SceneOptions) -> Scene:
 
 
 def _draw_num_visible(rng: np.random.Generator, visible: tuple[int, int]) -> int:
-    """Fewer single objects than crowds: with one object, sound tells only whether, never which."""
+    """Draw the number of visible objects. One is rarer than several, because it does not teach which object sounds."""
     low, high = visible
     counts = np.arange(low, high + 1)
     shares = np.where(counts == 1, 0.3, 1.0)
@@ -217,7 +217,7 @@ def _draw_turn(rng: np.random.Generator, total: int) -> Floats:
 
 
 def _draw_motion(rng: np.random.Generator, radius: Floats, *, num_clutter: int, aspect: float) -> Floats:
-    """Lissajous paths round centres that mostly keep their distance (3 in 10 clips do not care)."""
+    """Draw Lissajous paths. Their centres keep a distance from each other, except in 3 of 10 clips."""
     total = len(radius)
     centres = rng.uniform(0.12, 0.88, (total, 8, 2)) * np.array([aspect, 1.0])
     is_crowded = rng.random() < 0.3
@@ -232,7 +232,7 @@ def _draw_motion(rng: np.random.Generator, radius: Floats, *, num_clutter: int, 
 
 
 def _draw_colours(rng: np.random.Generator, total: int, *, num_clutter: int) -> Floats:
-    """Vivid objects whose marking is clearly darker or lighter; clutter is duller. Kind plays no part."""
+    """Draw colours: vivid objects with a clearly darker or lighter marking, duller clutter; independent of the kind."""
     hue = np.stack([rng.random(total), rng.random(total)], axis=1)
     saturation = rng.uniform(0.45, 0.95, (total, 2))
     bright = rng.uniform(0.72, 1.0, total)
@@ -244,7 +244,7 @@ def _draw_colours(rng: np.random.Generator, total: int, *, num_clutter: int) -> 
 
 
 def hsv_to_rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
-    """(…) hue, saturation and value in 0..1 to (…, 3) RGB in 0..1 (the usual hexagon formula)."""
+    """Convert hue, saturation and value (…) in 0..1 to RGB (…, 3) in 0..1 with the hexagon formula."""
     position = (hue[..., None] * 6 + np.array([5.0, 3.0, 1.0])) % 6
     ramp = np.clip(np.minimum(position, 4 - position), 0, 1)
     return np.asarray(value[..., None] * (1 - saturation[..., None] * ramp), dtype=np.float64)
@@ -277,7 +277,7 @@ def _draw_backdrop(seed: int, background: Background) -> Backdrop:
 
 
 def _draw_noise(rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """(2, TEXTURE_PX, TEXTURE_PX) two fields of unit deviation whose spectra fall as 1/f to a drawn power."""
+    """Return two fields (2, TEXTURE_PX, TEXTURE_PX) of unit deviation whose spectra are 1/f to a drawn power."""
     spectrum = (rng.random((2, *OCTAVES.shape, 2), dtype=np.float32) - 0.5).view(np.complex64)[..., 0]
     weight = np.exp(OCTAVES * np.float32(-rng.uniform(0.9, 2.3)))
     noise = np.fft.irfft2(spectrum * weight, s=(TEXTURE_PX, TEXTURE_PX))
@@ -285,7 +285,7 @@ def _draw_noise(rng: np.random.Generator) -> npt.NDArray[np.float32]:
 
 
 def _draw_stripes(rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """(2, TEXTURE_PX, TEXTURE_PX) stripes or checks of two tones, of values -1 and 1, at two angles."""
+    """Return stripes or checks (2, TEXTURE_PX, TEXTURE_PX) with the values -1 and 1, at two angles."""
     line = np.linspace(-1, 1, TEXTURE_PX)
     angle, count, phase = rng.uniform(0, np.pi, 2), rng.uniform(2.0, 8.0, 2), rng.random((2, 2))
     pattern = []
@@ -313,9 +313,9 @@ def _draw_sources(seed: int, kinds: Ints, *, num_visible: int, seconds: float) -
 
 
 def draw_gates(rng: np.random.Generator, *, seconds: float, is_eager: bool) -> Floats:
-    """(G, 2) times in seconds at which a source starts and stops: gates >= 0.5 s, pauses >= 0.4 s.
+    """Return (G, 2) times in seconds at which a source starts and stops: gates >= 0.5 s, pauses >= 0.4 s.
 
-    One source in four keeps silent. is_eager (a lone object, an off-screen source) shortens the pauses.
+    One source in four is silent. is_eager (for a lone object or an off-screen source) shortens the pauses.
     """
     is_silent = rng.random() < 0.25
     pause_s = 1.3 if is_eager else 2.4

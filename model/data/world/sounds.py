@@ -1,9 +1,9 @@
-"""How each kind sounds: a family of emissions per kind, with random pitch, rhythm, envelope and colour.
+"""Synthesise the sound of each kind, with random pitch, rhythm, envelope and timbre.
 
-An emission covers the whole clip and does not know about gates. It is made of notes (held values that change at the
-notes' onsets) and wave tables; formulas are closed-form in the time since the onset, so every device computes the
-same. Rhythms leave no pause over 0.25 s, because longer ones count as silence. Most energy lies between 150 Hz and
-3.5 kHz, where AAC and 8 kHz telephony keep it.
+An emission covers the whole clip and is not gated. It consists of notes (values that are constant from one onset to
+the next) and wave tables. Formulas are closed-form in the time since the onset, so every device computes the same.
+Rhythms have no pause over 0.25 s, because longer ones count as silence. Most energy is between 150 Hz and 3.5 kHz,
+which AAC and 8 kHz telephony preserve.
 """
 
 from collections.abc import Callable
@@ -41,10 +41,10 @@ FAMILIES: dict[str, tuple[Draw, Play, float]] = {
 
 
 def emit(seed: int, kind: int, *, seconds: float, span: tuple[int, int], device: torch.device) -> Tensor:
-    """(S,) float32 emission of kind in the clip `seed` from sample span[0] to span[1], at 16 kHz on device.
+    """Return the emission (S,) float32 of a kind in the clip `seed` from span[0] to span[1], at 16 kHz on device.
 
-    The score belongs to the whole clip of `seconds`; power is about 1 for every kind, and no peak exceeds 4: strikes
-    are rounded off as a microphone's limiter would.
+    The score is drawn for the whole clip of `seconds`. Power is about 1 for every kind. A soft limiter keeps peaks
+    below 4.
     """
     draw, play, level = FAMILIES[KINDS[kind]]
     score = draw(stream(seed, STREAM_SOUNDS, kind), seconds)

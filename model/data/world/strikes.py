@@ -1,4 +1,4 @@
-"""Struck and repeated sound families: a random score and a player per kind (see world_sounds)."""
+"""Struck and repeated sound families: a random score and a player per kind (see sounds.py)."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def draw_gong(rng: np.random.Generator, seconds: float) -> Score:
 
 
 def play_gong(voice: Voice) -> Tensor:
-    """Struck metal: inharmonic partials (ratios of a church bell) that die at their own pace."""
+    """Struck metal: inharmonic partials (ratios of a church bell), each with its own decay."""
     turns = voice.since * voice.scalar("hz")
     fade = torch.exp(-voice.since / voice.scalar("decay_s"))
     body = voice.sine(turns) + voice.sine(1.183 * turns) * 0.8 + voice.sine(2.514 * turns) * 0.7 * fade

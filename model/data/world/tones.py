@@ -1,4 +1,4 @@
-"""Sustained sound families: a random score and a player per kind (see world_sounds)."""
+"""Sustained sound families: a random score and a player per kind (see sounds.py)."""
 
 from math import pi
 

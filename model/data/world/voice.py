@@ -27,7 +27,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Score:
-    """What one source plays: random numbers only, all drawn on the CPU.
+    """Random parameters of one source's emission, all drawn on the CPU.
 
     Attributes:
         onsets: (N,) first sample of each note, rising, the first 0.
@@ -45,7 +45,7 @@ class Score:
 
 
 class Voice:
-    """A score on a device, from sample `span[0]` to `span[1]`: the building blocks that the families share.
+    """Evaluates a score on a device, from sample `span[0]` to `span[1]`.
 
     Attributes:
         since: (S,) float32 seconds since the current note's onset; S = span[1] - span[0].
@@ -70,38 +70,38 @@ class Voice:
         return torch.from_numpy(onsets.astype(np.int32)).to(self._device).index_select(0, self._note)
 
     def scalar(self, name: str) -> float:
-        """A value that holds for the whole clip."""
+        """Return a value that is constant over the clip."""
         return self._score.scalars[name]
 
     def held(self, name: str) -> Tensor:
-        """(S,) the current note's value."""
+        """Return the current note's value at each sample, (S,)."""
         values = torch.from_numpy(self._score.notes[name].astype(np.float32)).to(self._device)
         return values.index_select(0, self._note)
 
     def wave(self, turns: Tensor, *, row: int | Tensor = 0) -> Tensor:
-        """(S,) a wave table read at phase `turns` (S,) in periods."""
+        """Read a wave table at the phase `turns` (S,) in periods; returns (S,)."""
         position = (turns * TABLE_SIZE).to(torch.int32) & (TABLE_SIZE - 1)
         return self._tables.index_select(0, position + row * TABLE_SIZE)
 
     def sine(self, turns: Tensor) -> Tensor:
-        """(S,) sin(2 pi turns) within 0.001: a parabola with one correction, far cheaper than sin on a CPU."""
+        """Return sin(2 pi turns) (S,) within 0.001: a parabola with one correction, cheaper than sin on a CPU."""
         phase = turns - torch.round(turns)
         rough = phase * (8.0 - 16.0 * phase.abs())
         return rough * (0.775 + 0.225 * rough.abs())
 
     def noise(self, name: str) -> Tensor:
-        """(S,) the named noise, linearly interpolated to the sample rate."""
+        """Return the named noise (S,), linearly interpolated to the sample rate."""
         return stretch(self._score.noises[name], span=self._span, device=self._device)
 
     def fade(self, *, rise_s: float, fall_s: float) -> Tensor:
-        """(S,) 0..1 ramps at both ends of every note (the last note has no end)."""
+        """Return ramps (S,) in 0..1 at both ends of every note (the last note has no end)."""
         ends = np.append(self._score.onsets[1:], np.iinfo(np.int32).max)
         left = (self._held(ends) - self._ticks) * (1.0 / (SAMPLE_RATE_HZ * fall_s))
         return (self.since * (1.0 / rise_s)).clamp_(max=1.0) * left.clamp_(max=1.0)
 
 
 def stretch(noise: Noise, *, span: tuple[int, int], device: torch.device) -> Tensor:
-    """(S,) the noise from sample span[0] to span[1], linearly interpolated between its points."""
+    """Return the noise (S,) from sample span[0] to span[1], linearly interpolated between its points."""
     num, first = span[1] - span[0], span[0] // noise.step
     points = torch.from_numpy(noise.points[first : -(-span[1] // noise.step) + 1]).to(device)
     if noise.step == 1:
@@ -112,25 +112,25 @@ def stretch(noise: Noise, *, span: tuple[int, int], device: torch.device) -> Ten
 
 
 def draw_noise(rng: np.random.Generator, *, rate_hz: int, seconds: float) -> Noise:
-    """Uniform noise in -1..1 with rate_hz points a second (a divisor of 16 000), enough for the clip."""
+    """Draw uniform noise in -1..1 for the clip, with rate_hz points a second (a divisor of 16 000)."""
     step = SAMPLE_RATE_HZ // rate_hz
     num = -(-round(seconds * SAMPLE_RATE_HZ) // step) + 1
     return Noise(points=rng.random(num, dtype=np.float32) * 2 - 1, step=step)
 
 
 def wave_table(*amplitudes: Floats) -> npt.NDArray[np.float32]:
-    """(R, TABLE_SIZE) unit-power waves from rows of up to 48 partial amplitudes."""
+    """Return unit-power waves (R, TABLE_SIZE) from rows of up to 48 partial amplitudes."""
     rows = [(a / (np.sqrt(0.5 * np.sum(a * a)) + 1e-9)) @ _PARTIALS[: len(a)] for a in amplitudes]
     return np.stack(rows).astype(np.float32)
 
 
 def partials_below_top(frequency_hz: float) -> Floats:
-    """(H,) numbers 1..H of the partials below TOP_HZ."""
+    """Return the numbers 1..H of the partials below TOP_HZ, (H,)."""
     return _STEPS[: max(1, min(len(_STEPS), int(TOP_HZ / frequency_hz)))].astype(np.float64)
 
 
 def draw_onsets(rng: np.random.Generator, *, seconds: float, step_s: tuple[float, float]) -> npt.NDArray[np.int64]:
-    """Note onsets with steps drawn uniformly from step_s, the first at 0 but cut at random."""
+    """Draw note onsets with steps uniform in step_s. The first note starts at 0 and is shortened at random."""
     num = int(seconds / step_s[0]) + 2
     steps = rng.uniform(*step_s, num)
     steps[0] *= rng.random()
@@ -139,6 +139,6 @@ def draw_onsets(rng: np.random.Generator, *, seconds: float, step_s: tuple[float
 
 
 def beat(rng: np.random.Generator, *, period_s: tuple[float, float]) -> tuple[float, float]:
-    """A steady rhythm with 8 % of play: narrow step range about one period drawn from period_s."""
+    """Return the step range of a steady rhythm: 8 % wide, around one period drawn from period_s."""
     period = float(rng.uniform(*period_s))
     return 0.96 * period, 1.04 * period
