@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,10 @@ const fs = require('fs');
   console.log(JSON.stringify({status: answer.status, frames: (await answer.json()).frames.length, types}));
 })();
 """
+
+# Of each mask that COCO's tools hold: the area that the service tells and that of COCO's own pixels.
+AREAS = """[[told['area'], int(results.annToMask(held).sum())] for told, held in
+  zip([m for f in answer['frames'] for m in f['masks']], results.dataset['annotations'])]"""
 
 NGINX = """
 {user}daemon off; pid {folder}/pid; error_log stderr;
@@ -122,6 +127,23 @@ def test_http_client_of_java(service: ServiceProcess, clip: Path) -> None:
 def test_fetch_of_node(service: ServiceProcess, clip: Path) -> None:
     answer = json.loads(run(tool("node"), "-e", NODE, service.url, str(clip)))
     assert answer == {"status": 200, "frames": 2, "types": ["clip", "frame", "frame", "end"]}
+
+
+@pytest.mark.parametrize(
+    ("query", "has_masks"), [("", True), ("?size=model", True), ("?fps=native&threshold=1", False)], ids=repr
+)
+def test_the_coco_recipe_reads_an_answer(service: ServiceProcess, tmp_path: Path, query: str, has_masks: bool) -> None:
+    clip = tmp_path / "bright.mp4"
+    clip.write_bytes(make_clip(num_frames=50, flash_frames=frozenset(range(15, 50))))
+    page = (Path(__file__).parents[2] / "docs" / "annotators.md").read_text(encoding="utf-8")
+    [recipe] = [code for code in re.findall(r"(?ms)^```python\n(.*?)^```$", page) if "loadRes" in code]
+    recipe = recipe.replace("http://127.0.0.1:8000/v1/segment", f"{service.url}/v1/segment{query}")
+    recipe = recipe.replace("tests/assets/example.mp4", str(clip))
+    told = f"import json; print(json.dumps([sum(len(f['masks']) for f in answer['frames']), {AREAS}]))"
+    num_masks, areas = json.loads(run(sys.executable, "-c", f"{recipe}\n{told}").splitlines()[-1])
+    assert len(areas) == num_masks
+    assert (num_masks > 0) is has_masks
+    assert all(told == counted for told, counted in areas)
 
 
 def test_nginx_with_a_prefix(service: ServiceProcess, clip: Path, tmp_path: Path) -> None:
