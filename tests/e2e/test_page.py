@@ -18,6 +18,8 @@ from pycocotools import mask as coco
 from support.browser import Browser
 from support.service_process import ServiceProcess
 
+from service.bench.hearing.rotation import rotated
+
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 CLIP = Path(__file__).parents[1] / "assets" / "synthetic.mp4"
 STATUS = "document.getElementById('status').textContent"
@@ -373,13 +375,17 @@ def reencode(source: Path, target: Path, codec: str) -> None:
         out.mux(encoder.encode())
 
 
-@pytest.mark.parametrize("codec", ["libx265", "mpeg4"])
+@pytest.mark.parametrize(
+    ("codec", "degrees"), [("libx265", 0), ("mpeg4", 0), ("libx265", 90)], ids=["hevc", "mpeg4", "hevc upright"]
+)
 def test_masks_are_drawn_over_grey_where_the_picture_cannot_be_shown(
-    browser: Browser, tmp_path: Path, codec: str
+    browser: Browser, tmp_path: Path, codec: str, degrees: int
 ) -> None:
-    """Codecs that the service decodes and Chromium does not."""
+    """Codecs that the service decodes and Chromium does not; phones record HEVC on its side."""
     clip = tmp_path / "clip.mp4"
     reencode(CLIP, clip, codec)
+    if degrees:
+        clip.write_bytes(rotated(clip.read_bytes(), degrees))
     browser.drop_file("#drop", clip)
     assert "Move along the timeline" in browser.wait_for(f"{STATUS}.includes('Move along') && {STATUS}")
     assert browser.value_of("document.getElementById('blind').hidden") is False

@@ -85,6 +85,23 @@ async def test_the_location_of_a_job_carries_the_prefix(tmp_path):
         assert (await client.put(location)).headers["allow"] == "DELETE, GET"
 
 
+async def test_jobs_take_a_trailing_slash_behind_a_trusted_proxy(tmp_path):
+    clip = (Path(__file__).parents[1] / "assets" / "synthetic.mp4").read_bytes()
+    told = {"X-Forwarded-Prefix": "/team/avs/"}
+    async with (
+        running_front(trusted_proxies="127.0.0.1", state_dir=tmp_path) as front,
+        httpx.AsyncClient(base_url=front.http_url, timeout=60) as client,
+    ):
+        answer = await client.post("/v1/jobs/?fps=2", content=clip, headers={**RAW, **told})
+        assert answer.status_code == 202, answer.text
+        location = f"/v1/jobs/{answer.json()['job_id']}"
+        assert answer.headers["location"] == f"/team/avs{location}"
+        for path in (f"{location}/", f"/team/avs{location}"):
+            found = await client.get(path, headers=told)
+            assert (found.status_code, found.json()["job_id"]) == (200, answer.json()["job_id"]), path
+        assert (await client.delete(f"{location}/", headers=told)).status_code == 204
+
+
 async def test_other_origins_are_let_in_where_they_are_named(tmp_path):
     preflight = {
         "Origin": ORIGIN,
@@ -128,6 +145,15 @@ async def test_blank_form_fields_are_options_not_given(tmp_path, value):
         assert answer.status_code == 200, answer.text
         options = answer.json()["options"]
         assert (options["fps"], options["min_area"], options["size"]) == (1, 0, "model")
+
+
+async def test_blank_query_parameters_are_options_not_given(tmp_path):
+    async with rest_front(tmp_path) as front:
+        path = "/segment?fps=&labels=&end_s=%20&threshold=&size=model"
+        answer = await front.client.post(path, content=Script().encode(), headers=RAW)
+        assert answer.status_code == 200, answer.text
+        options = answer.json()["options"]
+        assert (options["fps"], options["end_s"], options["size"]) == (1, None, "model")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,16 @@ def test_a_random_user_of_group_0_can_write_the_volumes() -> None:
     assert ("COPY", "--chmod=0644 deploy/healthcheck.py /opt/healthcheck.py") in steps, "readable after umask 077"
 
 
+@pytest.mark.parametrize("target", ["runtime", "front", "worker"])
+def test_modes_of_the_clone_do_not_reach_an_image(target: str) -> None:
+    """Under umask 077 files of a clone are closed to others: images take them with a mode, or installed by pip."""
+    copies = [rest for word, rest in stages()[target].steps if word == "COPY"]
+    assert copies
+    for copy in copies:
+        assert re.match(r"--chmod=0644 |--from=build-(front|worker) /opt/avesformer ", copy), copy
+    assert not [word for word, _ in stages()[target].steps if word == "ADD"]
+
+
 def test_image_tag_is_the_version() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     base = (DEPLOY / "kubernetes" / "base" / "kustomization.yaml").read_text()

@@ -43,15 +43,36 @@ class OnCpu(FakePredictor):
         return {"device": "cpu", "dtype": "float32", "cuda": "none"}
 
 
-@pytest.mark.parametrize(("devices", "num_warnings"), [([], 0), (["nvidia0"], 1)])
+class OnCuda(FakePredictor):
+    """Says that it runs on a GPU."""
+
+    @property
+    def device_facts(self) -> dict[str, str]:
+        return {"device": "cuda:0", "dtype": "bfloat16", "cuda": "12.8"}
+
+
+@pytest.mark.parametrize(
+    ("predictor", "devices", "num_warnings"),
+    [
+        (OnCpu, [], 0),
+        (OnCpu, ["nvidia0"], 1),
+        (OnCpu, ["nvidia0", "nvidia1"], 1),
+        (OnCuda, ["nvidia0"], 0),
+        (OnCuda, [], 0),  # /dev need not show what CUDA found
+    ],
+)
 def test_the_cpu_is_never_used_in_silence_beside_a_gpu(
-    devices: list[str], num_warnings: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    predictor: type[FakePredictor],
+    devices: list[str],
+    num_warnings: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(device_module, "nvidia_devices", lambda: devices)
     with caplog.at_level(logging.INFO):
-        runner = BatchRunner(OnCpu, sizes=(1,))
+        runner = BatchRunner(predictor, sizes=(1,))
         runner.load()
     assert sum("NVIDIA" in record.message for record in caplog.records) == num_warnings
     [told] = [record for record in caplog.records if record.message == "device"]
-    assert vars(told)["device"] == "cpu"
+    assert vars(told)["device"] == ("cpu" if predictor is OnCpu else "cuda:0")
     assert runner.device_facts.keys() == {"device", "dtype", "cuda", "driver"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -13,6 +14,8 @@ from support.clips import make_clip
 from support.decoding import SIDE_PX, decode_here, make_job
 from support.odd_clips import with_matrix
 
+from service.media.overlay.draw import OverlayPolicy, write_overlay
+from service.media.overlay.paint import PaintPolicy
 from service.media.sandbox.orientation import UPRIGHT, Orientation, orientation_from, orientation_of
 
 # Matrix (a, b, c, d) by what it does. A player shows the coded point (x, y) at (a x + c y, b x + d y).
@@ -62,6 +65,26 @@ def test_the_upright_picture_is_that_of_the_matrix(name: str) -> None:
     shown = orientation_from(*EIGHT[name]).apply(picture)
     np.testing.assert_array_equal(shown, shown_by_matrix(picture, EIGHT[name]))
     assert shown.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_overlays_are_shown_as_players_show_the_clip(name: str, tmp_path: Path) -> None:
+    coded, clip, target = make_clip(width=64, height=48, num_frames=24), tmp_path / "clip.mp4", tmp_path / "out.mp4"
+    clip.write_bytes(with_matrix(coded, EIGHT[name]))
+    write_overlay(clip, target, frames=[], policy=OverlayPolicy(crf=8, paint=PaintPolicy(strip_height=0.0)))
+    with av.open(io.BytesIO(coded)) as plain, av.open(str(target)) as drawn:
+        *_, last = (frame.to_ndarray(format="rgb24") for frame in plain.decode(video=0))
+        *_, shown = drawn.decode(video=0)
+        assert orientation_of(shown) == UPRIGHT, "the picture itself is turned"
+        pixels = shown.to_ndarray(format="rgb24").astype(int)
+    distances = {
+        other: np.abs(pixels - wanted).mean()
+        for other, matrix in EIGHT.items()
+        if (wanted := shown_by_matrix(last, matrix)).shape == pixels.shape
+    }
+    assert len(distances) == 4
+    assert distances.pop(name) < 3
+    assert min(distances.values()) > 4
 
 
 @pytest.mark.parametrize("matrix", [(0.7, 0.7, -0.7, 0.7), (0, 0, 0, 0), (1, 0, 0, 0), (1, 0.2, 0, 1), (1, 1, 1, 1)])
