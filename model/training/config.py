@@ -1,4 +1,4 @@
-"""What a training run is: one frozen value, named by a recipe and changed by `--set key=value`."""
+"""Configuration of a training run: one frozen value, chosen by a recipe and changed by `--set key=value`."""
 
 from __future__ import annotations
 
@@ -13,62 +13,62 @@ DataName = Literal["synthetic", "pictures", "avsbench-s4", "avsbench-ms3", "avsb
 RateSchedule = Literal["cosine", "constant", "poly"]
 Augmentation = Literal["none", "flip", "full"]
 
-# Of these only the file name is written into checkpoints: where a user keeps files is nobody's business.
+# Checkpoints store only the file names of these, because full paths are private.
 PATH_FIELDS = ("root", "init", "backbone_weights", "audio_weights", "shards", "sound_bank", "teacher_weights")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A named run.
+    """Settings of a training run.
 
     Attributes:
-        name: of the recipe.
+        name: name of the recipe.
         variant: model variant.
         is_semantic: synthetic data: one label per kind instead of one for all. AVSS is always semantic.
-        seed: of the weights, the order and the augmentation.
+        seed: seed of the weights, the order of the data and the augmentation.
         steps: optimizer steps of the whole run.
-        max_minutes: end (with the schedule complete) after this wall time; 0 for no limit.
-        batch_samples: synthetic data: samples of a step.
+        max_minutes: wall time after which the run ends with its schedule complete; 0 for no limit.
+        batch_samples: synthetic data: samples per step.
         clips_per_group: synthetic data: clips rendered at once; their samples are shuffled over the next steps.
-        samples_per_clip: synthetic data: samples of each, which share the cost of its sound.
-        shards: synthetic data: folder of clips that went through codecs (`avesformer data shards`), or empty.
-        shard_share: share of the groups that are read from there.
+        samples_per_clip: synthetic data: samples per clip; the clip's sound is synthesised once for all of them.
+        shards: synthetic data: folder of encoded and decoded clips (`avesformer data shards`), or empty.
+        shard_share: share of the groups that are read from `shards`.
         sizes: (progress from, frame size in pixels), progress in [0, 1).
-        learning_rate: peak.
-        weight_decay: of matrices and kernels; norms, biases and prompts have none.
-        warmup_steps: linear warm-up.
-        clip_norm: gradient clipping.
-        ema_decay: of the averaged weights that are saved.
+        learning_rate: peak learning rate.
+        weight_decay: weight decay of matrices and kernels; norms, biases and prompts have none.
+        warmup_steps: steps of linear warm-up.
+        clip_norm: largest norm of the gradient.
+        ema_decay: decay of the averaged weights, which are the ones that are saved.
         amp: `auto` (bf16 on CUDA, off on CPU), `off`, `bf16` or `fp16`.
         device: `auto`, `cpu` or `cuda`.
-        save_minutes: between checkpoints.
-        evaluate_minutes: between evaluations on unseen clips; 0 for none by time.
-        evaluate_clips: clips of such an evaluation; 0 for all of AVSBench's validation split.
+        save_minutes: minutes between checkpoints.
+        evaluate_minutes: minutes between evaluations on unseen clips; 0 for none by time.
+        evaluate_clips: clips per evaluation; 0 for all of AVSBench's validation split.
         data: `synthetic`, `pictures` or a part of AVSBench.
         root: folder of AVSBench, or of the pictures and recordings.
-        batch_pictures: pictures: of a step, over all processes.
-        sounds_per_picture: pictures: windows that each is paired with; its visual features are computed once.
-        heard_windows: pictures: further windows of a step, for the audio branch alone.
-        sound_windows: pictures: windows that are mixed before the run starts and drawn from during it.
-        sound_bank: pictures: file that keeps those windows' features for a resumed run, or empty.
-        visual_frozen_layers: pictures: residual layers of the MobileNetV2 that stand still, of 16.
-        teacher_weights: pictures: public weights of the backbone, from whose features training is not to depart where
-            a picture shows nothing that they do not know; empty for no such loss.
-        teacher_weight: pictures: of that loss.
-        audio_frozen_layers: pictures: layers of YAMNet that stand still, of 14; their features are computed once.
+        batch_pictures: pictures: number per step, over all processes.
+        sounds_per_picture: pictures: windows per picture; the picture's visual features are computed once.
+        heard_windows: pictures: additional windows per step, for the audio branch alone.
+        sound_windows: pictures: windows that are mixed before the run and sampled from during it.
+        sound_bank: pictures: file that stores these windows' features for a resumed run, or empty.
+        visual_frozen_layers: pictures: number of frozen residual layers of the MobileNetV2, of 16.
+        teacher_weights: pictures: public weights of a teacher backbone. A distillation loss keeps features close to
+            the teacher's at pixels of classes that the teacher knows. Empty for no such loss.
+        teacher_weight: pictures: weight of the distillation loss.
+        audio_frozen_layers: pictures: number of frozen layers of YAMNet, of 14; their features are computed once.
         epochs: AVSBench: passes over the training clips; sets `steps` unless 0.
-        batch_clips: AVSBench: clips of a step, over all processes.
+        batch_clips: AVSBench: clips per step, over all processes.
         evaluate_epochs: AVSBench: epochs between evaluations.
         augmentation: AVSBench: `none` (as AVSBench trains), `flip`, or `full` (flip, colour, zoom).
-        loader_threads: AVSBench: threads that read files ahead.
+        loader_threads: AVSBench: threads that prefetch files.
         rate_schedule: `cosine`, `constant` or `poly` (power 0.9), after the warm-up.
-        backbone_rate: learning rate of the visual backbone over that of the rest.
-        audio_rate: learning rate of the audio branch over that of the rest.
-        backbone_frozen_epochs: AVSBench: the backbone stands still for so long.
-        init: checkpoint to start from; a binary one gives all labels of a semantic run its last layer, other weights of
-            other shapes are drawn anew.
+        backbone_rate: learning rate of the visual backbone, relative to the other weights.
+        audio_rate: learning rate of the audio branch, relative to the other weights.
+        backbone_frozen_epochs: AVSBench: number of first epochs in which the backbone is frozen.
+        init: checkpoint to start from. A semantic run copies the last layer of a binary checkpoint to each of its
+            labels; other weights whose shape differs are initialised at random.
         backbone_weights: public weights of the visual backbone, a file or hub id.
-        audio_weights: public weights of VGGish, likewise.
+        audio_weights: public weights of the audio branch, a file or hub id.
         has_tensorboard: write TensorBoard logs beside log.jsonl.
         knobs: (`part.field`, value) of the model configuration.
     """
@@ -123,7 +123,7 @@ class TrainingConfig:
 
     @property
     def steps_per_group(self) -> int:
-        """Steps that one rendered group of clips lasts."""
+        """Number of steps that one rendered group of clips is used for."""
         return max(1, self.clips_per_group * self.samples_per_clip // self.batch_samples)
 
     def model_config(self, *, labels: tuple[str, ...]) -> ModelConfig:
@@ -131,13 +131,13 @@ class TrainingConfig:
         return variant(self.variant, labels=labels, knobs=dict(self.knobs))
 
     def summary(self) -> dict[str, Any]:
-        """Plain values for a checkpoint's header, without folders."""
+        """JSON-serialisable values for a checkpoint's header, without folder names."""
         return asdict(self) | {name: Path(getattr(self, name)).name for name in PATH_FIELDS}
 
 
 @dataclass
 class Position:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
         step: optimizer steps done.
@@ -151,4 +151,4 @@ class Position:
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to try."""
+    """Training cannot continue; the message says why and what to try."""

@@ -1,4 +1,4 @@
-"""What a network starts from: a checkpoint of ours, public weights, or nothing."""
+"""Initialise a network from one of our checkpoints, from public weights, or from both."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LAST_WEIGHT, LAST_BIAS = "head.logits.weight", "head.logits.bias"  # the same na
 
 
 def load_initial_weights(model: AVESFormer, config: TrainingConfig) -> dict[str, Any]:
-    """Put weights in, in place: first the checkpoint of `config.init`, then public ones.
+    """Load weights in place: first the checkpoint `config.init`, then public weights.
 
-    A checkpoint may be of other labels: weights of other shapes stay as drawn. Only a binary one that starts a semantic
-    run keeps its last layer, too: each label begins with the logits of `sounding`, and all of them together are as
-    likely as it was, so that what sounds is known from the first step and only its name is to be learned.
+    The checkpoint may have other labels: weights whose shape differs keep their random initialisation. The exception
+    is the last layer of a binary checkpoint in a semantic run. Each label starts with the logits of `sounding`, and the
+    probabilities of all labels sum to that of `sounding`, so the run starts with correct masks and learns the labels.
 
     Returns:
-        What was taken from where, for plans and logs; empty where nothing was asked for.
+        Descriptions of the loaded weights for plans and logs; empty if the configuration names none.
 
     Raises:
-        ValueError: a file that cannot be read, or of another network.
+        ValueError: a file cannot be read or belongs to another network.
     """
     taken: dict[str, Any] = {}
     if config.init:
@@ -55,9 +55,9 @@ def _load_checkpoint(model: AVESFormer, config: TrainingConfig) -> dict[str, Any
 
 
 def _spread(value: Tensor, num_labels: int) -> Tensor:
-    """The last layer's weight or bias (r * r, …) for one logit to that for a background of 0 and labels that share it.
+    """Convert the last layer's weight or bias (r * r, …) of one logit to that of a background (0) and equal labels.
 
-    With the bias lowered by ln K, K equal labels against a background of 0 have the probability of the one logit.
+    With the bias lowered by ln K, K equal labels and a background of 0 have together the probability of the one logit.
     """
     shared = value - math.log(num_labels) if value.ndim == 1 else value
     return torch.cat((torch.zeros_like(value), shared.repeat(num_labels, *[1] * (value.ndim - 1))))

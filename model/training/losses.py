@@ -1,4 +1,4 @@
-"""Losses of the mask head. Which ones the paper uses is unknown: binary cross-entropy plus Dice is our choice."""
+"""Losses of the mask head. The paper does not state its losses; binary cross-entropy plus Dice is our choice."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 # COMBO weighs mask cross-entropy and Dice alike; cross-entropy is a mean over mostly empty pixels, hence the factor.
 BCE_WEIGHT = 5.0
-# Dice smoothing as a share of the frame: an empty truth then costs little until a blob of about this size appears. Less
-# than the 0.5 % under which a mask counts as empty in all figures: specks are errors, too.
+# Dice smoothing as a share of the frame: with an empty truth the loss stays small until a blob of about this size
+# appears. It is less than the 0.5 % under which a mask counts as empty in all figures, so that small blobs cost, too.
 DICE_SMOOTH_SHARE = 0.002
 
 
 def shrink_masks(masks: Tensor, *, height: int, width: int) -> Tensor:
-    """Masks at the resolution of the logits, as the covered share of each cell.
+    """Downsample masks to the resolution of the logits, as the covered share of each cell.
 
     Args:
         masks: (B, H, W) boolean; H and W multiples of `height` and `width`.
@@ -25,7 +25,7 @@ def shrink_masks(masks: Tensor, *, height: int, width: int) -> Tensor:
         (B, h, w) float32 in [0, 1].
 
     Raises:
-        ValueError: H or W is no multiple.
+        ValueError: H or W is not a multiple.
     """
     full_height, full_width = masks.shape[1:]
     if full_height % height or full_width % width:
@@ -35,13 +35,13 @@ def shrink_masks(masks: Tensor, *, height: int, width: int) -> Tensor:
 
 
 def binary_mask_loss(logits: Tensor, truth: Tensor, weights: Tensor, *, entropy_weight: float = BCE_WEIGHT) -> Tensor:
-    """Weighted mean of cross-entropy, `entropy_weight` times, and Dice.
+    """Return the weighted mean over the samples of `entropy_weight` times cross-entropy plus Dice.
 
     Args:
         logits: (B, h, w).
         truth: (B, h, w) in [0, 1].
         weights: (B,) at least 0; samples of weight 0 do not count.
-        entropy_weight: of the cross-entropy; that of Dice is 1.
+        entropy_weight: weight of the cross-entropy; Dice has weight 1.
 
     Returns:
         Scalar, 0 where all weights are 0.
@@ -52,7 +52,7 @@ def binary_mask_loss(logits: Tensor, truth: Tensor, weights: Tensor, *, entropy_
 
 
 def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
-    """1 - smoothed Dice coefficient of each sample: two (B, h, w) in [0, 1] to (B,)."""
+    """Return 1 - smoothed Dice coefficient of each sample: two (B, h, w) in [0, 1] to (B,)."""
     smooth = DICE_SMOOTH_SHARE * truth[0].numel()
     overlap = (probability * truth).sum(dim=(1, 2))
     total = probability.sum(dim=(1, 2)) + truth.sum(dim=(1, 2))
@@ -66,14 +66,14 @@ IGNORED_CLASS = 255
 def semantic_mask_loss(
     logits: Tensor, classes: Tensor, weights: Tensor, *, entropy_weight: float = BCE_WEIGHT, dice_weight: float = 1.0
 ) -> Tensor:
-    """Weighted mean of cross-entropy, `entropy_weight` times, and Dice on the foreground, `dice_weight` times.
+    """Return the weighted mean of `entropy_weight` times cross-entropy plus `dice_weight` times Dice of the foreground.
 
     Args:
         logits: (B, K, h, w), class 0 the background.
         classes: (B, h, w) int64; 255 does not count.
         weights: (B,).
-        entropy_weight: of the cross-entropy.
-        dice_weight: of Dice.
+        entropy_weight: weight of the cross-entropy.
+        dice_weight: weight of Dice.
 
     Returns:
         Scalar.
@@ -86,5 +86,5 @@ def semantic_mask_loss(
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean of values (B,) under weights (B,), 0 where all weights are 0."""
+    """Return the mean of values (B,) with weights (B,), 0 where all weights are 0."""
     return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(values.dtype).eps)

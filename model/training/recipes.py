@@ -12,8 +12,8 @@ from model.training.config import TrainingConfig
 def tiny_synthetic() -> TrainingConfig:
     """`tiny` on the synthetic world from random weights, on one CPU core in about 75 minutes.
 
-    Small frames first (a step costs half), the size of use at the end. The shipped checkpoint is such a run, continued
-    on a later version of the world with `init` and frames of 128 and 160 pixels (MODEL_CARD.md).
+    The run starts with small frames, whose steps cost half, and ends at the size of use. The shipped checkpoint is such
+    a run, continued on a later version of the world with `init` and frames of 128 and 160 pixels (MODEL_CARD.md).
     """
     return TrainingConfig(
         name="tiny-synthetic",
@@ -27,7 +27,7 @@ def tiny_synthetic() -> TrainingConfig:
 def tiny_semantic() -> TrainingConfig:
     """`tiny` with a label per kind of the synthetic world; --set init=CHECKPOINT starts from a binary one.
 
-    It then starts with that one's masks and has only their names to learn: half of the binary run's rate.
+    Such a run starts with correct masks and learns only the labels, so its learning rate is half the binary run's.
     """
     return TrainingConfig(
         name="tiny-semantic",
@@ -89,10 +89,10 @@ RECIPES: Mapping[str, Callable[[], TrainingConfig]] = {
 
 
 def recipe(name: str, *, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """A recipe with `key=value` overrides; a key with a dot (`prompt.mode=add`) is a knob of the model.
+    """Return a recipe with `key=value` overrides. A key with a dot (`prompt.mode=add`) is a field of the model.
 
     Raises:
-        ValueError: no such recipe or key, or a value of the wrong kind.
+        ValueError: no such recipe or key, or a value of the wrong type.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe: got {name!r}, expected one of {', '.join(RECIPES)}")
@@ -111,7 +111,7 @@ def recipe(name: str, *, overrides: Sequence[str] = ()) -> TrainingConfig:
 
 
 def _avsbench(name: str) -> TrainingConfig:
-    """What the three parts share: epochs and frozen backbone after AVSegFormer, rates and decay after COMBO."""
+    """Return the settings of all AVSBench recipes: epochs and frozen backbone after AVSegFormer, rates after COMBO."""
     return TrainingConfig(
         name=name,
         variant="r50",
@@ -157,7 +157,7 @@ def _parse_plain(key: str, text: str, kind: type[Any]) -> Any:
 
 
 def _parse_sizes(text: str) -> tuple[tuple[float, int], ...]:
-    """`0:96,0.35:128` to ((0.0, 96), (0.35, 128))."""
+    """Parse `0:96,0.35:128` to ((0.0, 96), (0.35, 128))."""
     try:
         pairs = [entry.split(":") for entry in text.split(",")]
         sizes = tuple((float(start), int(size)) for start, size in pairs)

@@ -1,4 +1,4 @@
-"""How fast which weights move: parameter groups and the learning rate over a run."""
+"""Parameter groups, and the learning rate over a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLY_POWER = 0.9  # COMBO's schedule
 
 
 def rate_share(schedule: RateSchedule, progress: float) -> float:
-    """Share of the peak learning rate at a point of the run."""
+    """Return the learning rate at a point of the run as a share of the peak."""
     if schedule == "constant":
         return 1.0
     if schedule == "poly":
@@ -24,7 +24,7 @@ def rate_share(schedule: RateSchedule, progress: float) -> float:
 
 
 def parameter_groups(module: nn.Module, config: TrainingConfig) -> Iterator[dict[str, Any]]:
-    """Groups with and without weight decay; the encoders' own ones where their rates differ."""
+    """Return parameter groups with and without weight decay, and separate ones for encoders whose rates differ."""
     named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
     is_matrix = {name: value.ndim >= 2 and not name.endswith("prompts") for name, value in named}
     rates = {name: _rate(name, config) for name, _ in named}

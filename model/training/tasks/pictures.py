@@ -1,4 +1,4 @@
-"""Training on real pictures with masks and real recordings that were never recorded together."""
+"""Training task on pictures with masks and on recordings of the same kinds, which were not recorded together."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from model.training.tasks.sound_bank import SoundBank, build_sound_bank
 # Of a picture's sounds after the first (a kind in it): another kind in it or the same, a kind that is not in it; the
 # rest is ambience or silence.
 PRESENT_SHARE, ABSENT_SHARE = 0.35, 0.4
-# A kind with fewer pixels than this share of the frame is not asked for.
+# A kind with fewer pixels than this share of the frame does not count as present.
 LEAST_SHARE = 0.002
-# Random streams of a run: of pictures, of sounds.
+# Random streams of a run: for pictures, for sounds.
 STREAM_PICTURE, STREAM_SOUND = 5, 6
-# Steps whose pictures are prepared ahead.
+# Number of steps whose pictures are prefetched.
 STEPS_AHEAD = 2
 
 Random = np.random.Generator
@@ -47,8 +47,8 @@ class PicturesTask:
 
     Args:
         config: the run.
-        device: where the network is trained.
-        group: processes; the pictures of a step are dealt out to them.
+        device: device that the network is trained on.
+        group: processes that share the pictures of a step.
 
     Raises:
         ValueError: no root, no pictures or recordings, or a variant without kind experts or YAMNet.
@@ -87,7 +87,7 @@ class PicturesTask:
         self._ahead: deque[tuple[tuple[int, int], Future[list[LabelledFrame]]]] = deque()
 
     def batch(self, step: int, *, size_px: int) -> PictureBatch:
-        """This process's pictures of a step, each with its windows."""
+        """Return this process's pictures of a step, each with its windows."""
         bank = self._sounds()
         pictures = self._pictures(step, size_px)
         random = np.random.default_rng((self.config.seed, STREAM_SOUND, step, self.group.rank))
@@ -104,13 +104,13 @@ class PicturesTask:
         )
 
     def evaluate(self, model: AVESFormer, *, size_px: int) -> dict[str, Any]:
-        """Figures on the validation pictures and recordings; `score` sums up what matters."""
+        """Return figures on the validation pictures and recordings; `score` selects the best checkpoint."""
         chosen = choose_pictures(self.index, split="val", num_pictures=self.config.evaluate_clips or None)
         figures = evaluate_pictures(model, self.index, chosen, size_px=size_px)
         return figures.summary()
 
     def describe(self) -> dict[str, Any]:
-        """Numbers of pictures, recordings and pairs."""
+        """Return the numbers of pictures, recordings and pairs."""
         recordings = [entry for entry in self.index.recordings if entry.split == "train"]
         return {
             "kinds": len(self.index.kinds),
@@ -122,11 +122,11 @@ class PicturesTask:
         }
 
     def close(self) -> None:
-        """Stop preparing ahead."""
+        """Stop prefetching."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _sounds(self) -> SoundBank:
-        """The bank, built when the network has its weights."""
+        """The sound bank, built on first use, when the network has its weights."""
         if self._bank is None:
             model = cast(PicturesObjective, self.objective).model
             self._bank = build_sound_bank(
@@ -154,22 +154,22 @@ class PicturesTask:
 
 
 def present_kinds(classes: NDArray[np.uint8]) -> list[int]:
-    """Kinds with enough pixels in a label map (H, W)."""
+    """Return the kinds with enough pixels in a label map (H, W)."""
     counts = np.bincount(classes.ravel(), minlength=256)[1:255]
     return [int(kind) for kind in np.flatnonzero(counts >= LEAST_SHARE * classes.size)]
 
 
 def choose_sounds(bank: SoundBank, present: list[list[int]], config: TrainingConfig, random: Random) -> NDArray[Any]:
-    """Windows for each picture: the first with a kind in it, the others with one, another kind, or nothing.
+    """Choose windows for each picture: the first with a kind of the picture, the others with one, another kind or none.
 
     Args:
-        bank: the windows.
+        bank: windows to choose from.
         present: kinds in each of P pictures.
-        config: uses `sounds_per_picture`.
-        random: decides.
+        config: its `sounds_per_picture` is S.
+        random: random generator.
 
     Returns:
-        (P, S) int64 numbers of windows.
+        (P, S) int64 indices of windows in the bank.
     """
     num_kinds = len(bank.alone)
     numbers = np.zeros((len(present), config.sounds_per_picture), np.int64)
@@ -189,7 +189,7 @@ def choose_sounds(bank: SoundBank, present: list[list[int]], config: TrainingCon
 
 
 def _teacher(model: AVESFormer, config: TrainingConfig) -> MobileNetDeepLab | None:
-    """A backbone of its own with the public weights of `config.teacher_weights`, in eval mode."""
+    """Return a separate backbone with the public weights of `config.teacher_weights`, in eval mode."""
     if not config.teacher_weights:
         return None
     other = AVESFormer(model.config)
@@ -198,10 +198,10 @@ def _teacher(model: AVESFormer, config: TrainingConfig) -> MobileNetDeepLab | No
 
 
 def _freeze(model: AVESFormer, config: TrainingConfig) -> None:
-    """Stop the gradients of the encoders' early layers.
+    """Freeze the encoders' early layers.
 
     Raises:
-        ValueError: another backbone or audio branch.
+        ValueError: the network has another backbone or audio branch.
     """
     backbone, audio = model.backbone.network, model.audio
     if not isinstance(backbone, MobileNetDeepLab) or not isinstance(audio, Yamnet) or model.experts is None:

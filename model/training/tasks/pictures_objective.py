@@ -1,4 +1,4 @@
-"""What a step on pictures and recordings minimises: masks under several sounds each, kinds seen and kinds heard."""
+"""The loss on pictures and recordings: masks under several sounds per picture, kinds seen and kinds heard."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PictureBatch:
     Attributes:
         frames: (P, 3, H, W) normalised.
         classes: (P, H, W) int64: 0 background, 1 + kind, 255 ignored.
-        features: (S P + E, C, f, m) of the audio branch's frozen layers; window s P + p is heard with picture p.
+        features: (S P + E, C, f, m) output of the audio branch's frozen layers; window s P + p belongs to picture p.
         heard: (S P + E, kinds) boolean.
         num_sounds: S.
     """
@@ -43,7 +43,7 @@ class PictureBatch:
 
 
 def heard_classes(classes: Tensor, heard: Tensor) -> Tensor:
-    """Classes of the pixels that sound; the others become background.
+    """Replace the classes that do not sound by background.
 
     Args:
         classes: (B, h, w) int64: 0 background, 1 + kind, 255 ignored.
@@ -60,13 +60,13 @@ def heard_classes(classes: Tensor, heard: Tensor) -> Tensor:
 
 
 class PicturesObjective(nn.Module):
-    """The network with its losses; it has no weights of its own.
+    """A network with its losses. It adds no weights.
 
     Args:
         model: a semantic network with kind experts and a YAMNet.
-        num_audio_layers: layers of the YAMNet that a batch's features have passed already.
-        teacher: a backbone with public weights whose features the model's are not to depart from; None for none.
-        teacher_weight: of that loss.
+        num_audio_layers: number of YAMNet's layers that have already been applied to a batch's features.
+        teacher: backbone with public weights for the distillation loss; None for no such loss.
+        teacher_weight: weight of the distillation loss.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class PicturesObjective(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, batch: PictureBatch) -> dict[str, Tensor]:
-        """Losses by name; `loss` is the one to minimise.
+        """Return losses by name; `loss` is the one to minimise.
 
         Returns:
             Scalars `loss`, `mask`, `seen`, `heard`.
@@ -117,7 +117,7 @@ class PicturesObjective(nn.Module):
         return {"loss": loss, **losses}
 
     def _departure(self, features: Tensor, batch: PictureBatch) -> Tensor:
-        """Squared distance from the teacher's features over their square, where all that is seen is known to it."""
+        """Return the relative squared distance from the teacher's features, over pixels of classes that it knows."""
         with torch.no_grad():
             wanted = cast(nn.Module, self.teacher)(batch.frames)[-1].float()  # (P, 256, h, w)
         classes = F.interpolate(batch.classes[:, None].float(), size=wanted.shape[-2:], mode="nearest").long()

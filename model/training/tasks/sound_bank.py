@@ -1,4 +1,4 @@
-"""Windows mixed before a run, as features of YAMNet's first layers, which stand still: a step then only draws them."""
+"""Windows that are mixed before a run and stored as features of YAMNet's frozen first layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK_WINDOWS = 32
 NO_KIND = -1
 # Sources of a window: at most two.
 MAX_SOURCES = 2
-# Share of the windows with a wanted kind that are taken from mixes with another one.
+# Share of the drawn windows with a given kind that are mixes with another kind.
 MIXED_SHARE = 0.2
 
 Progress = Callable[[int, int], None]
@@ -29,10 +29,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SoundBank:
-    """Windows and what is heard in them.
+    """Windows and the kinds that are heard in them.
 
     Attributes:
-        features: (N, C, f, m) float16, after the layers that stand still.
+        features: (N, C, f, m) float16, output of the frozen layers.
         sources: (N, 2) int64, kinds of the sources, -1 for none.
         heard: (N, kinds) boolean, kinds whose pixels sound.
     """
@@ -46,7 +46,7 @@ class SoundBank:
 
     @staticmethod
     def of(features: Tensor, sources: Tensor, index: PicturesIndex) -> SoundBank:
-        """Look up what is heard, and which windows have which kind alone, in a mix, or none."""
+        """Compute what is heard, and index the windows by kind: alone, in a mix, or none."""
         num_kinds = len(index.kinds)
         heard = torch.zeros(len(sources), num_kinds + 1, dtype=torch.bool)
         for kind in range(num_kinds):
@@ -61,7 +61,7 @@ class SoundBank:
         return SoundBank(features, sources, heard[:, :-1], alone, mixed, numbers[first == NO_KIND])
 
     def draw(self, kind: int | None, random: np.random.Generator) -> int:
-        """A window in which a kind is heard, or (None, or a kind that has none) one in which nothing is."""
+        """Return a window with the kind, or one without sources (for None, or if no window has the kind alone)."""
         if kind is None or not len(self.alone[kind]):
             pool = self.empty
         elif len(self.mixed[kind]) and random.random() < MIXED_SHARE:
@@ -81,16 +81,16 @@ def build_sound_bank(
     file: Path | None = None,
     progress: Progress | None = None,
 ) -> SoundBank:
-    """Mix windows of the training recordings and run the first layers over them.
+    """Mix windows of the training recordings and apply the frozen layers to them.
 
     Args:
         index: the recordings.
         audio: the audio branch.
         num_windows: N.
-        num_layers: layers that stand still, 1 to 14.
-        seed: decides every mix.
-        file: read instead if it exists, written otherwise.
-        progress: called with windows done and in all.
+        num_layers: number of frozen layers, 1 to 14.
+        seed: seed of all mixes.
+        file: file of the bank; it is read if it exists, else written.
+        progress: called with the numbers of windows done and of all windows.
 
     Returns:
         The bank, on the CPU.
