@@ -166,6 +166,21 @@ def test_channels_that_cancel_out_are_heard_by_one_of_them(gains: tuple[float, .
     assert decoded.clip.audio.notes == ("antiphase",)
 
 
+def test_only_the_windows_that_cancel_out_are_heard_by_one_channel() -> None:
+    """One recording whose second channel turns around half-way: both clips have the same bytes but for that channel."""
+    spec = ClipSpec(num_frames=100, sound="pcm_s16le", container="mov")
+    clips = [make_clip(ClipSpec(**{**vars(spec), "sound_gains": (1, gain)})) for gain in (0.5, -1)]
+    assert len(clips[0]) == len(clips[1])
+    data = clips[0][: len(clips[0]) // 2] + clips[1][len(clips[0]) // 2 :]
+    decoded = decode_here(data, make_job())
+    levels = np.sqrt((decoded.windows[[0, -1]] ** 2).mean(axis=1))
+    assert levels == pytest.approx([0.75 * 0.3 / np.sqrt(2), 0.3 / np.sqrt(2)], rel=0.02)
+    for job, notes in ((make_job(), ("antiphase",)), (make_job(end_s=1.0), ())):
+        audio = decode_here(data, job).clip.audio
+        assert audio is not None
+        assert audio.notes == notes
+
+
 def test_surround_front_channels_that_cancel_out_are_heard() -> None:
     spec = ClipSpec(sound="pcm_s16le", container="mov", sound_layout="5.1", sound_gains=(1, -1, 0, 0, 0, 0))
     decoded = decode_here(make_clip(spec), make_job())
