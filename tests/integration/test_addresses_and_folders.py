@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -124,6 +125,22 @@ def test_a_spool_that_cannot_be_written_makes_the_front_unready_and_is_logged(tm
         blocked.unlink()
         assert httpx.get(f"{process.url}/readyz", timeout=GUARD_S).status_code == 200
         process.wait_for_line("the spool can be written again")
+
+
+def test_a_spool_that_is_lost_while_the_front_runs_makes_it_unready_with_the_first_upload(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with ServiceProcess(spool_dir=spool) as process, httpx.Client(base_url=process.url, timeout=GUARD_S) as client:
+        assert client.get("/readyz").status_code == 200
+        shutil.rmtree(spool)
+        spool.write_text("a file where the folder was")
+        refused = client.post("/v1/segment", files={"video": make_clip(num_frames=20)})
+        assert refused.status_code == 500, "the disk is not full, so it is a fault of this front"
+        assert client.get("/readyz").json()["code"] == "backend_down"
+        process.wait_for_line("the spool cannot be written")
+        spool.unlink()
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/segment", files={"video": make_clip(num_frames=20)}).status_code == 200
 
 
 def test_a_full_spool_is_507_and_leaves_nothing(small_disk: Path) -> None:
