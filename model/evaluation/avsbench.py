@@ -1,4 +1,4 @@
-"""Evaluation on AVSBench: AVSBench's protocol, order-free values, the service's audio windows, and use of the sound.
+"""Evaluation on AVSBench: its own protocol, order-free figures, the service's audio windows, and wrong sounds.
 
 Figures of different protocols have different names.
 """

@@ -1,4 +1,4 @@
-"""Speed of a checkpoint beside a bare ResNet-50 in the same run: ratios travel between machines, seconds do not."""
+"""Speed of a checkpoint relative to a bare ResNet-50 in the same run, because ratios compare across machines."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Speed:
 
     Attributes:
         variant: name of the model variant.
-        dtype: of weights and activations.
-        batch: samples of a call.
+        dtype: dtype of weights and activations.
+        batch: samples per call.
         frames_per_s: whole predictor, from uint8 frames and waveforms to logits in host memory.
         ratio_to_resnet50: its time over that of a bare ResNet-50 forward pass of as many frames of the same size.
     """
@@ -46,17 +46,17 @@ class Speed:
 def measure_speed(
     path: Path | None, *, device: str, batches: Sequence[int], threads: int | None, seconds: float
 ) -> Iterator[Speed]:
-    """Time a checkpoint, calls of both networks taking turns.
+    """Measure the speed of a checkpoint, in calls that alternate with those of ResNet-50.
 
     Args:
         path: the checkpoint; None is the shipped one.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        batches: samples of a call.
-        threads: CPU threads of torch; None leaves torch's choice.
-        seconds: spent on each batch size and dtype, about.
+        batches: numbers of samples per call.
+        threads: CPU threads of torch; None for torch's default.
+        seconds: approximate time for each batch size and dtype.
 
     Yields:
-        one Speed for each dtype (float32; bfloat16 too on CUDA and on CPUs that multiply in it) and batch.
+        One Speed for each dtype (float32; also bfloat16 on CUDA and on CPUs that multiply in it) and batch size.
     """
     for dtype in _dtypes(choose_device(device)):
         predictor = Predictor.load(path, device=device, dtype=dtype, threads=threads)
@@ -66,11 +66,11 @@ def measure_speed(
 def measure_variant_speed(
     name: str, *, device: str, batches: Sequence[int], threads: int | None, seconds: float
 ) -> Iterator[Speed]:
-    """Time a variant with random weights: its speed does not depend on what it has learnt.
+    """Measure the speed of a variant with random weights, on which the speed does not depend.
 
     Args:
         name: a variant, at its own frame size (`r50`: 224 px).
-        device: as in `measure_speed`; so are the other arguments and what is yielded.
+        device: as in `measure_speed`, like the other arguments and the yielded values.
 
     Raises:
         ValueError: no such variant.
@@ -87,15 +87,15 @@ def measure_variant_speed(
 def cpu_s_per_sample(
     path: Path | None, *, device: str, dtype: str, threads: int | None, batch: int, seconds: float
 ) -> float:
-    """Least CPU seconds of this process that a checkpoint spends on one sample of a full batch.
+    """Return the least CPU time in seconds that a checkpoint needs for one sample of a full batch.
 
     Args:
         path: the checkpoint; None is the shipped one.
         device: as in `measure_speed`.
         dtype: as in `Predictor.load`.
         threads: as in `measure_speed`.
-        batch: samples of a call.
-        seconds: spent, about.
+        batch: samples per call.
+        seconds: approximate duration of the measurement.
     """
     call = _predict_call(Predictor.load(path, device=device, dtype=dtype, threads=threads), batch)
     call()
@@ -113,7 +113,7 @@ def _dtypes(place: torch.device) -> tuple[str, ...]:
 
 
 def multiplies_in_bfloat16(cpu_info: Path) -> bool:
-    """Whether this machine's CPU multiplies in bfloat16; False where the file does not exist."""
+    """Return whether this machine's CPU multiplies in bfloat16; False if the file does not exist."""
     try:
         return not _BFLOAT16_FLAGS.isdisjoint(cpu_info.read_text().split())
     except OSError:
@@ -135,7 +135,7 @@ def _speeds(predictor: Predictor, *, batches: Sequence[int], seconds: float) -> 
 
 
 def _resnet50() -> torch.nn.Module:
-    """ResNet-50 with random weights, without its classifier."""
+    """Return a ResNet-50 with random weights and without its classifier."""
     return ResNet().eval()
 
 
@@ -159,7 +159,7 @@ def _forward_call(network: torch.nn.Module, pictures: torch.Tensor) -> Callable[
 
 
 def _take_turns(first: Callable[[], object], second: Callable[[], object], *, seconds: float) -> tuple[float, float]:
-    """Median seconds of both calls, made in turns so that a busy moment meets both."""
+    """Return the median seconds of both calls, which alternate so that other load affects both."""
     first(), second()
     spent: tuple[list[float], list[float]] = ([], [])
     until_s = time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""Mask metrics: the field's own (with their quirks, named) and plain ones. Never mix the two in one column."""
+"""Mask metrics: those of published AVS results, with their peculiarities, and plain ones. They are not comparable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEMANTIC_EPSILON = 2.220446049250313e-16
 
 
 def mask_iou(masks: Tensor, truth: Tensor) -> Tensor:
-    """Plain intersection over union; two empty masks score 1.
+    """Return the plain intersection over union; two empty masks score 1.
 
     Args:
         masks: (B, H, W) boolean.
@@ -31,10 +31,10 @@ def mask_iou(masks: Tensor, truth: Tensor) -> Tensor:
 
 
 def field_j(masks: Tensor, truth: Tensor) -> Tensor:
-    """The field's M_J of each frame (AVSBench `mask_iou`).
+    """Return M_J of each frame as published results compute it (AVSBench `mask_iou`).
 
-    A frame with an empty truth scores the share of pixels left empty, so 1 for an empty mask and nearly 1 for a small
-    wrong one: this flatters models on quiet frames.
+    A frame with an empty truth scores the share of pixels left empty: 1 for an empty mask and nearly 1 for a small
+    wrong one. Scores of quiet frames are therefore too high.
 
     Args:
         masks: (B, H, W) boolean.
@@ -52,7 +52,7 @@ def field_j(masks: Tensor, truth: Tensor) -> Tensor:
 
 
 def f_curve(probability: Tensor, truth: Tensor) -> Tensor:
-    """F-score (beta^2 = 0.3) of each frame over the field's 255 thresholds.
+    """Return the F-score (beta^2 = 0.3) of each frame at AVSBench's 255 thresholds.
 
     Args:
         probability: (B, H, W) float in [0, 1].
@@ -80,9 +80,9 @@ def _frame_f_curve(probability: Tensor, truth: Tensor, thresholds: Tensor) -> Te
 
 
 def field_f(batches: Sequence[Tensor]) -> float:
-    """The field's M_F: per batch the maximum of its mean curve (0 for a batch of empty frames), averaged.
+    """Return M_F as published: the maximum of each batch's mean curve (0 for a batch of empty frames), averaged.
 
-    It depends on the batch size and order; state the batch size with it (`PROTOCOL_CLIPS_PER_BATCH`).
+    The value depends on the batch size and order; state the batch size with it (`PROTOCOL_CLIPS_PER_BATCH`).
 
     Args:
         batches: the `f_curve` of each batch, (B', 255).
@@ -92,12 +92,12 @@ def field_f(batches: Sequence[Tensor]) -> float:
 
 
 def order_free_f(curves: Tensor) -> float:
-    """Maximum over thresholds of the data set's mean curve (N, 255): no dependence on batches."""
+    """Return the maximum over thresholds of the data set's mean curve (N, 255), which is independent of batches."""
     return float(curves.mean(dim=0).max()) if len(curves) else 0.0
 
 
 class BinaryScore:
-    """Every binary figure of a data set, each under a name that says how it was computed.
+    """All binary figures of a data set. Each name states how the figure is computed.
 
     Add one protocol batch (the frames of `PROTOCOL_CLIPS_PER_BATCH` clips) at a time.
     """
@@ -178,7 +178,7 @@ class SemanticScore:
         return self.f_sum / self.num_frames
 
     def field_miou(self, *, num_padded: int = 0) -> float:
-        """The field's value: mean over all K classes, absent ones as 0.
+        """Return mIoU as published: the mean over all K classes, absent ones as 0.
 
         Args:
             num_padded: frames that AVSBench and AVSegFormer pad short clips with and score as perfect background, which
@@ -187,11 +187,11 @@ class SemanticScore:
         return self._all_class_mean(self.iou_sum, num_padded)
 
     def present_miou(self) -> float:
-        """Mean over the classes that occur."""
+        """Return the mean over the classes that occur."""
         return float(self.per_class_iou()[self.num_frames > 0].mean())
 
     def field_f(self, *, num_padded: int = 0) -> float:
-        """The field's F: mean over all K classes, absent ones as 0; `num_padded` as in `field_miou`."""
+        """Return F as published: the mean over all K classes, absent ones as 0; `num_padded` as in `field_miou`."""
         return self._all_class_mean(self.f_sum, num_padded)
 
     def figures(self, *, num_padded: int) -> dict[str, float]:
@@ -224,7 +224,7 @@ class SemanticScore:
 
 
 def _class_scores(joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """IoU, F and union (each (K,)) of a confusion matrix (true, predicted)."""
+    """Return IoU, F and union (each (K,)) of a confusion matrix (true, predicted)."""
     hits, in_truth, in_answer = joint.diagonal(), joint.sum(dim=1), joint.sum(dim=0)
     union = in_truth + in_answer - hits
     precision, recall = hits / (in_answer + SEMANTIC_EPSILON), hits / (in_truth + SEMANTIC_EPSILON)

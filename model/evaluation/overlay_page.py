@@ -1,4 +1,4 @@
-"""A page of overlays: what a model answered on some clips, beside the truth. One HTML file with its pictures inside."""
+"""Write a page that shows a model's answers on some clips beside the truth, as one HTML file with embedded pictures."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class OverlayPage:
     """Collects clips, evenly spread over a split, and writes the page.
 
     Args:
-        labels: of the model; one for a binary one.
-        num_clips: clips that will be shown to it.
-        num_kept: clips on the page, at most.
+        labels: labels of the model; a binary model has one.
+        num_clips: number of clips that will be passed to `show`.
+        num_kept: most clips on the page.
     """
 
     def __init__(self, labels: tuple[str, ...], *, num_clips: int, num_kept: int = 12) -> None:
@@ -43,13 +43,13 @@ class OverlayPage:
         self._sections: list[str] = []
 
     def show(self, clip: Clip, answer: Tensor, served: Tensor | None) -> None:
-        """Take a clip: answers (T, H, W) int64 with the field's windows and with the service's (or None)."""
+        """Add a clip with its answers (T, H, W) int64 with AVSBench's windows and with the service's (or None)."""
         if self._seen % self._step == 0:
             self._sections.append(self._section(clip, answer, served))
         self._seen += 1
 
     def write(self, path: Path, *, title: str) -> None:
-        """Write the page; it refers to nothing outside itself."""
+        """Write the page; it needs no other files."""
         text = html.escape(title)
         path.write_text(
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{text}</title><style>{STYLE}</style>"

@@ -23,14 +23,14 @@ NUM_STARTS = 16
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and what is heard with it.
+    """A picture and the sound that it is evaluated with.
 
     Attributes:
-        picture: of the split.
-        recording: None is silence.
-        kind: what sounds in the picture, None where nothing in it does.
+        picture: picture of the split.
+        recording: recording, None for silence.
+        kind: kind that sounds in the picture, None if nothing in it sounds.
         purpose: `own`, `other`, `ambience` or `silence`.
-        has_two: the picture shows another kind, too.
+        has_two: whether the picture shows another kind, too.
     """
 
     picture: Picture
@@ -46,7 +46,7 @@ def choose_pictures(index: PicturesIndex, *, split: str, num_pictures: int | Non
     Args:
         index: pictures and recordings.
         split: `train` or `val`.
-        num_pictures: at most so many, evenly spread; None for all.
+        num_pictures: most pictures, evenly spread; None for all.
 
     Raises:
         ValueError: the split has no pictures with masks.
@@ -63,7 +63,7 @@ def choose_pairs(picture: Picture, classes: Pixels, index: PicturesIndex) -> lis
     """Return a picture's pairs: two recordings of each kind in it, two of other kinds, ambience, silence.
 
     Args:
-        picture: picture of any split; the recordings are of the same one.
+        picture: picture of any split; the recordings are taken from the same split.
         classes: (H, W) uint8 label map: 0 background, 1 + kind, 255 ignored.
         index: pictures and recordings.
     """
@@ -86,7 +86,7 @@ def choose_pairs(picture: Picture, classes: Pixels, index: PicturesIndex) -> lis
 
 
 def loudest_window(waveform: Waveform) -> Waveform:
-    """Return the loudest of some evenly spread windows (15600,); a shorter recording gets silence before it."""
+    """Return the loudest of some evenly spread windows (15600,); a shorter recording is padded in front with zeros."""
     if len(waveform) <= WINDOW_SAMPLES:
         return np.pad(waveform, (WINDOW_SAMPLES - len(waveform), 0))
     starts = np.linspace(0, len(waveform) - WINDOW_SAMPLES, NUM_STARTS).astype(int)

@@ -1,4 +1,4 @@
-"""One evaluation on pictures as the command line asks for it: plain, under changed sound, with contact sheets."""
+"""Evaluation on pictures for the command line: plain, with changed sound, and with contact sheets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GAIN = 10 ** (12 / 20)
 
 
 def narrow(waveform: Waveform) -> Waveform:
-    """Return the waveform as a recorder at 8 kHz keeps it: nothing above 4 kHz."""
+    """Return the waveform without frequencies above 4 kHz, as a recording at 8 kHz has it."""
     spectrum = np.fft.rfft(waveform.astype(np.float64))
     spectrum[np.fft.rfftfreq(len(waveform), 1 / SAMPLE_RATE_HZ) >= NARROW_RATE_HZ / 2] = 0
     return np.fft.irfft(spectrum, n=len(waveform)).astype(np.float32)
@@ -65,9 +65,9 @@ class ContactSheet:
         parts = [_tint(entry.frame, classes) for classes in (np.zeros_like(entry.truth), entry.truth, entry.answer)]
         tile = np.zeros((TILE_PX + CAPTION_PX, 3 * TILE_PX, 3), np.uint8)
         tile[CAPTION_PX:] = np.hstack([cv2.resize(part, (TILE_PX, TILE_PX)) for part in parts])
-        said = np.bincount(entry.answer[entry.answer > 0], minlength=1)
-        if said.any():
-            caption += f", says {self.labels[int(said.argmax())]}"
+        counts = np.bincount(entry.answer[entry.answer > 0], minlength=1)
+        if counts.any():
+            caption += f", says {self.labels[int(counts.argmax())]}"
         cv2.putText(tile, caption, (2, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
         self.tiles.append((score, tile))
 
@@ -94,7 +94,7 @@ class PicturesRun:
     Attributes:
         root: folder of pictures and recordings.
         split: `train` or `val`.
-        num_pictures: at most so many; None for all.
+        num_pictures: most pictures; None for all.
         is_robust: repeat the figures under each of `ROBUST_CHANGES`.
         has_only_experts: measure the product of kinds seen and kinds heard instead of the network.
         sheet: folder for contact sheets; None for none.
@@ -139,7 +139,7 @@ class PicturesRun:
 
 
 def _tint(frame: Pixels, classes: Pixels) -> Pixels:
-    """Red over what sounds, grey over ignored pixels."""
+    """Tint sounding pixels red and ignored pixels grey."""
     tinted = frame.copy()
     sounds, ignored = (classes > 0) & (classes != IGNORED), classes == IGNORED
     tinted[sounds] = (frame[sounds] // 2 + np.array([127, 20, 20])).astype(np.uint8)

@@ -1,7 +1,8 @@
-"""Figures on pictures with masks and recordings: the right pixels under the right sound, none under another.
+"""Figures on pictures with masks, paired with recordings.
 
 Each picture is paired with recordings of the same split: of a kind in it, of a kind that is not in it, ambience and
-silence. Every choice follows from the picture's place in the index, so that two checkpoints see the same pairs.
+silence. A model should mark the sounding kind, and nothing under the other sounds. The pairs are those of
+`picture_pairs`, the same for every checkpoint.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ Show = Callable[["PairAnswer"], None]
 
 @dataclass(frozen=True)
 class PairAnswer:
-    """A pair, its truth and what the network said.
+    """A pair, its truth and the network's answer.
 
     Attributes:
         frame: (H, W, 3) uint8.
         truth: (H, W) uint8: 1 + kind where it sounds, 255 ignored.
         answer: (H, W) uint8: 1 + kind.
-        iou: with what sounds, or, where nothing in the picture does, with what is there.
-        area: share of the frame that the answer fills.
+        iou: IoU with the sounding pixels; if nothing in the picture sounds, with all annotated objects.
+        area: share of the frame that the answer covers.
     """
 
     pair: Pair
@@ -69,7 +70,7 @@ class PicturesFigures:
     confusions: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers; `score` is the mean IoU over kinds less what is painted under wrong sounds."""
+        """Return the figures as plain numbers. `score` weighs IoU and the shares of empty answers, see `_score`."""
         means = {kind: float(np.mean(values)) for kind, values in self.iou_by_kind.items()}
         counted = [mean for kind, mean in means.items() if len(self.iou_by_kind[kind]) >= LEAST_SAMPLES]
         empties = {f"{name}_empty": _mean(values) for name, values in self.empty.items()}
@@ -110,10 +111,10 @@ def evaluate_pictures(
         index: pictures and recordings.
         pictures: pictures of one split, from `choose_pictures`.
         size_px: height and width that frames are resized to.
-        change: of every waveform, such as another gain.
-        has_only_experts: the product of what is seen and what is heard, without the fused part: the baseline.
+        change: applied to every waveform, such as another gain.
+        has_only_experts: measure the baseline instead: the product of kinds seen and kinds heard, without fusion.
         show: called with every answer.
-        progress: called with pictures done and in all.
+        progress: called with the numbers of pictures done and of all pictures.
 
     Returns:
         The figures.
@@ -151,7 +152,7 @@ class _Hearing:
 
     @torch.inference_mode()
     def embedding(self, recording: Recording | None) -> Tensor:
-        """(1, embedding_dim) of a recording's loudest window."""
+        """Return the embedding (1, embedding_dim) of a recording's loudest window."""
         if recording not in self._known:
             silence = np.zeros(WINDOW_SAMPLES, np.float32)
             window = silence if recording is None else loudest_window(read_recording(recording.path))
@@ -164,7 +165,7 @@ class _Hearing:
 
 @torch.inference_mode()
 def _answers(model: AVESFormer, frame: Pixels, embeddings: Tensor, *, has_only_experts: bool) -> list[Pixels]:
-    """The class of every pixel (H, W) uint8, for each of the sounds."""
+    """Return the class of every pixel (H, W) uint8 for each of the sounds."""
     frames = normalise_frames(torch.from_numpy(frame)[None].to(embeddings.device))
     visual = model.see(frames).repeat(len(embeddings))
     if has_only_experts:
@@ -184,20 +185,20 @@ def compare_answer(pair: Pair, frame: Pixels, classes: Pixels, answer: Pixels, i
         pair: picture and recording.
         frame: (H, W, 3) uint8.
         classes: (H, W) uint8 label map of the picture.
-        answer: (H, W) uint8: 1 + kind where the model says that it sounds.
+        answer: (H, W) uint8: 1 + kind at pixels predicted to sound.
         index: pictures and recordings.
     """
     counted = classes != IGNORED
     heard = index.heard(pair.kind)
     sounds = np.isin(classes, [1 + kind for kind in heard]) & counted
     truth = np.where(counted, np.where(sounds, classes, 0), IGNORED).astype(np.uint8)
-    said = (answer > 0) & counted
+    predicted = (answer > 0) & counted
     if pair.kind is not None:
         right = np.isin(answer, [1 + kind for kind in heard]) & counted
         iou = _iou(right, sounds)
     else:
-        iou = _iou(said, (classes > 0) & counted)
-    return PairAnswer(pair, frame, truth, answer, iou, float(said.mean()))
+        iou = _iou(predicted, (classes > 0) & counted)
+    return PairAnswer(pair, frame, truth, answer, iou, float(predicted.mean()))
 
 
 def count_answer(figures: PicturesFigures, entry: PairAnswer, index: PicturesIndex) -> None:
@@ -212,14 +213,14 @@ def count_answer(figures: PicturesFigures, entry: PairAnswer, index: PicturesInd
     if pair.has_two:
         figures.two.append(entry.iou)
     counted = entry.truth != IGNORED
-    said, sounds = (entry.answer > 0) & counted, (entry.truth > 0) & counted
-    labels = np.bincount(entry.answer[said], minlength=1)
-    if not said.any():
+    predicted, sounds = (entry.answer > 0) & counted, (entry.truth > 0) & counted
+    labels = np.bincount(entry.answer[predicted], minlength=1)
+    if not predicted.any():
         figures.confusions[f"{index.kinds[pair.kind]} > nothing"] += 1
         return
     label = int(labels.argmax()) - 1
     is_right = label in index.heard(pair.kind)
-    if _iou(said, sounds) >= MATCH_IOU:
+    if _iou(predicted, sounds) >= MATCH_IOU:
         figures.labels.append(is_right)
     if not is_right:
         figures.confusions[f"{index.kinds[pair.kind]} > {index.kinds[label]}"] += 1
@@ -235,5 +236,6 @@ def _mean(values: Sequence[float] | Sequence[bool]) -> float | None:
 
 
 def _score(iou: float | None, two: float | None, empties: Sequence[float | None]) -> float:
+    """Return 0.6 times the IoU over kinds plus 0.4 times the mean of all given figures."""
     parts = [value for value in (iou, two, *empties) if value is not None]
     return round(0.6 * (iou or 0.0) + 0.4 * float(np.mean(parts)), 4)

@@ -1,4 +1,4 @@
-"""Robustness to sounds that belong to nothing in the picture, after AVSBench-Robust (arXiv 2502.00358).
+"""Robustness to sounds that no object in the picture makes, after AVSBench-Robust (arXiv 2502.00358).
 
 Each labelled frame is segmented with its own sound and then with silence, with noise and with the sound of something
 off screen. Under the last three nothing in the picture sounds, so every pixel that is marked is a false positive.
