@@ -235,9 +235,9 @@ def _check(target: nn.Module, taken: State, strangers: list[str]) -> None:
         if key in own and value.shape != own[key].shape
     ]
     problems = [("missing", missing), ("unexpected", strangers), ("of another shape", misshapen)]
-    said = [f"{len(keys)} {what} ({_named(keys)})" for what, keys in problems if keys]
-    if said:
-        raise WeightsError(f"weights of another network: {'; '.join(said)}")
+    descriptions = [f"{len(keys)} {what} ({_named(keys)})" for what, keys in problems if keys]
+    if descriptions:
+        raise WeightsError(f"weights of another network: {'; '.join(descriptions)}")
 
 
 def _named(keys: list[str]) -> str:
