@@ -122,7 +122,7 @@ class BinaryScore:
         self.pixels += torch.stack(counts).double()
 
     def figures(self) -> dict[str, float]:
-        """The figures.
+        """Return the figures.
 
         Returns:
             `field_j_2_clips`, `field_f_2_clips`: as the field computes them, means over batches of 2 clips.
@@ -170,11 +170,11 @@ class SemanticScore:
             self.confusion += joint
 
     def per_class_iou(self) -> Tensor:
-        """(K,) float64, NaN for classes never seen."""
+        """Return IoU by class, (K,) float64; NaN for classes that never occur."""
         return self.iou_sum / self.num_frames
 
     def per_class_f(self) -> Tensor:
-        """(K,) float64, NaN for classes never seen."""
+        """Return F by class, (K,) float64; NaN for classes that never occur."""
         return self.f_sum / self.num_frames
 
     def field_miou(self, *, num_padded: int = 0) -> float:
@@ -195,7 +195,7 @@ class SemanticScore:
         return self._all_class_mean(self.f_sum, num_padded)
 
     def figures(self, *, num_padded: int) -> dict[str, float]:
-        """The figures.
+        """Return the figures.
 
         Args:
             num_padded: padded frames of the protocol, see `field_miou`.

@@ -43,7 +43,7 @@ class OverlayPage:
         self._sections: list[str] = []
 
     def show(self, clip: Clip, answer: Tensor, served: Tensor | None) -> None:
-        """Add a clip with its answers (T, H, W) int64 with AVSBench's windows and with the service's (or None)."""
+        """Add a clip: answers (T, H, W) int64 with AVSBench's windows and with the service's (or None)."""
         if self._seen % self._step == 0:
             self._sections.append(self._section(clip, answer, served))
         self._seen += 1
