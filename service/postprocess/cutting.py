@@ -16,7 +16,7 @@ from service.postprocess.tracks import FrameObjects
 _Floats = NDArray[np.float32]
 
 # The constants were chosen on 40 crossing clips of other seeds than those of `avesformer bench --only tracks`.
-# A part under this share of its track's area is too little to be told from noise: the object is hidden.
+# A part under this share of its track's area cannot be distinguished from noise: the object is hidden.
 _LEAST_PART: Final = 0.08
 # How much a pixel outside of the expected silhouette costs, per square root of the silhouette's area, and at most.
 _PLACE_WEIGHT: Final = 12.0
@@ -34,7 +34,7 @@ _SMOOTH_PX: Final = 5
 
 
 def cut(component: Bools, here: list[int], frame: FrameObjects) -> dict[int, Bools]:
-    """Cut a component between the tracks that are expected in it; parts too small to be told are left out."""
+    """Cut a component between the tracks that are expected in it; parts of the size of noise are left out."""
     if len(here) < 2:
         return {}
     surprises = {number: surprise(frame.bins, frame.tracks[number].colours) for number in here}

@@ -58,7 +58,7 @@ class GroupExistsError(Exception):
 
 
 class _ReopeningPool(BlockingConnectionPool):
-    """Connection pool that can be told to reopen every connection before its next use."""
+    """Connection pool that can be requested to reopen every connection before its next use."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
