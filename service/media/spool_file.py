@@ -11,6 +11,7 @@ from typing import IO, Protocol
 
 from service.domain.errors import ServiceError
 
+# EFBIG comes from a limit on the size of a file (RLIMIT_FSIZE, or the file system's own).
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -84,7 +85,7 @@ class SpoolFile:
             self._file.write(data)
             self._file.flush()
         except OSError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error, what="answers") from error
         self._size += len(data)
 
     def read(self, num_bytes: int) -> bytes:
@@ -145,7 +146,7 @@ class SpoolFile:
             file.flush()
         except OSError as error:
             self._room.release(self._size, party=self._party)
-            raise _storage_error(error) from error
+            raise storage_error(error, what="answers") from error
         self._room.release_memory(self._size)
         self._file = file
         self._is_on_disk = True
@@ -157,6 +158,13 @@ class SpoolFile:
             self._room.release_memory(self._size)
 
 
-def _storage_error(error: OSError) -> ServiceError:
-    what = "The disk that holds answers is full" if error.errno in _FULL_ERRNOS else "The answer could not be stored"
-    return ServiceError("storage_full", f"{what}; try again later.", retry_after_s=5.0)
+def storage_error(error: OSError, *, what: str) -> ServiceError:
+    """Return what a caller is told of a failed write: `storage_full`, or `backend_down` for any other reason.
+
+    Args:
+        error: of the operating system.
+        what: the disk holds, such as "uploads".
+    """
+    if error.errno in _FULL_ERRNOS:
+        return ServiceError("storage_full", f"The disk that holds {what} is full; try again later.", retry_after_s=5.0)
+    return ServiceError("backend_down", f"The folder of {what} cannot be written.")

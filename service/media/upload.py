@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import logging
 import os
@@ -14,14 +13,12 @@ from pathlib import Path
 
 from service.domain.caller import ANONYMOUS, Caller
 from service.domain.errors import ServiceError
-from service.media.spool_file import SpoolFile
+from service.media.spool_file import SpoolFile, storage_error
 
 # Smaller pieces are written on the event loop: writing and hashing 256 KiB takes under 0.3 ms.
 _INLINE_BYTES = 256 * 1024
 # A caller may occupy this many times the free bytes (dynamic thresholds, as in `service/core/admission.py`).
 _ROOM_FACTOR = 4
-# EFBIG comes from a limit on the size of a file (RLIMIT_FSIZE, or the file system's own).
-_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Bytes of a probe: one block, so that a completely full file system is noticed.
 _PROBE_BYTES = 4096
 
@@ -101,7 +98,7 @@ class Spool:
                 "the spool cannot be written",
                 extra={"folder": str(self._directory), "reason": f"{type(error).__name__}: {error.strerror}"},
             )
-        self._failure = _storage_error(error)
+        self._failure = storage_error(error, what="uploads")
         return self._failure
 
     async def open_upload(self, *, max_bytes: int, caller: Caller = ANONYMOUS) -> Upload:
@@ -311,9 +308,3 @@ async def _finish_in_thread(function: object, data: bytes) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([future])
         raise
-
-
-def _storage_error(error: OSError) -> ServiceError:
-    if error.errno in _FULL_ERRNOS:
-        return ServiceError("storage_full", "The disk that holds uploads is full; try again later.", retry_after_s=5.0)
-    return ServiceError("internal", "The upload could not be stored.")

@@ -135,7 +135,7 @@ def test_a_spool_that_is_lost_while_the_front_runs_makes_it_unready_with_the_fir
         shutil.rmtree(spool)
         spool.write_text("a file where the folder was")
         refused = client.post("/v1/segment", files={"video": make_clip(num_frames=20)})
-        assert refused.status_code == 500, "the disk is not full, so it is a fault of this front"
+        assert (refused.status_code, refused.json()["code"]) == (503, "backend_down")
         assert client.get("/readyz").json()["code"] == "backend_down"
         process.wait_for_line("the spool cannot be written")
         spool.unlink()
