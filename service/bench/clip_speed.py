@@ -17,7 +17,7 @@ from service.bench.figures import BenchPlan, Figures, OnStep, call_s, cpu_s
 from service.domain.chunk import SAMPLE_RATE_HZ
 from service.media.masks import encode_pixels
 from service.media.policy import DecodeJob, MediaPolicy
-from service.media.sandbox.clip_decode import samples_of
+from service.media.sandbox.decoding.clip_decode import samples_of
 from service.media.sandbox.source import UploadSource
 
 # Frame size in AVSBench.

@@ -20,12 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.domain.errors import ServiceError
 from service.domain.request import accept_request_id, accept_traceparent
+from service.rest.connection.protocol import connection_of
+from service.rest.connection.proxy import BehindProxy, ProxyPolicy
 from service.rest.errors import Problem, send_problem
-from service.rest.openapi import describe_api
+from service.rest.openapi.document import describe_api
 from service.rest.ops import build_ops_router
 from service.rest.parts import Probes, RestParts
-from service.rest.protocol import connection_of
-from service.rest.proxy import BehindProxy, ProxyPolicy
 from service.rest.segment import build_segment_router
 
 logger = logging.getLogger(__name__)

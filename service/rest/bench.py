@@ -15,10 +15,10 @@ from service.core.upload_rate import UploadRate
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext
-from service.rest.body import BodyReader
 from service.rest.errors import Problem, send_problem
-from service.rest.intake import ended_by_disconnect
 from service.rest.parts import RestParts
+from service.rest.requests.body import BodyReader
+from service.rest.requests.intake import ended_by_disconnect
 
 _MAX_BODY_BYTES = 64 * 1024
 

@@ -10,10 +10,10 @@ from starlette.types import Scope, Send
 from service.core.reader_rate import ReaderRate
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
-from service.rest.answer_lines import end_with_error
 from service.rest.errors import Problem, send_problem
 from service.rest.parts import RestParts
-from service.rest.sender import Sender
+from service.rest.responses.answer_lines import end_with_error
+from service.rest.responses.sender import Sender
 
 
 @asynccontextmanager

@@ -28,13 +28,10 @@ from service.domain.option_table import Option, Url
 from service.domain.options import RLE
 from service.formats.choose import FORMAT
 from service.jobs.api import JobEvent, JobRequest, Jobs
-from service.rest.answer_lines import with_heartbeats
-from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
-from service.rest.formats import ChosenFormat, send_answer, take_format
-from service.rest.intake import ended_by_disconnect
-from service.rest.openapi_requests import SECURITY, query_parameters, upload_parameters, upload_request_body
-from service.rest.openapi_responses import (
+from service.rest.openapi.described_route import DescribedRoute
+from service.rest.openapi.requests import SECURITY, query_parameters, upload_parameters, upload_request_body
+from service.rest.openapi.responses import (
     SEGMENT_CODES,
     answer_response,
     body_response,
@@ -42,9 +39,12 @@ from service.rest.openapi_responses import (
     problem_responses,
 )
 from service.rest.parts import RestParts
-from service.rest.request_head import JSON_TYPE, RequestHead, answer_type, merge_options, parse_query
+from service.rest.requests.intake import ended_by_disconnect
+from service.rest.requests.request_head import JSON_TYPE, RequestHead, answer_type, merge_options, parse_query
+from service.rest.responses.answer_lines import with_heartbeats
+from service.rest.responses.formats import ChosenFormat, send_answer, take_format
+from service.rest.responses.sender import Sender
 from service.rest.segment import AcceptedRequest, UploadIntake
-from service.rest.sender import Sender
 
 _ASKED = ("unauthenticated", "job_not_found", "job_expired", "backend_down")
 _JOB_ID = re.compile(r"[0-9a-f]{32}")

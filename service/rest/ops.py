@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.domain.errors import ServiceError
 from service.rest.errors import Problem
-from service.rest.openapi_responses import TEXT, body_response, problem_responses
+from service.rest.openapi.responses import TEXT, body_response, problem_responses
 from service.rest.parts import Probes
 
 _MODEL_SCHEMA: Final = {

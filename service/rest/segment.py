@@ -17,14 +17,14 @@ from service.domain.options import RLE, SegmentOptions, parse_options
 from service.domain.request import RequestContext
 from service.formats.choose import FORMAT
 from service.media.upload import Upload
-from service.rest.described_route import DescribedRoute
 from service.rest.exchange import exchange
-from service.rest.formats import ChosenFormat, send_answer, send_overlay, take_format
-from service.rest.intake import ended_by_disconnect, received_upload
-from service.rest.openapi_requests import SECURITY, upload_parameters, upload_request_body
-from service.rest.openapi_responses import SEGMENT_CODES, answer_response, problem_responses
+from service.rest.openapi.described_route import DescribedRoute
+from service.rest.openapi.requests import SECURITY, upload_parameters, upload_request_body
+from service.rest.openapi.responses import SEGMENT_CODES, answer_response, problem_responses
 from service.rest.parts import RestParts
-from service.rest.request_head import RequestHead, check_length, merge_options, parse_head
+from service.rest.requests.intake import ended_by_disconnect, received_upload
+from service.rest.requests.request_head import RequestHead, check_length, merge_options, parse_head
+from service.rest.responses.formats import ChosenFormat, send_answer, send_overlay, take_format
 
 
 def build_segment_router(parts: RestParts) -> APIRouter:

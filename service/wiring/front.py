@@ -19,10 +19,10 @@ from service.jobs.runner import JobRunner
 from service.ports import Answering
 from service.rest.app import create_app
 from service.rest.bench import build_bench_router
+from service.rest.connection.server import HttpServer
 from service.rest.jobs_routes import JobRouteParts, build_jobs_router
 from service.rest.live import LiveRouteParts, build_live_router
 from service.rest.parts import Probes, RestParts
-from service.rest.server import HttpServer
 from service.rpc.server import GrpcParts, GrpcServer, build_server
 from service.settings import Settings
 from service.wiring.core import Core, build_core, redis_links

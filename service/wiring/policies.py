@@ -15,10 +15,10 @@ from service.jobs.fetch import FetchPolicy
 from service.media.policy import MediaPolicy
 from service.ports import Predictor
 from service.rest.app import EdgePolicy
+from service.rest.connection.protocol import ConnectionPolicy
+from service.rest.connection.proxy import proxy_policy
+from service.rest.connection.server import ServerPolicy
 from service.rest.parts import RestPolicy
-from service.rest.protocol import ConnectionPolicy
-from service.rest.proxy import proxy_policy
-from service.rest.server import ServerPolicy
 from service.rpc.server import GrpcPolicy, TlsPair
 from service.rpc.servicer import ServicerPolicy
 from service.settings import Settings

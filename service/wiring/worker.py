@@ -13,8 +13,8 @@ from service.batching.segmenter import LocalSegmenter
 from service.domain.result import ModelInfo
 from service.redis.chunk_source import ChunkSourcePolicy, RedisChunkSource
 from service.rest.app import create_ops_app
+from service.rest.connection.server import HttpServer, ServerPolicy
 from service.rest.parts import Probes
-from service.rest.server import HttpServer, ServerPolicy
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.wiring.core import build_traces, redis_links

@@ -10,7 +10,7 @@ from support.scripted_decoders import Script
 
 from service.codec.answer_json import decode_document
 from service.domain.options import OPTION_NAMES
-from service.rest.request_head import RAW_TYPES
+from service.rest.requests.request_head import RAW_TYPES
 
 LINE_MODELS = {"clip": "ClipLine", "frame": "FrameLine", "end": "EndLine", "error": "ErrorLine"}
 

@@ -15,7 +15,7 @@ from support.rest_front import FrontSpec, rest_front
 from support.scripted_decoders import Script
 
 from service.rest.app import EdgePolicy
-from service.rest.proxy import proxy_policy
+from service.rest.connection.proxy import proxy_policy
 from service.settings import Settings
 
 RAW = {"Content-Type": "video/mp4"}

@@ -16,7 +16,7 @@ from support.rest_front import HANG_GUARD_S, FrontSpec, rest_front
 from support.scripted_decoders import Script
 from support.waiting import until
 
-from service.rest.protocol import ConnectionPolicy
+from service.rest.connection.protocol import ConnectionPolicy
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 GET_CHUNKED = b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.front import running_front
 
 from service.rest.app import create_ops_app
+from service.rest.connection.server import HttpServer, ServerPolicy
 from service.rest.parts import Probes
-from service.rest.server import HttpServer, ServerPolicy
 from service.telemetry.metrics import Metrics
 
 HANG_GUARD_S = 30.0

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from support.clips import make_clip
 from support.odd_clips import odd_clip
 
-from service.rest.request_head import NDJSON_TYPE, RAW_TYPES
+from service.rest.requests.request_head import NDJSON_TYPE, RAW_TYPES
 
 # Clips that are answered in tens of milliseconds, with masks and with none, and bytes that are no clip.
 CLIPS = [make_clip(width=32, height=32, num_frames=12), odd_clip("plain")]

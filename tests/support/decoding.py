@@ -14,7 +14,7 @@ from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
 from service.media.policy import DecodeJob, MediaPolicy
 from service.media.sandbox.child import scan
-from service.media.sandbox.clip_decode import decode_clip
+from service.media.sandbox.decoding.clip_decode import decode_clip
 from service.media.sandbox.source import UploadSource
 
 SIDE_PX = 32

@@ -16,8 +16,8 @@ from service.jobs.fetch import Fetcher, FetchPolicy
 from service.ports import Answering, Predictor
 from service.predictors.fake import FakePredictor
 from service.rest.app import create_app
+from service.rest.connection.server import HttpServer, ServerPolicy
 from service.rest.parts import Probes, RestParts, RestPolicy
-from service.rest.server import HttpServer, ServerPolicy
 from service.rpc.server import GrpcParts, GrpcPolicy, build_server
 from service.rpc.servicer import ServicerPolicy
 from service.settings import Settings

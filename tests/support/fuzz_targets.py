@@ -17,10 +17,10 @@ from service.media import framing
 from service.media.framing import FrameSize, ProtocolError
 from service.media.masks import encode_pixels
 from service.media.policy import MediaPolicy
-from service.media.sandbox.prescan import Scanner
+from service.media.sandbox.container.prescan import Scanner
 from service.media.sandbox.source import UploadSource
-from service.rest.form import FormParser
-from service.rest.request_head import merge_options, parse_query
+from service.rest.requests.form import FormParser
+from service.rest.requests.request_head import merge_options, parse_query
 
 _BOUNDARY = b"b"
 _SIZE = FrameSize(4, 6)

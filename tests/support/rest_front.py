@@ -25,9 +25,9 @@ from service.media.upload import Spool, Upload
 from service.ports import Predictor
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.rest.app import EdgePolicy, create_app
+from service.rest.connection.protocol import ConnectionPolicy
+from service.rest.connection.server import HttpServer, ServerPolicy
 from service.rest.parts import Probes, RestParts, RestPolicy
-from service.rest.protocol import ConnectionPolicy
-from service.rest.server import HttpServer, ServerPolicy
 from service.telemetry.metrics import Metrics
 
 HANG_GUARD_S = 60.0

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from service.domain.errors import ServiceError
 from service.media.policy import MediaPolicy
-from service.media.sandbox.aperture import Aperture
-from service.media.sandbox.picture import PictureDecoder
-from service.media.sandbox.prescan import ClipIndex, Scanner
-from service.media.sandbox.sampling import Shown
+from service.media.sandbox.container.aperture import Aperture
+from service.media.sandbox.container.prescan import ClipIndex, Scanner
+from service.media.sandbox.decoding.picture import PictureDecoder
+from service.media.sandbox.decoding.sampling import Shown
+from service.media.sandbox.decoding.timeline import origin_of, start_of
 from service.media.sandbox.source import UploadSource
-from service.media.sandbox.timeline import origin_of, start_of
 
 _ENVELOPE_RATE_HZ = 8_000
 # 10 ms at 8 kHz: finer than the strip can show.

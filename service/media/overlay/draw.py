@@ -22,10 +22,10 @@ from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 from service.media.overlay.clip import OverlaySource
 from service.media.overlay.paint import OverlayPainter, PaintPolicy, Picture
-from service.media.sandbox.colour import Colours
-from service.media.sandbox.orientation import orientation_of
-from service.media.sandbox.picture import presumed_colorspace
-from service.media.sandbox.sampling import Shown
+from service.media.sandbox.decoding.colour import Colours
+from service.media.sandbox.decoding.orientation import orientation_of
+from service.media.sandbox.decoding.picture import presumed_colorspace
+from service.media.sandbox.decoding.sampling import Shown
 
 # Codecs that an mp4 file takes as they are; other sound is encoded as AAC.
 _COPIED_SOUND = ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus")

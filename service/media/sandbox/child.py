@@ -14,12 +14,12 @@ from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
 from service.media import framing
 from service.media.policy import DecodeJob
-from service.media.sandbox import jail
-from service.media.sandbox.clip_decode import Tracks, decode_clip
+from service.media.sandbox.confinement import jail
+from service.media.sandbox.container.prescan import Scanner
+from service.media.sandbox.decoding.clip_decode import Tracks, decode_clip
+from service.media.sandbox.decoding.stills import serve_stills
 from service.media.sandbox.overlay_send import send_overlay
-from service.media.sandbox.prescan import Scanner
 from service.media.sandbox.source import UploadSource
-from service.media.sandbox.stills import serve_stills
 
 _BASE_CPU_S = 10.0
 # Of an overlay: a frame as RGB three times, 4:2:0 four times (x264 without lookahead), and the painter's copies.

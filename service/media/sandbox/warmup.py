@@ -18,11 +18,11 @@ from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.result import FrameMasks, Mask, Rle
 from service.media.policy import DecodeJob, MediaPolicy
-from service.media.sandbox.clip_decode import decode_clip
+from service.media.sandbox.container.prescan import Scanner
+from service.media.sandbox.decoding.clip_decode import decode_clip
+from service.media.sandbox.decoding.stills import decode_jpeg
 from service.media.sandbox.overlay_send import send_overlay
-from service.media.sandbox.prescan import Scanner
 from service.media.sandbox.source import UploadSource
-from service.media.sandbox.stills import decode_jpeg
 
 _SIDE_PX = 32
 _RATE_HZ = 44_100

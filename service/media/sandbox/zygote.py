@@ -25,10 +25,10 @@ from typing import NoReturn
 import av
 
 from service.media.framing import MAX_CONTROL_BYTES, MAX_JOB_FDS
-from service.media.sandbox import isolation, jail
 from service.media.sandbox.child import Confinement, run_child
-from service.media.sandbox.isolation import OomScore, Walls
-from service.media.sandbox.jail import Filters
+from service.media.sandbox.confinement import isolation, jail
+from service.media.sandbox.confinement.isolation import OomScore, Walls
+from service.media.sandbox.confinement.jail import Filters
 from service.media.sandbox.warmup import warm_up
 
 _NUM_SPARES = 2

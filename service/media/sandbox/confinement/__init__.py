@@ -1,0 +1,1 @@
+"""User, namespaces, resource limits and system-call filter of the decoder processes."""

@@ -1,0 +1,1 @@
+"""From packets to samples: which pictures and which sound, decoded."""

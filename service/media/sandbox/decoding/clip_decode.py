@@ -1,0 +1,236 @@
+"""From an upload to blocks of samples in one process. Decoder children run it; benchmarks can run it directly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.audio.stream import AudioStream
+from av.container.input import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from service.domain.chunk import SampleBlock
+from service.domain.clip import ClipInfo
+from service.domain.errors import ServiceError
+from service.media.policy import DecodeJob
+from service.media.sandbox.container.aperture import Aperture
+from service.media.sandbox.decoding import picture, sound
+from service.media.sandbox.decoding.packets import PacketList, list_packets, make_plan
+from service.media.sandbox.decoding.sample_writer import Outbox, SampleWriter
+from service.media.sandbox.decoding.sampling import (
+    MissingFrameError,
+    StreamChooser,
+    TableChooser,
+    assign,
+)
+from service.media.sandbox.decoding.timeline import EndClaims, end_of_picture, origin_of, start_of
+from service.media.sandbox.source import UploadSource
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """The tracks to decode.
+
+    Attributes:
+        picture, sound: track ids; None decodes the first track of the kind.
+        sound_index: place of the sound track among all sound tracks.
+        language: language of the sound track, ISO 639-2.
+        media_s, edit_s: length of the picture by its media header and by its edit list, seconds; 0 if unknown.
+        sound_s: returns the length of the sound by its sample tables, as far as the upload has been read.
+        sound_edit_s: end of the sound by its edit list, seconds; 0 where untold.
+        aperture: the part of the picture that is shown; None for all of it.
+    """
+
+    picture: int | None = None
+    sound: int | None = None
+    sound_index: int = 0
+    language: str | None = None
+    media_s: float = 0.0
+    edit_s: float = 0.0
+    sound_s: Callable[[], float] = lambda: 0.0
+    sound_edit_s: float = 0.0
+    aperture: Aperture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """The picture track: its container and stream, the tick that becomes time 0, and other claims about its end."""
+
+    container: InputContainer
+    stream: VideoStream
+    origin_ticks: int
+    claims: Callable[[], EndClaims]
+
+
+def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks: Tracks | None = None) -> ClipInfo:
+    """Decode an upload into samples.
+
+    Args:
+        job: what to decode.
+        source: the bytes. A growing upload whose index comes first is decoded while it grows.
+        outbox: receives the clip and its blocks.
+        tracks: the tracks to decode.
+
+    Returns:
+        The clip with all facts that are known at its end.
+
+    Raises:
+        ServiceError: any documented reason why a file cannot be decoded.
+    """
+    tracks = tracks or Tracks()
+    try:
+        with ExitStack() as stack:
+            container = stack.enter_context(source.open_container(job.policy))
+            stream = picture.open_picture(container, job.policy, track_id=tracks.picture)
+            heard = stack.enter_context(source.open_container(job.policy))
+            sound_stream = sound.open_sound(heard, track_id=tracks.sound)
+            audio = sound.describe(sound_stream, track=tracks.sound_index, language=tracks.language)
+            shown, origin_s = _on_time_line(container, stream, sound_stream, tracks)
+            sound_track = sound.SoundTrack(heard, sound_stream, origin_s=origin_s)
+            writer = SampleWriter(job, stream, sound_track, outbox, audio=audio, aperture=tracks.aperture)
+            if source.is_complete:
+                _decode_complete(job, shown, writer)
+            else:
+                _decode_growing(job, shown, writer)
+            source.check()
+            return writer.end()
+    except av.FFmpegError as error:
+        source.check()
+        raise _translate(error) from error
+    except MemoryError:
+        raise ServiceError("too_costly", "The clip needs more memory to decode than a decoder has.") from None
+
+
+def _on_time_line(
+    container: InputContainer, stream: VideoStream, sound_stream: AudioStream, tracks: Tracks
+) -> tuple[_Picture, float]:
+    """Place both tracks on one time line. Return the picture and the timestamp that becomes time 0, in seconds."""
+    assert stream.time_base is not None
+    tick = Fraction(stream.time_base)
+    starts = [start_of(each.start_time, each.time_base) for each in (stream, sound_stream)]
+    origin = origin_of(*starts, tick=tick)
+    picture_s, sound_s = (float((start or origin) - origin) for start in starts)
+
+    def claims() -> EndClaims:
+        heard_s = tracks.sound_s()
+        sound_edit_s = tracks.sound_edit_s - float(origin) if tracks.sound_edit_s else math.inf
+        return EndClaims(
+            media_s=picture_s + tracks.media_s if tracks.media_s else None,
+            sound_s=min(sound_s + heard_s, sound_edit_s) if heard_s else None,
+            edit_s=tracks.edit_s - float(origin) if tracks.edit_s else None,
+        )
+
+    return _Picture(container, stream, int(origin / tick), claims), float(origin)
+
+
+def _decode_complete(job: DecodeJob, shown: _Picture, writer: SampleWriter) -> None:
+    """Plan in one pass without decoding, then decode what the plan needs. If the plan fails, decode all."""
+    container, stream = shown.container, shown.stream
+    packets = list_packets(container, stream, origin_ticks=shown.origin_ticks, on_progress=writer.tick)
+    table = packets.table(shown.claims())
+    if table is None:
+        _rewind(container, stream, packets)
+        _decode_growing(job, shown, writer)
+        return
+    wanted = assign(table, job)
+    writer.set_clip(duration_s=table.end_s, num_samples=len(wanted.times_s))
+    index_of = {int(pts): row for row, pts in enumerate(table.pts)}
+    num_done = 0
+    plans = (None,) if packets.is_in_decoding_order else (make_plan(packets, table, wanted.rows), None)
+    for plan in plans:
+        _rewind(container, stream, packets)
+        decoder = picture.PictureDecoder(
+            container,
+            stream,
+            job.policy,
+            plan=plan,
+            index_of=index_of,
+            origin_ticks=shown.origin_ticks,
+            on_progress=writer.tick,
+        )
+        chooser: TableChooser[VideoFrame] = TableChooser(table, wanted, is_strict=plan is not None, num_done=num_done)
+        try:
+            _run_table(decoder, chooser, writer)
+            return
+        except MissingFrameError:
+            num_done = chooser.num_done
+
+
+def _run_table(decoder: picture.PictureDecoder, chooser: TableChooser[VideoFrame], writer: SampleWriter) -> None:
+    for shown in decoder.frames():
+        for time_s, chosen in chooser.feed(shown):
+            writer.add(time_s, chosen)
+        if chooser.is_done:
+            return
+    for time_s, chosen in chooser.finish():
+        writer.add(time_s, chosen)
+    decoder.check_any()
+
+
+def _decode_growing(job: DecodeJob, track: _Picture, writer: SampleWriter) -> None:
+    """Decode every frame; choose each when its successor is known."""
+    stream = track.stream
+    decoder = picture.PictureDecoder(
+        track.container,
+        stream,
+        job.policy,
+        plan=None,
+        index_of=None,
+        origin_ticks=track.origin_ticks,
+        on_progress=writer.tick,
+    )
+    assert stream.time_base is not None
+    chooser: StreamChooser[VideoFrame] = StreamChooser(job, stream.time_base)
+    last_s = 0.0
+    for shown in decoder.frames():
+        last_s = shown.timestamp_s
+        for time_s, chosen in chooser.feed(shown):
+            writer.add(time_s, chosen)
+        if chooser.is_done:
+            break
+    decoder.check_any()
+    end_s = end_of_picture(last_s, decoder.last_duration_s, spacing_s=decoder.mean_spacing_s, claims=track.claims())
+    if not chooser.is_done:
+        writer.set_clip(duration_s=end_s)
+    for time_s, chosen in chooser.finish(end_s):
+        writer.add(time_s, chosen)
+
+
+def _rewind(container: InputContainer, stream: VideoStream, packets: PacketList) -> None:
+    """Return to the first packet with an empty decoder."""
+    first = [pts for pts in packets.pts[:1] if pts is not None]
+    container.seek(min([0, *first, *(pts for pts in packets.pts if pts is not None)]), stream=stream)
+    stream.codec_context.skip_frame = "DEFAULT"
+
+
+def _translate(error: av.FFmpegError) -> ServiceError:
+    if "exceeds specified max pixel count" in str(error.log):
+        return ServiceError("picture_too_large", "The coded pictures are larger than the limit; scale the clip down.")
+    return ServiceError("broken", "The file is damaged: its index or media cannot be read. Export the clip again.")
+
+
+def samples_of(job: DecodeJob, source: UploadSource) -> Iterator[SampleBlock]:
+    """Return all blocks of a complete upload, decoded in this process. For benchmarks and trusted files."""
+    outbox = _ListOutbox()
+    decode_clip(job, source, outbox)
+    yield from outbox.blocks
+
+
+class _ListOutbox:
+    def __init__(self) -> None:
+        self.blocks: list[SampleBlock] = []
+
+    def clip(self, clip: ClipInfo) -> None:
+        """Do nothing."""
+
+    def block(self, block: SampleBlock) -> None:
+        """Store the block."""
+        self.blocks.append(block)
+
+    def progress(self) -> None:
+        """Do nothing."""

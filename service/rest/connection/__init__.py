@@ -1,0 +1,1 @@
+"""Below HTTP requests: sockets, connections and the bounds on every byte."""

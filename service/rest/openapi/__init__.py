@@ -1,0 +1,1 @@
+"""The OpenAPI document: parameters, statuses and problems of every route."""

@@ -1,0 +1,1 @@
+"""Reading a request: head, permit and upload."""

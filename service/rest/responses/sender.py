@@ -1,0 +1,83 @@
+"""Writer of a response to a client that may read slowly or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Scope, Send
+
+from service.core.reader_rate import ReaderRate
+from service.domain.deadline import Clock
+from service.media.spool_file import SpoolFile
+from service.rest.connection.protocol import connection_of
+
+PIECE_BYTES = 64 * 1024
+# Seconds that a reader that was too slow may take for the data already written and the error after it.
+_LAST_PIECE_S = 30.0
+
+
+class Sender:
+    """The only writer of a response. A reader that is too slow ends it."""
+
+    def __init__(self, scope: Scope, send: Send, *, rate: ReaderRate, clock: Clock) -> None:
+        self._send = send
+        self._rate = rate
+        self._clock = clock
+        self._connection = connection_of(scope)
+        self.media_type = ""
+        self.has_started = False
+        self.has_ended = False
+
+    async def start(self, headers: dict[str, str], *, status: int = 200) -> None:
+        """Send the status and the headers."""
+        encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self.has_started = True
+        self.media_type = headers.get("Content-Type", "")
+        await self._write({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the body; raises `slow_reader`."""
+        await self._write({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def write_file(self, file: SpoolFile) -> None:
+        """Send the rest of a file."""
+        while piece := file.read(PIECE_BYTES):
+            await self.write(piece)
+
+    async def end(self) -> None:
+        """End the body."""
+        await self._write({"type": "http.response.body", "body": b"", "more_body": False})
+        self.has_ended = True
+
+    def cut(self) -> None:
+        """Drop the connection, so that its reader sees a cut stream and not a short answer."""
+        if self._connection is not None and not self.has_ended:
+            self._connection.cut()
+
+    def end_without_waiting(self, data: bytes) -> None:
+        """End a streamed answer with a last piece, which a reader gets if it continues soon."""
+        if self._connection is not None and not self.has_ended:
+            self._connection.end_chunked(data, within_s=_LAST_PIECE_S)
+
+    async def _write(self, message: dict[str, object]) -> None:
+        if self._connection is not None and not self._connection.is_congested():
+            await self._send(message)
+            return
+        sending = asyncio.ensure_future(self._send(message))
+        unread = self._num_unread()
+        if not unread:
+            self._rate.caught_up()
+        try:
+            while not sending.done():
+                since_s = self._clock()
+                await asyncio.wait({sending}, timeout=self._rate.poll_s)
+                before, unread = unread, self._num_unread()
+                self._rate.add(self._clock() - since_s, max(0, before - unread))
+            sending.result()
+        finally:
+            if not sending.done():
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+    def _num_unread(self) -> int:
+        return 0 if self._connection is None else self._connection.num_unread_bytes()
