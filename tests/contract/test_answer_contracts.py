@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.answer_stage import NO_DEADLINE, Shelf
-from support.scripted_decoders import Script, ScriptedDecoders
+from support.components.answer_stage import NO_DEADLINE, Shelf
+from support.components.scripted_decoders import Script, ScriptedDecoders
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.answers.result_cache import CachedAnswers, CachePolicy

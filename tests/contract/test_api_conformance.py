@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 
 ROOT = Path(__file__).parents[2]
 GUARD_S = 280
@@ -35,7 +35,7 @@ def test_every_answer_is_as_documented(tmp_path: Path) -> None:
     pytest.importorskip("schemathesis", reason="make test installs it")
     how = SEARCH if settings.get_current_profile_name() == "search" else SUITE
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"}
-    environment["SCHEMATHESIS_HOOKS"] = "support.api_hooks"
+    environment["SCHEMATHESIS_HOOKS"] = "support.clients.api_hooks"
     with ServiceProcess(state_dir=tmp_path / "state") as service:
         command = [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"),

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.queue_parts import REDIS_PARAM
-from support.redis_server import RedisServer
+from support.components.queue_parts import REDIS_PARAM
+from support.servers.redis_server import RedisServer
 
 from service.domain.errors import ServiceError
 from service.domain.job import Job

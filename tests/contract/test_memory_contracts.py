@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from support.queue_parts import REDIS_PARAM
-from support.redis_server import RedisServer
-from support.s3_server import s3_bucket
+from support.components.queue_parts import REDIS_PARAM
+from support.servers.redis_server import RedisServer
+from support.servers.s3_server import s3_bucket
 
 from service.domain.errors import ServiceError
 from service.ports import KeyRecord, KeyStore, ResultCache

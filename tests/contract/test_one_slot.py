@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import pytest
-from support.chunks import make_chunk
-from support.queue_parts import front, worker
-from support.redis_server import RedisServer
+from support.components.chunks import make_chunk
+from support.components.queue_parts import front, worker
+from support.servers.redis_server import RedisServer
 
 from service.domain.errors import ServiceError
 from service.domain.job import Job

@@ -16,9 +16,9 @@ import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from pycocotools import mask as coco
 from support.equality import SCORE_SLACK, allowed_pixels
-from support.front import RunningFront, beside, running_front
-from support.hostile import hostile_corpus
-from support.odd_clips import odd_clip
+from support.inputs.hostile import hostile_corpus
+from support.inputs.odd_clips import odd_clip
+from support.servers.front import RunningFront, beside, running_front
 
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_messages import segment_requests

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.untrained import save_untrained
+from support.model.untrained import save_untrained
 
 from service.batching.emulated import SleepingPredictor
 from service.domain.chunk import WINDOW_SAMPLES

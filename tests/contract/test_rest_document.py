@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from jsonschema import Draft202012Validator
-from support.rest_front import rest_front
-from support.scripted_decoders import Script
+from support.components.scripted_decoders import Script
+from support.servers.rest_front import rest_front
 
 from service.codec.answer_json import decode_document
 from service.domain.options import OPTION_NAMES

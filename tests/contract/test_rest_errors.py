@@ -6,8 +6,8 @@ import json
 from contextlib import asynccontextmanager
 
 import pytest
-from support.rest_front import FrontSpec, rest_front
-from support.scripted_decoders import Script, ScriptedDecoders
+from support.components.scripted_decoders import Script, ScriptedDecoders
+from support.servers.rest_front import FrontSpec, rest_front
 
 from service.domain.errors import CODES, Kind
 from service.predictors.fake import FakeTiming

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from support.chunks import make_chunk
-from support.queue_parts import REDIS_PARAM, Parts, local_parts, redis_parts
+from support.components.chunks import make_chunk
+from support.components.queue_parts import REDIS_PARAM, Parts, local_parts, redis_parts
 
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError

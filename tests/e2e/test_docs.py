@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -28,7 +28,7 @@ GUARD_S = 240
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     folder = tmp_path_factory.mktemp("state")
-    with ServiceProcess(module="support.serve_shipped", state_dir=folder, device="cpu") as process:
+    with ServiceProcess(module="support.servers.serve_shipped", state_dir=folder, device="cpu") as process:
         yield process
 
 

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 
 from service.cli.garbage import freeze_started_objects, pause_collection
 

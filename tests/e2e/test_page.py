@@ -15,8 +15,8 @@ import av
 import numpy as np
 import pytest
 from pycocotools import mask as coco
-from support.browser import Browser
-from support.service_process import ServiceProcess
+from support.clients.browser import Browser
+from support.servers.service_process import ServiceProcess
 
 from service.bench.hearing.rotation import rotated
 

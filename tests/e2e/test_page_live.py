@@ -7,8 +7,8 @@ from pathlib import Path
 
 import av
 import pytest
-from support.browser import Browser
-from support.service_process import ServiceProcess
+from support.clients.browser import Browser
+from support.servers.service_process import ServiceProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 CLIP = Path(__file__).parents[1] / "assets" / "synthetic.mp4"

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from support.clips import make_clip
-from support.service_process import ServiceProcess
+from support.inputs.clips import make_clip
+from support.servers.service_process import ServiceProcess
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e

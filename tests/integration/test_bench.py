@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.clips import make_clip
-from support.front import running_front
+from support.inputs.clips import make_clip
+from support.servers.front import running_front
 from typer.testing import CliRunner
 
 from service.bench.figures import BenchPlan, latency_figures

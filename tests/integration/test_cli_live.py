@@ -14,9 +14,9 @@ from pathlib import Path
 
 import av
 import pytest
-from support.clips import make_clip
-from support.front import running_front
-from support.ports import free_port
+from support.inputs.clips import make_clip
+from support.servers.front import running_front
+from support.servers.ports import free_port
 from typer.testing import CliRunner, Result
 
 from service.cli.main import app
@@ -100,7 +100,7 @@ def _camera(clip: Path) -> Iterator[str]:
     if python is None or subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode:
         pytest.skip("apt-get install python3-gi gir1.2-gst-rtsp-server-1.0")
     port = free_port()
-    script = Path(__file__).parents[1] / "support" / "rtsp_server.py"
+    script = Path(__file__).parents[1] / "support" / "servers" / "rtsp_server.py"
     with subprocess.Popen([python, str(script), str(clip), str(port)], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == "listening\n"

@@ -9,8 +9,8 @@ import av
 import httpx
 import pytest
 from pycocotools import mask as coco
-from support.clips import make_clip
-from support.front import running_front
+from support.inputs.clips import make_clip
+from support.servers.front import running_front
 from typer.testing import CliRunner
 
 from service.cli.main import app

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.clips import make_clip
-from support.front import running_front
+from support.inputs.clips import make_clip
+from support.servers.front import running_front
 
 from service.client.policy import ClientPolicy
 from service.client.rest import RestClient

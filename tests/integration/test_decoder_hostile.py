@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.clips import make_clip
-from support.hostile import BadFile, base_clip, box, find, fragmented_clip, hostile_corpus, tail_clip
-from support.lying_stream import lying_clip, small_clip
-from support.pools import code_of, make_request, running_pool
+from support.components.pools import code_of, make_request, running_pool
+from support.inputs.clips import make_clip
+from support.inputs.hostile import BadFile, base_clip, box, find, fragmented_clip, hostile_corpus, tail_clip
+from support.inputs.lying_stream import lying_clip, small_clip
 
 from service.media.decoders.pool import DecoderPool, MediaPolicy
 
@@ -157,7 +157,7 @@ async def test_a_stream_that_grows_beyond_its_container_is_refused_for_its_memor
 _PROBE = """
 import asyncio, sys
 from pathlib import Path
-from support.pools import code_of, running_pool
+from support.components.pools import code_of, running_pool
 async def main():
     async with running_pool(num_decoders=1) as pool:
         for path in sys.argv[2:]:

@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.clips import make_clip
-from support.pools import (
+from support.components.pools import (
     code_of,
     decode_through,
     gone,
@@ -24,6 +23,7 @@ from support.pools import (
     status_of,
     uploaded,
 )
+from support.inputs.clips import make_clip
 
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError

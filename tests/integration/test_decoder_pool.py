@@ -16,11 +16,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support.clips import ClipSpec, make_clip
-from support.decoding import decode_here, make_job
-from support.hostile import find
-from support.odd_clips import odd_clip
-from support.pools import (
+from support.components.decoding import decode_here, make_job
+from support.components.pools import (
     HANG_S,
     code_of,
     decode_through,
@@ -34,6 +31,9 @@ from support.pools import (
     status_of,
     uploaded,
 )
+from support.inputs.clips import ClipSpec, make_clip
+from support.inputs.hostile import find
+from support.inputs.odd_clips import odd_clip
 
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
@@ -417,8 +417,8 @@ async def test_variable_rate_through_a_child(pool: DecoderPool, tmp_path: Path) 
 _HELD_OPEN = """
 import asyncio, sys
 from pathlib import Path
-from support.clips import make_clip
-from support.pools import make_request, running_pool, soon, uploaded
+from support.inputs.clips import make_clip
+from support.components.pools import make_request, running_pool, soon, uploaded
 async def main():
     async with running_pool() as pool, uploaded(make_clip(num_frames=120), Path(sys.argv[1])) as upload:
         async with pool.open(upload, make_request(fps=None, side_px=224), deadline=soon()) as reader:

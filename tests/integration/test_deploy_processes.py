@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco
-from support.deploy_files import ROOT
-from support.deploy_fleet import Fleet, Member
 from support.equality import SCORE_SLACK, allowed_pixels
+from support.fleets.deploy_files import ROOT
+from support.fleets.deploy_fleet import Fleet, Member
 
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 import yaml
-from support.deploy_files import (
+from support.fleets.deploy_files import (
     DEPLOY,
     HOW_TO_GET_PROMETHEUS,
     PROMETHEUS,
     alert_rules,
     dashboard_expressions,
 )
-from support.ports import free_port
+from support.servers.ports import free_port
 from support.waiting import wait_until
 
 from service.telemetry.metrics import STAGES, Metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.linked_fleet import LINKS, LOST, RIGHT, LinkedFleet, linked_fleet
+from support.fleets.linked_fleet import LINKS, LOST, RIGHT, LinkedFleet, linked_fleet
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(600)]
 DEADLINE_S = 2.0

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
-from support.clips import make_clip
-from support.front import RunningFront, running_front
+from support.inputs.clips import make_clip
+from support.servers.front import RunningFront, running_front
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HANG_S = 60.0

@@ -14,8 +14,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from pycocotools import mask as coco
-from support.front import RunningFront, running_front
-from support.odd_clips import odd_clip
+from support.inputs.odd_clips import odd_clip
+from support.servers.front import RunningFront, running_front
 
 from service.formats.choose import FORMATS, MEDIA_TYPES, WITH_RUN_LENGTHS
 

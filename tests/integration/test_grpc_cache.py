@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 from grpc import aio
-from support.clips import make_clip
-from support.front import running_front
+from support.inputs.clips import make_clip
+from support.servers.front import running_front
 
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.policy import ClientPolicy

@@ -9,7 +9,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from grpc import aio
-from support.front import RunningFront, beside, running_front
+from support.servers.front import RunningFront, beside, running_front
 
 from service.client.failures import grpc_error
 from service.client.grpc_async import AsyncGrpcClient

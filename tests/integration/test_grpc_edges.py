@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from support.front import RunningFront, beside, running_front
+from support.servers.front import RunningFront, beside, running_front
 
 from service.client.failures import grpc_error
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb

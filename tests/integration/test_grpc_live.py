@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 from grpc import aio
 from pycocotools import mask as coco
-from support.front import RunningFront, running_front
-from support.live_inputs import bright_picture, jpeg_of, noise, raw_frame
+from support.inputs.live_inputs import bright_picture, jpeg_of, noise, raw_frame
+from support.servers.front import RunningFront, running_front
 
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient

@@ -9,8 +9,8 @@ import grpc
 import pytest
 import pytest_asyncio
 from grpc import aio
-from support.clips import make_clip
-from support.front import RunningFront, beside, running_front
+from support.inputs.clips import make_clip
+from support.servers.front import RunningFront, beside, running_front
 from support.waiting import until
 
 from service.client.failures import grpc_error

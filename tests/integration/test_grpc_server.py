@@ -18,8 +18,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.clips import make_clip
-from support.front import beside, running_front
+from support.inputs.clips import make_clip
+from support.servers.front import beside, running_front
 from support.waiting import until
 
 from service.cli.front import ListenError

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.front import running_front
-from support.rest_front import FrontSpec, rest_front
-from support.scripted_decoders import Script
+from support.components.scripted_decoders import Script
+from support.servers.front import running_front
+from support.servers.rest_front import FrontSpec, rest_front
 
 from service.rest.app import EdgePolicy
 from service.rest.connection.proxy import proxy_policy

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from support.raw_http import chunked_head, exchange, problem_of, read_answer, request_head
-from support.rest_front import HANG_GUARD_S, FrontSpec, rest_front
-from support.scripted_decoders import Script
+from support.components.scripted_decoders import Script
+from support.servers.raw_http import chunked_head, exchange, problem_of, read_answer, request_head
+from support.servers.rest_front import HANG_GUARD_S, FrontSpec, rest_front
 from support.waiting import until
 
 from service.rest.connection.protocol import ConnectionPolicy

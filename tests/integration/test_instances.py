@@ -15,10 +15,10 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
-from support.discs import crossing, picture
-from support.front import RunningFront, running_front
-from support.live_inputs import noise
-from support.live_inputs import raw_frame as live_frame
+from support.inputs.discs import crossing, picture
+from support.inputs.live_inputs import noise
+from support.inputs.live_inputs import raw_frame as live_frame
+from support.servers.front import RunningFront, running_front
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
-from support.clips import make_clip
-from support.ports import free_port
-from support.redis_server import RedisServer
-from support.s3_server import s3_bucket
-from support.service_process import ServiceProcess
+from support.inputs.clips import make_clip
+from support.servers.ports import free_port
+from support.servers.redis_server import RedisServer
+from support.servers.s3_server import s3_bucket
+from support.servers.service_process import ServiceProcess
+from support.servers.worker_process import WorkerProcess
 from support.waiting import wait_until
-from support.worker_process import WorkerProcess
 
 HANG_S = 60.0
 SOUNDING = frozenset(range(5, 100, 2))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import av
 import pytest
-from support.clips import make_clip
-from support.front import running_front
+from support.inputs.clips import make_clip
+from support.servers.front import running_front
 
 from service.client.policy import ClientPolicy
 from service.client.video.live_capture import CapturePolicy

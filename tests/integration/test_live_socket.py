@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from pycocotools import mask as coco
-from support.front import RunningFront, running_front
-from support.live_inputs import bright_picture, jpeg_of, noise, raw_frame
+from support.inputs.live_inputs import bright_picture, jpeg_of, noise, raw_frame
+from support.servers.front import RunningFront, running_front
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 

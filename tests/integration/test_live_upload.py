@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pytest
 from pycocotools import mask as coco
-from support.clips import make_clip
-from support.front import running_front
+from support.inputs.clips import make_clip
+from support.servers.front import running_front
 
 from model.data.synthesize import SynthesizeOptions, synthesize
 from service.client.grpc_async import AsyncGrpcClient

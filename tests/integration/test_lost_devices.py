@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.chunks import make_chunk
-from support.rest_front import FrontSpec, rest_front
-from support.scripted_decoders import Script
+from support.components.chunks import make_chunk
+from support.components.scripted_decoders import Script
+from support.servers.rest_front import FrontSpec, rest_front
 from support.waiting import until
 
 from service.batching import segmenter as segmenter_module

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.front import running_front
+from support.servers.front import running_front
 
 from service.rest.app import create_ops_app
 from service.rest.connection.server import HttpServer, ServerPolicy

@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
-from support.clips import make_clip
-from support.front import RunningFront, running_front
+from support.inputs.clips import make_clip
+from support.servers.front import RunningFront, running_front
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HANG_S = 120.0

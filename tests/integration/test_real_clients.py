@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.clips import make_clip
-from support.ports import free_port
-from support.service_process import ServiceProcess
+from support.inputs.clips import make_clip
+from support.servers.ports import free_port
+from support.servers.service_process import ServiceProcess
 from support.waiting import wait_until
 
 GUARD_S = 120
-JAVA = Path(__file__).parents[1] / "support" / "HttpClientProbe.java"
+JAVA = Path(__file__).parents[1] / "support" / "clients" / "HttpClientProbe.java"
 
 NODE = """
 const fs = require('fs');

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from support.chunks import make_chunk
-from support.fault_proxy import FaultProxy
-from support.queue_parts import front, worker
-from support.redis_server import RedisServer
+from support.components.chunks import make_chunk
+from support.components.queue_parts import front, worker
+from support.fleets.fault_proxy import FaultProxy
+from support.servers.redis_server import RedisServer
 
 from service.domain.errors import ServiceError
 from service.domain.job import Job

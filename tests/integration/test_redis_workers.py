@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from support.chunks import make_chunk
-from support.poison import POISON_COLOUR, is_poisonous
-from support.queue_parts import front, local_parts
-from support.redis_server import RedisServer
+from support.components.chunks import make_chunk
+from support.components.queue_parts import front, local_parts
+from support.servers.poison import POISON_COLOUR, is_poisonous
+from support.servers.redis_server import RedisServer
+from support.servers.worker_process import WorkerProcess
 from support.waiting import until
-from support.worker_process import WorkerProcess
 
 from service.domain.chunk import Chunk
 from service.domain.errors import ServiceError

@@ -13,8 +13,8 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
 
 import httpx
 import pytest
-from support.front import running_front
-from support.untrained import save_untrained
+from support.model.untrained import save_untrained
+from support.servers.front import running_front
 
 from model.network.avesformer import AVESFormer
 from service.predictors.torch import load_predictor

@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 import pytest
 from pycocotools import mask as coco
-from support.clips import make_clip
-from support.front import RunningFront, running_front
+from support.inputs.clips import make_clip
+from support.servers.front import RunningFront, running_front
 
 from service.predictors.fake import FakePredictor, FakeTiming
 

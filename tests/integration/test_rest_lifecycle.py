@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from support.raw_http import exchange, problem_of, request_head
-from support.rest_front import HANG_GUARD_S, FrontSpec, RestFront, rest_front
-from support.scripted_decoders import Script
+from support.components.scripted_decoders import Script
+from support.servers.raw_http import exchange, problem_of, request_head
+from support.servers.rest_front import HANG_GUARD_S, FrontSpec, RestFront, rest_front
 from support.waiting import until
 
 from service.core import upload_rate

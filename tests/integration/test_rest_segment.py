@@ -6,8 +6,8 @@ import json
 
 import httpx
 import pytest
-from support.rest_front import FrontSpec, rest_front
-from support.scripted_decoders import Script
+from support.components.scripted_decoders import Script
+from support.servers.rest_front import FrontSpec, rest_front
 
 from service.domain.errors import CODES
 

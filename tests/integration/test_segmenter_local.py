@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from support.chunks import make_chunk
+from support.components.chunks import make_chunk
 
 from service.batching.policy import BatchPolicy
 from service.batching.segmenter import LocalSegmenter

@@ -16,9 +16,9 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from support.clips import make_clip
-from support.ports import free_port
-from support.service_process import ServiceProcess
+from support.inputs.clips import make_clip
+from support.servers.ports import free_port
+from support.servers.service_process import ServiceProcess
 from support.waiting import wait_until
 
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.front import running_front
-from support.ports import free_port
-from support.redis_server import RedisServer
+from support.servers.front import running_front
+from support.servers.ports import free_port
+from support.servers.redis_server import RedisServer
 
 WARNING = "the state folder cannot be created"
 

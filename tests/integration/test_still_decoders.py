@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from support.pools import gone, running_pool
+from support.components.pools import gone, running_pool
 
 from service.domain.errors import ServiceError
 from service.media.decoders.pool import DecoderPool

@@ -14,11 +14,11 @@ import httpx
 import pytest
 from grpc import aio
 from pydantic import ValidationError
-from support.clips import make_clip
-from support.collector import Collector, SeenSpan
-from support.front import RunningFront, running_front
-from support.redis_server import RedisServer
-from support.worker_process import WorkerProcess
+from support.inputs.clips import make_clip
+from support.servers.collector import Collector, SeenSpan
+from support.servers.front import RunningFront, running_front
+from support.servers.redis_server import RedisServer
+from support.servers.worker_process import WorkerProcess
 
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.pb.avesformer.v1.segmentation_pb2_grpc import SegmentationStub
@@ -228,7 +228,7 @@ async def test_a_collector_that_comes_back_is_used_again(
 def test_without_a_collector_the_tracing_sdk_is_not_even_imported() -> None:
     code = """\
 import asyncio, sys
-from support.front import running_front
+from support.servers.front import running_front
 
 async def main():
     async with running_front():

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.queue_parts import worker
-from support.redis_server import RedisServer
-from support.worker_process import WorkerProcess
+from support.components.queue_parts import worker
+from support.servers.redis_server import RedisServer
+from support.servers.worker_process import WorkerProcess
 
 from service.redis.link import WORKERS_KEY, RedisLink
 from service.redis.model_directory import WorkerDirectory

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import httpx
 from load.strangers import target_of
-from support.abuse_load import SORTS, Outcome, Target, arrivals, clients, slow_clients
-from support.clips import make_clip
+from support.clients.abuse_load import SORTS, Outcome, Target, arrivals, clients, slow_clients
+from support.inputs.clips import make_clip
 from support.proof import Found, Run, found
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 
 # A batch of the emulated device: capacity is bounded by it and not by the two processes' share of the cores.
 _BATCH_S = 0.2

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from load import deaths
-from support import chaos_scenarios as scenarios
-from support.chaos_fleet import ChaosFleet, chaos_fleet
+from support.fleets import chaos_scenarios as scenarios
+from support.fleets.chaos_fleet import ChaosFleet, chaos_fleet
 from support.proof import Experiment, Found, Run, main, suite
 
 Scenario = Callable[[ChaosFleet, Run], Coroutine[Any, Any, scenarios.Finding]]

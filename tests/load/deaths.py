@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import psutil
 from load.strangers import client_of, code_of, grpc_code
-from support.clips import make_clip
+from support.inputs.clips import make_clip
 from support.proof import Found, Run, found, suite
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 from support.waiting import until
 
 _RAW = {"Content-Type": "video/mp4", "Cache-Control": "no-cache"}

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 import psutil
-from support.clips import make_clip
-from support.hostile import hostile_corpus
+from support.inputs.clips import make_clip
+from support.inputs.hostile import hostile_corpus
 from support.proof import Found, Run, found
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 
 MIB = 1024**2
 MAX_GROWTH_MIB_PER_10K = 10.0

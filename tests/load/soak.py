@@ -8,7 +8,7 @@ from typing import Any
 
 from load import abuse, growth, strangers
 from support.proof import Experiment, Found, Run, main
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 
 
 def on_one_service(

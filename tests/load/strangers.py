@@ -11,12 +11,12 @@ from collections import Counter
 import grpc
 import httpx
 import psutil
-from support.abuse_load import Outcome, Target, clients
-from support.clips import make_clip
-from support.hostile import BadFile, base_clip, bomb_files, hostile_corpus
-from support.mutation import mutated
+from support.clients.abuse_load import Outcome, Target, clients
+from support.inputs.clips import make_clip
+from support.inputs.hostile import BadFile, base_clip, bomb_files, hostile_corpus
+from support.inputs.mutation import mutated
 from support.proof import Found, Run, found
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 from support.waiting import until
 
 from service.client.failures import grpc_error

@@ -8,9 +8,9 @@ import time
 
 import psutil
 import pytest
-from support.clips import ClipSpec
-from support.long_clip import write_long_clip
-from support.service_process import ServiceProcess
+from support.inputs.clips import ClipSpec
+from support.inputs.long_clip import write_long_clip
+from support.servers.service_process import ServiceProcess
 
 MIB = 1024**2
 

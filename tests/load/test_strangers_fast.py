@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from load import strangers
 from support.proof import FAST, Found, Run
-from support.service_process import ServiceProcess
+from support.servers.service_process import ServiceProcess
 
 pytestmark = pytest.mark.e2e
 

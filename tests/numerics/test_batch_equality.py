@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 from pycocotools import mask as coco
-from support.chunks import make_chunk
+from support.components.chunks import make_chunk
 from support.equality import SCORE_SLACK, allowed_pixels
-from support.untrained import save_untrained
+from support.model.untrained import save_untrained
 
 from service.batching.policy import BatchPolicy
 from service.batching.segmenter import LocalSegmenter

@@ -13,9 +13,9 @@ import pytest
 import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
-from support.deploy_files import DEPLOY, ROOT, compose, filled, load_script
-from support.ports import free_port
-from support.redis_server import BINARY
+from support.fleets.deploy_files import DEPLOY, ROOT, compose, filled, load_script
+from support.servers.ports import free_port
+from support.servers.redis_server import BINARY
 
 from service.settings import Settings
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from support.deploy_files import DEPLOY, ROOT, load_script
-from support.ports import free_port
+from support.fleets.deploy_files import DEPLOY, ROOT, load_script
+from support.servers.ports import free_port
 
 LOCKS = DEPLOY / "locks"
 TRAINING_ONLY = {"pillow", "tensorboard"}

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
-from support.deploy_files import (
+from support.fleets.deploy_files import (
     DEPLOY,
     HOW_TO_GET_KUBECTL,
     KUBECTL,

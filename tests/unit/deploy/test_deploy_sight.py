@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from support.deploy_files import (
+from support.fleets.deploy_files import (
     DEPLOY,
     HOW_TO_GET_PROMETHEUS,
     PROMTOOL,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
-from support.deploy_files import DEPLOY, ROOT, load_script
+from support.fleets.deploy_files import DEPLOY, ROOT, load_script
 
 SBOM = load_script("sbom.py")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.pictures_folder import KINDS, write_pictures_folder
+from support.model.pictures_folder import KINDS, write_pictures_folder
 from torch import Tensor
 
 from model.data.pictures.index import read_index

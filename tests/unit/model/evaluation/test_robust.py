@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.avsbench_oracle import Oracle
-from support.avsbench_tree import LABELS, make_avss, make_ms3, make_s4
+from support.model.avsbench_oracle import Oracle
+from support.model.avsbench_tree import LABELS, make_avss, make_ms3, make_s4
 from typer.testing import CliRunner
 
 from model.cli.main import app

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tflite_writer import StoredLayer, StoredTensor, write_tflite
+from support.model.tflite_writer import StoredLayer, StoredTensor, write_tflite
 from torch import nn
 from torch.nn import functional as F
 

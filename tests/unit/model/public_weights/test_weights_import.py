@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.public_weights import (
+from support.model.public_weights import (
     PVT_MLP_RATIO,
     PVT_STAGES,
     State,

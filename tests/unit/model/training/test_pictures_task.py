@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.pictures_folder import KINDS, write_pictures_folder
+from support.model.pictures_folder import KINDS, write_pictures_folder
 from typer.testing import CliRunner
 
 from model.cli.main import app

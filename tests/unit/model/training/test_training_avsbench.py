@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.avsbench_tree import LABELS, make_avss, make_ms3, make_s4
+from support.model.avsbench_tree import LABELS, make_avss, make_ms3, make_s4
 from typer.testing import CliRunner
 
 from model.cli.main import app
@@ -27,7 +27,7 @@ from model.training.tasks.avsbench import AvsbenchTask
 from model.training.tasks.avsbench_objective import ClipBatch, ClipObjective, prepare_clips
 from model.training.trainer import Trainer
 
-SUPPORT = Path(__file__).resolve().parents[3] / "support"
+SUPPORT = Path(__file__).resolve().parents[3] / "support" / "model"
 SMALL = ("variant=tiny", "sizes=0:32", "epochs=0", "steps=6", "warmup_steps=1", "learning_rate=2e-3", "device=cpu",
          "backbone_rate=1", "evaluate_epochs=0")  # fmt: skip
 
@@ -246,7 +246,7 @@ def test_signals_stop_a_run_and_the_second_one_acts_at_once(tree: Path, tmp_path
 def test_two_processes_train_one_model_and_resume_it(tree: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                str(SUPPORT / "two_processes.py"), str(tree), str(tmp_path)]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(SUPPORT.parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT.parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = json.loads(done.stdout.strip().splitlines()[-1])
@@ -351,6 +351,6 @@ def test_training_imports_neither_video_decoding_nor_the_service(tree: Path, tmp
         "Trainer(recipe('tiny-synthetic'), out=Path('x'))\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'av', 'pycocotools', 'service', 'cv2', 'grpc'}))"
     )
-    environment = os.environ | {"PYTHONPATH": str(SUPPORT.parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT.parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200)
     assert done.stdout.strip() == "[]", done.stderr[-1000:]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.answer_stage import Shelf, Stage
+from support.components.answer_stage import Shelf, Stage
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.domain.deadline import Deadline

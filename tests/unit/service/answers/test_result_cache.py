@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.answer_stage import NO_DEADLINE, Stage
+from support.components.answer_stage import NO_DEADLINE, Stage
 
 from service.answers.result_cache import CachedAnswers
 from service.domain.deadline import Deadline

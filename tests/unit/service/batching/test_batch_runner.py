@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from support.chunks import FakeClock, make_chunk
+from support.components.chunks import FakeClock, make_chunk
 
 from service.batching.batch_arrays import assemble
 from service.batching.device import BatchRunner

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from support.chunks import make_chunk
+from support.components.chunks import make_chunk
 from support.virtual_time import run_virtual, virtual_clock
 
 from service.batching.batch_plan import BatchPlan

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from support.chunks import FakeClock
+from support.components.chunks import FakeClock
 
 from service.batching.device import HANDOFF_SIZE, DeviceThread
 from service.domain.errors import ServiceError

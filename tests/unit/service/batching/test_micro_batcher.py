@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from support.chunks import FakeClock, make_chunk
+from support.components.chunks import FakeClock, make_chunk
 
 from service.batching.batch_plan import BatchPlan
 from service.batching.device import BatchOutcome

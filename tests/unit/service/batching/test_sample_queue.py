@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.chunks import make_chunk
+from support.components.chunks import make_chunk
 
 from service.batching.sample_queue import PendingChunk, SampleQueue, SampleSlice
 from service.domain.deadline import Deadline

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
-from support.chunks import FakeClock
+from support.components.chunks import FakeClock
 
 from service.core.admission import Admission, AdmissionPolicy
 from service.core.drain_rate import DrainRate

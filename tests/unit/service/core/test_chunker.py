@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from support.chunks import FakeClock, make_block
+from support.components.chunks import FakeClock, make_block
 
 from service.core.chunker import Chunker, ChunkPolicy, chunks_of, join_blocks, split_block
 from service.domain.chunk import SampleBlock

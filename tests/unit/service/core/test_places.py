@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.chunks import FakeClock
+from support.components.chunks import FakeClock
 from support.virtual_time import run_virtual
 
 from service.core.drain_rate import DrainRate

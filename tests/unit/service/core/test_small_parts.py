@@ -9,7 +9,7 @@ import logging
 import os
 
 import pytest
-from support.chunks import FakeClock
+from support.components.chunks import FakeClock
 
 from service.aio.byte_budget import ByteBudget
 from service.aio.tasks import first_error

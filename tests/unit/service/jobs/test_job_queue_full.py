@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.answer_stage import Shelf
+from support.components.answer_stage import Shelf
 
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions

@@ -7,8 +7,8 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
-from support.job_site import FRAME_S, LEASE_S, NUM_FRAMES, OWNER, TTL_S, Site, play
-from support.leased_jobs import FrontView
+from support.components.job_site import FRAME_S, LEASE_S, NUM_FRAMES, OWNER, TTL_S, Site, play
+from support.components.leased_jobs import FrontView
 from support.virtual_time import virtual_clock
 
 from service.domain.errors import ServiceError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.decoding import make_job
+from support.components.decoding import make_job
 
 from service.domain.chunk import WINDOW_SAMPLES, SampleBlock
 from service.domain.clip import ClipInfo

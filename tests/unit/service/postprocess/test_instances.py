@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.discs import CYAN, SIDE_PX, YELLOW, Disc, crossing, frame_of, mask_of, picture, pixels_of, visible
+from support.inputs.discs import CYAN, SIDE_PX, YELLOW, Disc, crossing, frame_of, mask_of, picture, pixels_of, visible
 
 from service.domain.chunk import ProbabilityMap
 from service.domain.result import FrameMasks

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from support.untrained import save_untrained
+from support.model.untrained import save_untrained
 
 from service.ports import Predictor
 from service.predictors import torch as predictor_torch

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.chunks import make_chunk
+from support.components.chunks import make_chunk
 
 from service.domain.chunk import Chunk, ProbabilityMap, SegmentedChunk
 from service.domain.deadline import Deadline

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
-from support.chunks import make_chunk
+from support.components.chunks import make_chunk
 from support.waiting import until
 
 from service.domain.chunk import Chunk, SegmentedChunk

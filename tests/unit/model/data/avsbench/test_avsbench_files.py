@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.avsbench_tree import LABELS, draw, hash_of, make_avss, make_ms3, make_s4
+from support.model.avsbench_tree import LABELS, draw, hash_of, make_avss, make_ms3, make_s4
 
 from model.data.avsbench.check import convert, verify
 from model.data.avsbench.clip import palette, read_clip

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.avsbench_tree import tone, write_wav
+from support.model.avsbench_tree import tone, write_wav
 
 from model.data.avsbench.sound import field_examples, read_wav, service_windows
 from model.network.preprocess import log_mel, window_log_mel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.avsbench_tree import LABELS, make_avss, make_ms3, make_s4
+from support.model.avsbench_tree import LABELS, make_avss, make_ms3, make_s4
 
 from model.data.avsbench.check import verify
 from model.data.avsbench.index import read_index, read_labels

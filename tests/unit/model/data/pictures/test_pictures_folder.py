@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.pictures_folder import KINDS, SIZE_PX, write_pictures_folder
+from support.model.pictures_folder import KINDS, SIZE_PX, write_pictures_folder
 
 from model.data.pictures.check import verify
 from model.data.pictures.compose import PictureSource, draw_picture

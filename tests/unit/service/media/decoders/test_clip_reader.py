@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.pools import make_request, soon, uploaded
+from support.components.pools import make_request, soon, uploaded
 
 from service.aio.byte_budget import ByteBudget
 from service.domain.chunk import WINDOW_SAMPLES, SampleBlock

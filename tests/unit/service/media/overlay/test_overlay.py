@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 from pycocotools import mask as coco
-from support.clips import make_clip
-from support.fragments import later
-from support.hostile import fragmented_clip, rename
-from support.sound_tracks import SoundSpec, clip_with_sounds, tone_hz
+from support.inputs.clips import make_clip
+from support.inputs.fragments import later
+from support.inputs.hostile import fragmented_clip, rename
+from support.inputs.sound_tracks import SoundSpec, clip_with_sounds, tone_hz
 
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, Mask, Rle

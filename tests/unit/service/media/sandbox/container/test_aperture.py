@@ -9,10 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from support.clips import ClipSpec, make_clip
-from support.decoding import SIDE_PX, decode_here, make_job
-from support.hostile import box, find
-from support.odd_clips import with_entry_box, with_matrix
+from support.components.decoding import SIDE_PX, decode_here, make_job
+from support.inputs.clips import ClipSpec, make_clip
+from support.inputs.hostile import box, find
+from support.inputs.odd_clips import with_entry_box, with_matrix
 
 from service.media.overlay.draw import write_overlay
 from service.media.sandbox.container.aperture import read_aperture

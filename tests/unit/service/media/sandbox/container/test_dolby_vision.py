@@ -7,10 +7,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from support.clips import ClipSpec, make_clip
-from support.decoding import decode_here, make_job
-from support.hostile import box
-from support.odd_clips import ODD_SPECS, with_entry_box
+from support.components.decoding import decode_here, make_job
+from support.inputs.clips import ClipSpec, make_clip
+from support.inputs.hostile import box
+from support.inputs.odd_clips import ODD_SPECS, with_entry_box
 
 from service.domain.errors import ServiceError
 from service.media.sandbox.container.dolby_vision import closed_profile

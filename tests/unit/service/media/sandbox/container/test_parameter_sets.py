@@ -6,8 +6,8 @@ import os
 import random
 
 import pytest
-from support.clips import make_clip
-from support.hostile import find
+from support.inputs.clips import make_clip
+from support.inputs.hostile import find
 
 from service.media.policy import MediaPolicy
 from service.media.sandbox.container.parameter_sets import PictureFormat, read_format

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.clips import make_clip
-from support.hostile import base_clip, box, find, fragmented_clip, hostile_corpus, put32, tail_clip
+from support.inputs.clips import make_clip
+from support.inputs.hostile import base_clip, box, find, fragmented_clip, hostile_corpus, put32, tail_clip
 
 from service.domain.errors import ServiceError
 from service.media.policy import MediaPolicy

@@ -8,7 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from support.decoding import make_job
+from support.components.decoding import make_job
 
 from service.media.overlay.draw import write_overlay
 from service.media.sandbox.decoding.colour import Colours

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.clips import make_clip
-from support.decoding import Decoded, decode_here, expected_rows, make_job, shown_times
-from support.odd_clips import odd_clip, odd_clip_names
+from support.components.decoding import Decoded, decode_here, expected_rows, make_job, shown_times
+from support.inputs.clips import make_clip
+from support.inputs.odd_clips import odd_clip, odd_clip_names
 
 from service.media.sandbox.decoding import clip_decode, picture
 from service.media.sandbox.decoding.packets import Plan

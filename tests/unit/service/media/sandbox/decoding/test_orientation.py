@@ -10,9 +10,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from support.clips import make_clip
-from support.decoding import SIDE_PX, decode_here, make_job
-from support.odd_clips import with_matrix
+from support.components.decoding import SIDE_PX, decode_here, make_job
+from support.inputs.clips import make_clip
+from support.inputs.odd_clips import with_matrix
 
 from service.media.overlay.draw import OverlayPolicy, write_overlay
 from service.media.overlay.paint import PaintPolicy

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.decoding import expected_rows, make_job
+from support.components.decoding import expected_rows, make_job
 
 from service.domain.errors import ServiceError
 from service.media.policy import DecodeJob, MediaPolicy

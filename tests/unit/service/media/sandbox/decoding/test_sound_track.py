@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support.clips import ClipSpec, make_clip
-from support.decoding import Decoded, decode_here, make_job
-from support.hostile import find, patch
-from support.odd_clips import ODD_SPECS
+from support.components.decoding import Decoded, decode_here, make_job
+from support.inputs.clips import ClipSpec, make_clip
+from support.inputs.hostile import find, patch
+from support.inputs.odd_clips import ODD_SPECS
 
 from service.domain.errors import ServiceError
 from service.media.sandbox.decoding.sound import window_end

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.decoding import decode_here, make_job
-from support.hostile import rename
-from support.sound_tracks import SoundSpec, clip_with_sounds, tone_hz
+from support.components.decoding import decode_here, make_job
+from support.inputs.hostile import rename
+from support.inputs.sound_tracks import SoundSpec, clip_with_sounds, tone_hz
 
 from service.domain.clip import AudioInfo
 from service.domain.errors import ServiceError

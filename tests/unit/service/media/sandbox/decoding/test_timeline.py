@@ -9,11 +9,11 @@ from functools import cache
 
 import numpy as np
 import pytest
-from support.clips import ClipSpec, make_clip
-from support.decoding import Decoded, decode_here, make_job
-from support.fragments import later, without_offsets
-from support.hostile import find, fragmented_clip, patch, put32, rename, replace_box
-from support.odd_clips import edited
+from support.components.decoding import Decoded, decode_here, make_job
+from support.inputs.clips import ClipSpec, make_clip
+from support.inputs.fragments import later, without_offsets
+from support.inputs.hostile import find, fragmented_clip, patch, put32, rename, replace_box
+from support.inputs.odd_clips import edited
 
 from service.domain.errors import ServiceError
 from service.media.sandbox.decoding.timeline import EndClaims, end_of_picture, origin_of

@@ -1,0 +1,69 @@
+"""Clips whose stream changes its parameter sets in the middle: the container and the first pictures tell less."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import av
+from support.inputs.clips import make_clip
+
+_LENGTH_BYTES = 4
+_FRAME_TICKS = 512
+_TIME_BASE = Fraction(1, 25 * _FRAME_TICKS)
+
+
+def lying_clip(small: bytes, large: bytes) -> bytes:
+    """Return an H.264 MP4 with the sample entry and the pictures of `small`, then the pictures of `large`.
+
+    The parameter sets of `large` are in its first picture only, where a decoder takes them from and a look at the
+    container does not see them.
+    """
+    sets, packets = _parts(large)
+    out = io.BytesIO()
+    with av.open(io.BytesIO(small)) as source, av.open(out, "w", format="mp4") as target:
+        template = source.streams.video[0]
+        stream = target.add_stream_from_template(template)
+        sound = av.open(io.BytesIO(small)).streams.audio[0] if source.streams.audio else None
+        sound_stream = None if sound is None else target.add_stream_from_template(sound)
+        own = [(bytes(packet), packet.is_keyframe) for packet in source.demux(template) if packet.size]
+        inserted = [(sets + data if number == 0 else data, is_key) for number, (data, is_key) in enumerate(packets)]
+        for number, (data, is_key) in enumerate([*own, *inserted]):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = number * _FRAME_TICKS
+            packet.time_base, packet.stream, packet.is_keyframe = _TIME_BASE, stream, is_key
+            target.mux(packet)
+        if sound_stream is not None:
+            with av.open(io.BytesIO(small)) as again:
+                for packet in again.demux(again.streams.audio[0]):
+                    if packet.size:
+                        packet.stream = sound_stream
+                        target.mux(packet)
+    return out.getvalue()
+
+
+def _parts(clip: bytes) -> tuple[bytes, list[tuple[bytes, bool]]]:
+    """Parameter sets as length-prefixed NAL units, and the coded pictures."""
+    with av.open(io.BytesIO(clip)) as source:
+        stream = source.streams.video[0]
+        config = stream.codec_context.extradata
+        assert config is not None
+        packets = [(bytes(packet), packet.is_keyframe) for packet in source.demux(stream) if packet.size]
+    return _sets_of(config), packets
+
+
+def _sets_of(config: bytes) -> bytes:
+    """The sets of an AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1)."""
+    found, at = b"", 5
+    for mask in (31, 255):
+        count, at = config[at] & mask, at + 1
+        for _ in range(count):
+            size = int.from_bytes(config[at : at + 2], "big")
+            found += size.to_bytes(_LENGTH_BYTES, "big") + config[at + 2 : at + 2 + size]
+            at += 2 + size
+    return found
+
+
+def small_clip() -> bytes:
+    """What the container tells: 320x240, one reference."""
+    return make_clip(width=320, height=240, num_frames=10, b_frames=0, codec_options={"refs": "1"})
