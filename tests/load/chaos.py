@@ -52,7 +52,7 @@ class SharedFleet:
 
 async def faulty_links(run: Run) -> Found:
     """Delays, narrow links, resets and stalls on each link."""
-    return await suite("tests/integration/test_faulty_links.py")
+    return await suite("tests/integration/workers/test_faulty_links.py")
 
 
 def experiments(shared: SharedFleet) -> tuple[Experiment, ...]:

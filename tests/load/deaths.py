@@ -160,8 +160,8 @@ async def r7(run: Run) -> Found:
 async def r13(run: Run) -> Found:
     """Full disks, no descriptors, a device out of memory."""
     return await suite(
-        "tests/integration/test_addresses_and_folders.py",
-        "tests/integration/test_http_edges.py::test_without_descriptors_clients_are_told_when_to_come_back",
+        "tests/integration/deploy/test_addresses_and_folders.py",
+        "tests/integration/rest/test_http_edges.py::test_without_descriptors_clients_are_told_when_to_come_back",
         "tests/unit/service/batching/test_batch_runner.py",
     )
 

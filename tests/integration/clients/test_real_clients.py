@@ -19,7 +19,7 @@ from support.servers.service_process import ServiceProcess
 from support.waiting import wait_until
 
 GUARD_S = 120
-JAVA = Path(__file__).parents[1] / "support" / "clients" / "HttpClientProbe.java"
+JAVA = Path(__file__).parents[2] / "support" / "clients" / "HttpClientProbe.java"
 
 NODE = """
 const fs = require('fs');
@@ -135,7 +135,7 @@ def test_fetch_of_node(service: ServiceProcess, clip: Path) -> None:
 def test_the_coco_recipe_reads_an_answer(service: ServiceProcess, tmp_path: Path, query: str, has_masks: bool) -> None:
     clip = tmp_path / "bright.mp4"
     clip.write_bytes(make_clip(num_frames=50, flash_frames=frozenset(range(15, 50))))
-    page = (Path(__file__).parents[2] / "docs" / "annotators.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "annotators.md").read_text(encoding="utf-8")
     [recipe] = [code for code in re.findall(r"(?ms)^```python\n(.*?)^```$", page) if "loadRes" in code]
     recipe = recipe.replace("http://127.0.0.1:8000/v1/segment", f"{service.url}/v1/segment{query}")
     recipe = recipe.replace("tests/assets/example.mp4", str(clip))

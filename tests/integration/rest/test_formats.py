@@ -49,7 +49,7 @@ async def test_the_result_of_a_job_in_every_format_is_that_of_the_request(front:
             while (await http.get(location)).json()["state"] not in ("done", "failed"):
                 await asyncio.sleep(0.05)
         for name in FORMATS:
-            if name == "overlay":  # tests/integration/test_overlay_format.py
+            if name == "overlay":  # tests/integration/rest/test_overlay_format.py
                 continue
             asked = await ask(front, format=name)
             kept = await http.get(f"{location}/result", params={"format": name})

@@ -50,7 +50,7 @@ async def test_a_state_folder_that_is_set_takes_the_place_of_home(
 async def test_jobs_that_will_not_survive_are_accepted_with_a_warning(
     closed_home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clip = (Path(__file__).parents[1] / "assets" / "synthetic.mp4").read_bytes()
+    clip = (Path(__file__).parents[2] / "assets" / "synthetic.mp4").read_bytes()
     async with running_front(port=free_port()) as front, httpx.AsyncClient(base_url=front.http_url) as client:
         answer = await client.post("/v1/jobs", content=clip, headers={"Content-Type": "video/mp4"}, timeout=60)
         assert answer.status_code == 202, answer.text

@@ -17,7 +17,7 @@ from support.servers.front import RunningFront, running_front
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HANG_S = 120.0
-CLIP = Path(__file__).parents[1] / "assets" / "synthetic.mp4"
+CLIP = Path(__file__).parents[2] / "assets" / "synthetic.mp4"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

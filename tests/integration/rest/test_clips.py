@@ -17,7 +17,7 @@ from support.servers.front import RunningFront, running_front
 from service.predictors.fake import FakePredictor, FakeTiming
 
 RAW = {"Content-Type": "video/mp4"}
-EXAMPLE = Path(__file__).parents[1] / "assets" / "synthetic.mp4"
+EXAMPLE = Path(__file__).parents[2] / "assets" / "synthetic.mp4"
 
 
 def client_of(running: RunningFront) -> httpx.AsyncClient:

@@ -100,7 +100,7 @@ def _camera(clip: Path) -> Iterator[str]:
     if python is None or subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode:
         pytest.skip("apt-get install python3-gi gir1.2-gst-rtsp-server-1.0")
     port = free_port()
-    script = Path(__file__).parents[1] / "support" / "servers" / "rtsp_server.py"
+    script = Path(__file__).parents[2] / "support" / "servers" / "rtsp_server.py"
     with subprocess.Popen([python, str(script), str(clip), str(port)], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == "listening\n"

@@ -19,7 +19,7 @@ from support.servers.service_process import ServiceProcess
 from support.waiting import wait_until
 
 GUARD_S = 120.0
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

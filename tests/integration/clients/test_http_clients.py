@@ -72,7 +72,7 @@ async def test_only_trusted_proxies_set_the_prefix(tmp_path):
 
 
 async def test_the_location_of_a_job_carries_the_prefix(tmp_path):
-    clip = (Path(__file__).parents[1] / "assets" / "synthetic.mp4").read_bytes()
+    clip = (Path(__file__).parents[2] / "assets" / "synthetic.mp4").read_bytes()
     async with (
         running_front(root_path="/avs", state_dir=tmp_path) as front,
         httpx.AsyncClient(base_url=front.http_url, timeout=60) as client,
@@ -86,7 +86,7 @@ async def test_the_location_of_a_job_carries_the_prefix(tmp_path):
 
 
 async def test_jobs_take_a_trailing_slash_behind_a_trusted_proxy(tmp_path):
-    clip = (Path(__file__).parents[1] / "assets" / "synthetic.mp4").read_bytes()
+    clip = (Path(__file__).parents[2] / "assets" / "synthetic.mp4").read_bytes()
     told = {"X-Forwarded-Prefix": "/team/avs/"}
     async with (
         running_front(trusted_proxies="127.0.0.1", state_dir=tmp_path) as front,
