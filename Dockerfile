@@ -14,6 +14,7 @@ RUN pip install --no-deps --require-hashes -r /src/deploy/locks/build.txt \
  && python -m venv --without-pip /opt/avesformer \
  && pip --python /opt/avesformer/bin/python install --no-deps --require-hashes -r /src/deploy/locks/front.txt
 COPY pyproject.toml README.md LICENSE /src/
+COPY deploy/wheel/ /src/deploy/wheel/
 COPY service/ /src/service/
 COPY model/ /src/model/
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src

@@ -1,4 +1,4 @@
-"""What an installation brings: our import names are ours alone, and the client comes without the service."""
+"""What an editable install brings: our import names are ours alone here, and the client comes without the service."""
 
 from __future__ import annotations
 

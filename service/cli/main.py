@@ -49,6 +49,8 @@ _FORWARDED: dict[str, tuple[str, str]] = {
     "export": ("model.cli.main:app", "Export a checkpoint to ONNX or torch."),
     "ablate": ("model.cli.main:app", "Train `tiny` with one part changed at a time."),
 }
+# `service` and `model` in the repository, `avesformer` in an installed wheel (see deploy/wheel).
+_OUR_PACKAGES = {target.partition(".")[0] for target, _ in _FORWARDED.values()}
 
 Host = Annotated[str | None, typer.Option(help="Address to bind (AVES_HOST, 127.0.0.1).")]
 Port = Annotated[int | None, typer.Option(help="HTTP port (AVES_PORT, 8000).")]
@@ -171,7 +173,7 @@ def _import(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
 def _complain_of_missing(error: ModuleNotFoundError, command: str) -> None:
     """Print which package to install (the client can be installed alone). Re-raise `error` for a module of our own."""
     package = (error.name or "").partition(".")[0]
-    if package in ("service", "model"):
+    if package in _OUR_PACKAGES:
         raise error
     complain(f"`{command}` needs the package {package!r}; install it with: pip install '.[model]'")
 
