@@ -18,7 +18,7 @@ from service.codec.job_json import JobEvents, JobStatus
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.job import Job
-from service.jobs.webhook_addresses import (
+from service.outbound.addresses import (
     PUBLIC_PORTS,
     Resolver,
     is_local_name,

@@ -14,8 +14,8 @@ from service.batching.emulated import DEFAULT_MAX_BATCH, BenchAccelerator
 from service.core.api_keys import ApiKeys, Authenticate
 from service.core.live import LivePolicy, LiveStreams
 from service.domain.errors import ServiceError
-from service.jobs.fetch import Fetcher
 from service.jobs.runner import JobRunner
+from service.outbound.fetch import Fetcher
 from service.ports import Answering
 from service.rest.app import create_app
 from service.rest.bench import build_bench_router

@@ -11,8 +11,8 @@ from service.batching.policy import BatchPolicy
 from service.core.admission import AdmissionPolicy
 from service.core.answer_spool import AnswerSpoolPolicy
 from service.core.pipeline import PipelinePolicy
-from service.jobs.fetch import FetchPolicy
 from service.media.policy import MediaPolicy
+from service.outbound.fetch import FetchPolicy
 from service.ports import Predictor
 from service.rest.app import EdgePolicy
 from service.rest.connection.protocol import ConnectionPolicy

@@ -12,7 +12,7 @@ from service.aio.tasks import end_tasks
 from service.cli.front import drain, listen, warm_up
 from service.core.live import LivePolicy, LiveStreams
 from service.domain.caller import ANONYMOUS
-from service.jobs.fetch import Fetcher, FetchPolicy
+from service.outbound.fetch import Fetcher, FetchPolicy
 from service.ports import Answering, Predictor
 from service.predictors.fake import FakePredictor
 from service.rest.app import create_app

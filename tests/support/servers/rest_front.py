@@ -20,8 +20,8 @@ from service.core.request_log import RequestLog
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
-from service.jobs.fetch import Fetcher, FetchPolicy
 from service.media.upload import Spool, Upload
+from service.outbound.fetch import Fetcher, FetchPolicy
 from service.ports import Predictor
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.rest.app import EdgePolicy, create_app

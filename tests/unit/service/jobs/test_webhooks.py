@@ -17,8 +17,8 @@ from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.domain.result import SoundEvent
-from service.jobs.webhook_addresses import Resolver, is_public
 from service.jobs.webhooks import WebhookPolicy, Webhooks
+from service.outbound.addresses import Resolver, is_public
 
 
 class Receiver:

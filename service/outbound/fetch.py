@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from service.core.upload_rate import UploadRate
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
-from service.jobs.webhook_addresses import MAX_URL_CHARS, Resolver, is_local_name, is_public, numeric_host, port_of
 from service.media.upload import Upload
+from service.outbound.addresses import MAX_URL_CHARS, Resolver, is_local_name, is_public, numeric_host, port_of
 
 if TYPE_CHECKING:
     import httpx

@@ -8,8 +8,8 @@ import pytest
 
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
-from service.jobs.fetch import Fetcher, FetchPolicy
 from service.media.upload import Spool
+from service.outbound.fetch import Fetcher, FetchPolicy
 
 ADDRESSES = {
     "store.example": ["93.184.216.34"],

@@ -1,4 +1,4 @@
-"""Rules for the addresses that webhooks may reach, and name resolution with a deadline of its own."""
+"""Rules for addresses that requests name, and name resolution with a deadline of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Longest name resolution, in seconds, including the wait for a free thread. Stub resolvers retry for 10 s and longer.
 RESOLVE_TIMEOUT_S = 2.0
-# Threads that resolve names at once. Only webhooks use them, so a silent resolver delays nothing else.
+# Threads that resolve names at once. Only outbound connections use them, so a silent resolver delays nothing else.
 MAX_RESOLVING = 16
 # Ports allowed at public addresses; a host of AVES_WEBHOOK_HOSTS may have any.
 PUBLIC_PORTS = frozenset({80, 443, 8080, 8443})

@@ -1,0 +1,1 @@
+"""Connections that the service opens to addresses which requests name."""
