@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final, TypeVar
 
 from service.client.answer import Answer, OnEvent
+from service.client.closing import AsyncClosedOnExit
 from service.client.grpc_client import GrpcClient, RunningCall
 from service.client.policy import ClientPolicy
 from service.client.retry import gather_async, retried_async
@@ -31,21 +31,13 @@ _READ_AHEAD = 4
 _END: Final = None
 
 
-class AsyncGrpcClient:
+class AsyncGrpcClient(AsyncClosedOnExit):
     """Like GrpcClient, for asyncio."""
 
     def __init__(self, target: str, policy: ClientPolicy | None = None, *, is_secure: bool = False) -> None:
         self._policy = policy or ClientPolicy()
         self._blocking = GrpcClient(target, policy, is_secure=is_secure)
         self._threads = ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="grpc-client")
-
-    async def __aenter__(self) -> AsyncGrpcClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the channel. Calls in progress end."""

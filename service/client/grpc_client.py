@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import grpc
 
 from service.client.answer import Answer, OnEvent, cut_off
+from service.client.closing import ClosedOnExit
 from service.client.failures import grpc_error, unreachable
 from service.client.grpc_messages import channel_options, metadata, segment_requests
 from service.client.policy import ClientPolicy
@@ -37,7 +37,7 @@ _E = TypeVar("_E")
 _Call: TypeAlias = Any
 
 
-class GrpcClient:
+class GrpcClient(ClosedOnExit):
     """Blocking client over gRPC; `target` is `host:port`."""
 
     def __init__(self, target: str, policy: ClientPolicy | None = None, *, is_secure: bool = False) -> None:
@@ -49,14 +49,6 @@ class GrpcClient:
         else:
             self._channel = grpc.insecure_channel(target, options=options)
         self._stub = SegmentationStub(self._channel)
-
-    def __enter__(self) -> GrpcClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the channel. Calls in progress end."""

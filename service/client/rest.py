@@ -6,12 +6,12 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
 
 from service.client.answer import Answer, OnEvent, cut_off
+from service.client.closing import AsyncClosedOnExit, ClosedOnExit
 from service.client.failures import unreachable
 from service.client.grpc_messages import read_blocks
 from service.client.jobs import RemoteJob, checked, submit
@@ -29,21 +29,13 @@ _HEARTBEAT_GRACE_S = 60.0
 _ROUTE = "/v1/segment"
 
 
-class RestClient:
+class RestClient(ClosedOnExit):
     """Blocking client over HTTP."""
 
     def __init__(self, url: str, policy: ClientPolicy | None = None) -> None:
         self._policy = policy or ClientPolicy()
         self._url = url.rstrip("/")
         self._http = httpx.Client(verify=_verify(self._policy), timeout=_timeout(self._policy))
-
-    def __enter__(self) -> RestClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""
@@ -87,24 +79,19 @@ class RestClient:
         ):
             if response.status_code != httpx.codes.OK:
                 raise _error(response, response.read())
-            yield from _until_end(response.iter_lines())
+            lines = _Lines()
+            for line in response.iter_lines():
+                yield from lines.feed(line)
+            lines.finish()
 
 
-class AsyncRestClient:
+class AsyncRestClient(AsyncClosedOnExit):
     """Like RestClient, for asyncio."""
 
     def __init__(self, url: str, policy: ClientPolicy | None = None) -> None:
         self._policy = policy or ClientPolicy()
         self._url = url.rstrip("/")
         self._http = httpx.AsyncClient(verify=_verify(self._policy), timeout=_timeout(self._policy))
-
-    async def __aenter__(self) -> AsyncRestClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -125,14 +112,11 @@ class AsyncRestClient:
             ) as response:
                 if response.status_code != httpx.codes.OK:
                     raise _error(response, await response.aread())
-                is_over = False
+                lines = _Lines()
                 async for line in response.aiter_lines():
-                    event = line_event(line) if line else None
-                    if event is not None:
-                        is_over = isinstance(event, Summary)
+                    for event in lines.feed(line):
                         yield event
-                if not is_over:
-                    raise cut_off()
+                lines.finish()
 
 
 class _Body:
@@ -156,15 +140,24 @@ def _key_headers(policy: ClientPolicy) -> dict[str, str]:
     return {} if policy.api_key is None else {"Authorization": f"Bearer {policy.api_key}"}
 
 
-def _until_end(lines: Iterator[str]) -> Iterator[AnswerEvent]:
-    is_over = False
-    for line in lines:
+class _Lines:
+    """Events of an answer's lines, the last of which is the summary."""
+
+    def __init__(self) -> None:
+        self._is_over = False
+
+    def feed(self, line: str) -> tuple[AnswerEvent, ...]:
+        """Return the event of a line; none for an empty line, a heartbeat or a line of an unknown type."""
         event = line_event(line) if line else None
-        if event is not None:
-            is_over = isinstance(event, Summary)
-            yield event
-    if not is_over:
-        raise cut_off()
+        if event is None:
+            return ()
+        self._is_over = isinstance(event, Summary)
+        return (event,)
+
+    def finish(self) -> None:
+        """Raise the error of an answer that was cut off unless the summary came."""
+        if not self._is_over:
+            raise cut_off()
 
 
 async def _async_blocks(source: Path | bytes) -> AsyncIterator[bytes]:
