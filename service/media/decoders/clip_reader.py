@@ -109,11 +109,8 @@ class ClipReader:
 
     def close(self) -> None:
         """Kill the child; the slot is released when the child has ended."""
-        if self._channel is None:
-            self._slot.end()
-        else:
-            self._channel.close(then=self._slot.end)
-            self._channel = None
+        channel, self._channel = self._channel, None
+        self._slot.end_with(channel)
 
     @contextlib.contextmanager
     def _noting_failure(self) -> Iterator[None]:

@@ -64,11 +64,8 @@ class OverlayReader:
 
     def close(self) -> None:
         """Kill the child; the slot is released when the child has ended."""
-        if self._channel is None:
-            self._slot.end()
-        else:
-            self._channel.close(then=self._slot.end)
-            self._channel = None
+        channel, self._channel = self._channel, None
+        self._slot.end_with(channel)
 
     async def _start(self, audio_track: int | None) -> Channel:
         await self._slot.swap_memory(self._policy.granted_bytes)

@@ -8,6 +8,7 @@ from functools import partial
 from service.aio.byte_budget import ByteBudget
 from service.aio.waits import bounded_wait
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
+from service.media.decoders.child_channel import Channel
 
 
 class Slot:
@@ -60,6 +61,13 @@ class Slot:
         """Release slot and memory (idempotent)."""
         self.leave()
         self._release_memory()
+
+    def end_with(self, channel: Channel | None) -> None:
+        """Kill the child of a channel, and release slot and memory once it has ended; at once without a child."""
+        if channel is None:
+            self.end()
+        else:
+            channel.close(then=self.end)
 
     def _release_memory(self) -> None:
         num_bytes, self._num_bytes = self._num_bytes, 0

@@ -20,7 +20,7 @@ from service.domain.errors import ServiceError
 from service.media.policy import DecodeJob
 from service.media.sandbox.container.aperture import Aperture
 from service.media.sandbox.decoding import picture, sound
-from service.media.sandbox.decoding.packets import PacketList, list_packets, make_plan
+from service.media.sandbox.decoding.packets import PacketList, Plan, list_packets, make_plan
 from service.media.sandbox.decoding.sample_writer import Outbox, SampleWriter
 from service.media.sandbox.decoding.sampling import (
     MissingFrameError,
@@ -144,21 +144,32 @@ def _decode_complete(job: DecodeJob, shown: _Picture, writer: SampleWriter) -> N
     plans = (None,) if packets.is_in_decoding_order else (make_plan(packets, table, wanted.rows), None)
     for plan in plans:
         _rewind(container, stream, packets)
-        decoder = picture.PictureDecoder(
-            container,
-            stream,
-            job.policy,
-            plan=plan,
-            index_of=index_of,
-            origin_ticks=shown.origin_ticks,
-            on_progress=writer.tick,
-        )
+        decoder = _decoder(job, shown, writer, plan=plan, index_of=index_of)
         chooser: TableChooser[VideoFrame] = TableChooser(table, wanted, is_strict=plan is not None, num_done=num_done)
         try:
             _run_table(decoder, chooser, writer)
             return
         except MissingFrameError:
             num_done = chooser.num_done
+
+
+def _decoder(
+    job: DecodeJob,
+    track: _Picture,
+    writer: SampleWriter,
+    *,
+    plan: Plan | None = None,
+    index_of: dict[int, int] | None = None,
+) -> picture.PictureDecoder:
+    return picture.PictureDecoder(
+        track.container,
+        track.stream,
+        job.policy,
+        plan=plan,
+        index_of=index_of,
+        origin_ticks=track.origin_ticks,
+        on_progress=writer.tick,
+    )
 
 
 def _run_table(decoder: picture.PictureDecoder, chooser: TableChooser[VideoFrame], writer: SampleWriter) -> None:
@@ -174,18 +185,9 @@ def _run_table(decoder: picture.PictureDecoder, chooser: TableChooser[VideoFrame
 
 def _decode_growing(job: DecodeJob, track: _Picture, writer: SampleWriter) -> None:
     """Decode every frame; choose each when its successor is known."""
-    stream = track.stream
-    decoder = picture.PictureDecoder(
-        track.container,
-        stream,
-        job.policy,
-        plan=None,
-        index_of=None,
-        origin_ticks=track.origin_ticks,
-        on_progress=writer.tick,
-    )
-    assert stream.time_base is not None
-    chooser: StreamChooser[VideoFrame] = StreamChooser(job, stream.time_base)
+    decoder = _decoder(job, track, writer)
+    assert track.stream.time_base is not None
+    chooser: StreamChooser[VideoFrame] = StreamChooser(job, track.stream.time_base)
     last_s = 0.0
     for shown in decoder.frames():
         last_s = shown.timestamp_s
