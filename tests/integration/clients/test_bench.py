@@ -89,16 +89,20 @@ def test_latency_figures_are_the_ranks_they_claim():
     assert figures == {"service.c4.clips_per_s": 2.0, "service.c4.p50_s": 0.3, "service.c4.p99_s": 0.4}
 
 
-def test_the_command_writes_the_contracts_keys(tmp_path):
-    clip, target = tmp_path / "small.mp4", tmp_path / "bench.json"
-    clip.write_bytes(make_clip(num_frames=50))
-    args = ["bench", "--only", "decode,rle,batcher", "--seconds", "0.1", "--clip", str(clip), "--json", str(target)]
-    result = CliRunner().invoke(app, args)
+def run_bench(folder, *args, num_frames=50):
+    """Run the command on a small clip; return the figures that it wrote, and what it printed."""
+    clip, target = folder / "small.mp4", folder / "bench.json"
+    clip.write_bytes(make_clip(num_frames=num_frames))
+    result = CliRunner().invoke(app, ["bench", *args, "--clip", str(clip), "--json", str(target)])
     assert result.exit_code == 0, result.output
-    figures = json.loads(target.read_bytes())
+    return json.loads(target.read_bytes()), result.stdout
+
+
+def test_the_command_writes_the_contracts_keys(tmp_path):
+    figures, printed = run_bench(tmp_path, "--only", "decode,rle,batcher", "--seconds", "0.1")
     assert {"decode.small.cpu_s", "rle.ratio_to_pycocotools", "batcher.ratio_to_limit"} <= set(figures)
     assert all(value > 0 for value in figures.values())
-    assert "rle.ratio_to_pycocotools" in result.stdout
+    assert "rle.ratio_to_pycocotools" in printed
 
 
 def test_an_earlier_run_is_shown_as_ratios(tmp_path):
@@ -122,12 +126,8 @@ def test_a_file_that_is_no_earlier_run_is_a_bad_argument(tmp_path, text):
 
 @pytest.mark.slow
 def test_clips_and_starts_of_a_real_service_are_measured(tmp_path):
-    clip, target = tmp_path / "small.mp4", tmp_path / "bench.json"
-    clip.write_bytes(make_clip(num_frames=50))
-    args = ["bench", "--only", "start,service", "--seconds", "0.2", "--checkpoint", "tiny", "--device", "cpu"]
-    result = CliRunner().invoke(app, [*args, "--clip", str(clip), "--json", str(target)])
-    assert result.exit_code == 0, result.output
-    figures = json.loads(target.read_bytes())
+    args = ("--only", "start,service", "--seconds", "0.2", "--checkpoint", "tiny", "--device", "cpu")
+    figures, _ = run_bench(tmp_path, *args)
     hd = {"clips_per_s", "cpu_s_per_clip", "floor_cpu_s", "cpu_ratio_to_floor", "ratio_to_limit"}
     assert {f"service.hd.{name}" for name in hd} <= set(figures)
     assert {f"service.keep_alive.{name}" for name in ("p50_s", "stages_s", "ratio_to_stages")} <= set(figures)
@@ -139,12 +139,7 @@ def test_clips_and_starts_of_a_real_service_are_measured(tmp_path):
 @pytest.mark.slow
 @pytest.mark.redis
 def test_two_workers_are_measured_beside_one(tmp_path):
-    clip, target = tmp_path / "small.mp4", tmp_path / "bench.json"
-    clip.write_bytes(make_clip(num_frames=10))
-    args = ["bench", "--only", "redis", "--seconds", "0.1", "--clip", str(clip), "--json", str(target)]
-    result = CliRunner().invoke(app, args)
-    assert result.exit_code == 0, result.output
-    figures = json.loads(target.read_bytes())
+    figures, _ = run_bench(tmp_path, "--only", "redis", "--seconds", "0.1", num_frames=10)
     assert set(figures) == {"redis.w2.ratio_to_one_worker", "redis.w1.samples_per_s", "redis.w2.samples_per_s"}
     assert all(value > 0 for value in figures.values())
 

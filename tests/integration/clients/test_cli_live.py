@@ -28,6 +28,14 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["live", *map(str, arguments)])
 
 
+async def run_beside_front(*arguments: object) -> None:
+    """Run the command against a front of its own; it must succeed."""
+    async with running_front() as front:
+        url = f"grpc://{front.grpc_target}"
+        result = await asyncio.wait_for(asyncio.to_thread(run, *arguments, "--url", url), HANG_S)
+    assert result.exit_code == 0, result.output
+
+
 @pytest.fixture(name="clip")
 def _clip(tmp_path: Path) -> Path:
     path = tmp_path / "clip.mp4"
@@ -67,11 +75,7 @@ def _stream(clip: Path) -> Iterator[tuple[str, list[str]]]:
 
 async def test_a_file_becomes_lines(clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.ndjson"
-    async with running_front() as front:
-        url = f"grpc://{front.grpc_target}"
-        arguments = (clip, "--url", url, "--output", out, "--max-waiting-frames", 64, "--event-min-s", 0)
-        result = await asyncio.wait_for(asyncio.to_thread(run, *arguments), HANG_S)
-    assert result.exit_code == 0, result.output
+    await run_beside_front(clip, "--output", out, "--max-waiting-frames", 64, "--event-min-s", 0)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert lines[0]["type"] == "model"
     frames = [line for line in lines if line["type"] == "frame"]
@@ -83,10 +87,7 @@ async def test_a_file_becomes_lines(clip: Path, tmp_path: Path) -> None:
 async def test_a_network_stream_that_breaks_is_opened_again(stream: tuple[str, list[str]], tmp_path: Path) -> None:
     address, asked = stream
     out = tmp_path / "overlay.mp4"
-    async with running_front() as front:
-        arguments = (address, "--url", f"grpc://{front.grpc_target}", "--output", out, "--seconds", 4)
-        result = await asyncio.wait_for(asyncio.to_thread(run, *arguments), HANG_S)
-    assert result.exit_code == 0, result.output
+    await run_beside_front(address, "--output", out, "--seconds", 4)
     assert len(asked) >= 2
     with av.open(str(out)) as overlay:
         assert len(list(overlay.decode(video=0))) > 5
@@ -111,11 +112,7 @@ def _camera(clip: Path) -> Iterator[str]:
 @pytest.mark.slow  # a camera does not wait for a busy machine
 async def test_a_camera_over_rtsp_is_answered(camera: str, tmp_path: Path) -> None:
     out = tmp_path / "out.ndjson"
-    async with running_front() as front:
-        url = f"grpc://{front.grpc_target}"
-        arguments = (camera, "--url", url, "--output", out, "--seconds", 6, "--max-waiting-frames", 64)
-        result = await asyncio.wait_for(asyncio.to_thread(run, *arguments), HANG_S)
-    assert result.exit_code == 0, result.output
+    await run_beside_front(camera, "--output", out, "--seconds", 6, "--max-waiting-frames", 64)
     frames = [line for line in map(json.loads, out.read_text().splitlines()) if line["type"] == "frame"]
     assert any(frame["masks"] for frame in frames), "the sound came along"
     assert len(frames) > 10

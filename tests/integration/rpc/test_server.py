@@ -6,9 +6,10 @@ import hashlib
 import random
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -164,22 +165,28 @@ async def upload(data: bytes, options: pb.SegmentOptions) -> AsyncIterator[pb.Se
         yield pb.SegmentRequest(chunk=data[at : at + 50_000])
 
 
-async def test_a_client_that_does_not_read_is_held_back_and_cut() -> None:
-    """14 MB of masks: writing waits for the client once the windows are full, and after the stall it is cut."""
+async def cut_readers(start: Callable[[SegmentationStub], Any], transport: str) -> float | None:
+    """Start a call with large masks, read one message and stop reading; return how many readers were cut."""
     noisy = running_front(make_predictor=lambda: NoisyPredictor(input_height=512, input_width=512))
     async with (
         noisy as front,
         beside(front, stall_s=2.0) as impatient,
         aio.insecure_channel(impatient.grpc_target) as channel,
-        asyncio.timeout(HANG_S),
+        asyncio.timeout(2 * HANG_S),
     ):
-        call = SegmentationStub(channel).Segment(upload(make_clip(num_frames=400), LARGE_MASKS))
+        call = start(SegmentationStub(channel))
         await call.read()
         await front.front.core.admission.wait_until_idle(None)
         call.cancel()
     registry = front.front.core.metrics.registry
-    cut = {"transport": "grpc", "code": "slow_reader"}
-    assert registry.get_sample_value("avesformer_requests_total", cut) == 1
+    cut = {"transport": transport, "code": "slow_reader"}
+    return registry.get_sample_value("avesformer_requests_total", cut)
+
+
+async def test_a_client_that_does_not_read_is_held_back_and_cut() -> None:
+    """14 MB of masks: writing waits for the client once the windows are full, and after the stall it is cut."""
+    clip = make_clip(num_frames=400)
+    assert await cut_readers(lambda stub: stub.Segment(upload(clip, LARGE_MASKS)), "grpc") == 1
 
 
 async def test_a_live_client_that_does_not_read_is_cut_too() -> None:
@@ -192,20 +199,7 @@ async def test_a_live_client_that_does_not_read_is_cut_too() -> None:
             yield pb.LiveRequest(frame=frame)
             await asyncio.sleep(0.005)
 
-    noisy = running_front(make_predictor=lambda: NoisyPredictor(input_height=512, input_width=512))
-    async with (
-        noisy as front,
-        beside(front, stall_s=2.0) as impatient,
-        aio.insecure_channel(impatient.grpc_target) as channel,
-        asyncio.timeout(2 * HANG_S),
-    ):
-        call = SegmentationStub(channel).SegmentLive(camera())
-        await call.read()
-        await front.front.core.admission.wait_until_idle(None)
-        call.cancel()
-    registry = front.front.core.metrics.registry
-    cut = {"transport": "live", "code": "slow_reader"}
-    assert registry.get_sample_value("avesformer_requests_total", cut) == 1
+    assert await cut_readers(lambda stub: stub.SegmentLive(camera()), "live") == 1
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from support.components.chunks import make_chunk
 from support.components.queue_parts import front, local_parts
 from support.servers.poison import POISON_COLOUR, is_poisonous
 from support.servers.redis_server import RedisServer
-from support.servers.worker_process import WorkerProcess
+from support.servers.worker_process import WorkerProcess, keep_alive
 from support.waiting import until
 
 from service.domain.chunk import Chunk
@@ -320,15 +320,6 @@ async def test_interactive_chunks_go_first(server: RedisServer, start_worker: St
         await ask("person", is_interactive=True)
         await asyncio.gather(*jobs)
     assert finished.index("person") < 6
-
-
-async def keep_alive(workers: list[WorkerProcess]) -> None:
-    """What an orchestrator does."""
-    while True:
-        for worker in workers:
-            if worker.process is not None and worker.process.poll() is not None:
-                worker.start()
-        await asyncio.sleep(0.1)
 
 
 async def waiting_entries(server: RedisServer, segmenter: RedisSegmenter) -> int:

@@ -23,7 +23,7 @@ from support.fleets.chaos_fleet import (
 )
 from support.inputs.clips import make_clip
 from support.servers.redis_server import RedisServer
-from support.servers.worker_process import WorkerProcess
+from support.servers.worker_process import WorkerProcess, keep_alive
 from support.waiting import until
 
 from service.wiring.worker import worker_name
@@ -206,7 +206,7 @@ async def poison(fleet: ChaosFleet) -> Finding:
     clip = make_clip(num_frames=20, flash_frames=SOUNDING, poison_frames=frozenset({11}))
     since_s = time.monotonic()
     async with httpx.AsyncClient(timeout=GUARD_S) as client:
-        keeping = asyncio.create_task(_keep_alive(fleet.workers))
+        keeping = asyncio.create_task(keep_alive(fleet.workers))
         healthy = [asyncio.create_task(ask(client, fleet.fronts[n % 2], fleet, n % 4)) for n in range(8)]
         answer = await client.post(
             f"{fleet.fronts[0].url}/v1/segment?fps=native", content=clip, headers={"Content-Type": "video/mp4"}
@@ -260,11 +260,3 @@ def _replies_to(fleet: ChaosFleet, refs: set[str], worker: WorkerProcess, is_lis
             words = monitor.next_command()["command"]
             num += words.startswith("XADD") and f" {by} " in words and any(ref in words for ref in refs)
     return num
-
-
-async def _keep_alive(workers: list[WorkerProcess]) -> None:
-    while True:
-        for worker in workers:
-            if worker.process is not None and worker.process.poll() is not None:
-                worker.start()
-        await asyncio.sleep(0.1)

@@ -90,3 +90,12 @@ class WorkerProcess:
         if self.process is not None and self.process.poll() is None:
             self.signal(signal.SIGCONT)
             self.kill()
+
+
+async def keep_alive(workers: list[WorkerProcess]) -> None:
+    """Start each worker again that has ended, as an orchestrator does, until cancelled."""
+    while True:
+        for worker in workers:
+            if worker.process is not None and worker.process.poll() is not None:
+                worker.start()
+        await asyncio.sleep(0.1)

@@ -1,9 +1,11 @@
 """Evaluation with segmenters whose figures are known beforehand."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from model.data.synthetic import KINDS, TRAINING_SEEDS
+from model.data.synthetic import KINDS, TRAINING_SEEDS, SampleBatch
 from model.evaluation.synthetic import (
     FIRST_EVALUATION_SEED,
     class_probabilities,
@@ -16,15 +18,20 @@ CLIPS = 12
 SIZE_PX = 64
 
 
+def by_sound(truth_of: Callable[[SampleBatch], torch.Tensor]) -> dict[bytes, torch.Tensor]:
+    """What `truth_of` says about each window of the evaluation clips, by the window's bytes."""
+    batches = evaluation_batches(CLIPS, samples_per_clip=2, size_px=SIZE_PX, first_seed=FIRST_EVALUATION_SEED)
+    return {
+        window.numpy().tobytes(): truth
+        for batch in batches
+        for window, truth in zip(batch.windows, truth_of(batch), strict=True)
+    }
+
+
 @pytest.fixture(scope="module")
 def truth_by_sound() -> dict[bytes, torch.Tensor]:
     """The true mask of each window, found again by the window's bytes."""
-    batches = evaluation_batches(CLIPS, samples_per_clip=2, size_px=SIZE_PX, first_seed=FIRST_EVALUATION_SEED)
-    return {
-        window.numpy().tobytes(): mask
-        for batch in batches
-        for window, mask in zip(batch.windows, batch.masks, strict=True)
-    }
+    return by_sound(lambda batch: batch.masks)
 
 
 def test_evaluation_seeds_are_no_training_seeds() -> None:
@@ -64,12 +71,7 @@ def test_a_deaf_segmenter_is_found_out(truth_by_sound: dict[bytes, torch.Tensor]
 @pytest.fixture(scope="module")
 def classes_by_sound() -> dict[bytes, torch.Tensor]:
     """The true classes of each window, found again by the window's bytes."""
-    batches = evaluation_batches(CLIPS, samples_per_clip=2, size_px=SIZE_PX, first_seed=FIRST_EVALUATION_SEED)
-    return {
-        window.numpy().tobytes(): classes
-        for batch in batches
-        for window, classes in zip(batch.windows, batch.kind_map.long() * batch.masks, strict=True)
-    }
+    return by_sound(lambda batch: batch.kind_map.long() * batch.masks)
 
 
 def semantic_oracle(classes_by_sound: dict[bytes, torch.Tensor], *, shift: int):

@@ -148,13 +148,16 @@ async def test_each_reader_has_its_own_deadline(stage: Stage) -> None:
     assert len(await patient) == 6
 
 
-async def test_failures_are_shared_and_not_kept(stage: Stage) -> None:
-    stage.script.error = ServiceError("broken", "damaged")
+@pytest.mark.parametrize(
+    ("error", "code"), [(ServiceError("broken", "damaged"), "broken"), (ZeroDivisionError("a bug"), "internal")]
+)
+async def test_failures_are_shared_and_not_kept(stage: Stage, error: Exception, code: str) -> None:
+    stage.script.error = error
     asking = [asyncio.create_task(stage.ask(f"r{number}")) for number in range(3)]
     await asyncio.sleep(0.05)
     stage.script.gate.set()
     results = await asyncio.gather(*asking, return_exceptions=True)
-    assert [result.code for result in results if isinstance(result, ServiceError)] == ["broken"] * 3
+    assert [result.code for result in results if isinstance(result, ServiceError)] == [code] * 3
     stage.script.error = None
     assert len(await stage.ask("later")) == 6
 
@@ -228,17 +231,6 @@ async def test_an_upload_that_breaks_off_soon_says_why(stage: Stage) -> None:
         _ = [event async for event in stage.cached.answer(upload, SegmentOptions(), context)]
     upload.close()
     assert stage.script.num_started == 0
-
-
-async def test_a_fault_inside_reaches_every_reader_and_is_forgotten(stage: Stage) -> None:
-    stage.script.error = ZeroDivisionError("a bug")
-    asking = [asyncio.create_task(stage.ask(f"r{number}")) for number in range(3)]
-    await asyncio.sleep(0.05)
-    stage.script.gate.set()
-    results = await asyncio.gather(*asking, return_exceptions=True)
-    assert [result.code for result in results if isinstance(result, ServiceError)] == ["internal"] * 3
-    stage.script.error = None
-    assert len(await stage.ask("later")) == 6
 
 
 class StuckCache(MemoryCache):
