@@ -47,6 +47,7 @@ CODES: dict[str, ErrorSpec] = {
     "bad_option": ErrorSpec(Kind.INVALID_REQUEST, "An option is unknown or out of range"),
     "empty_file": ErrorSpec(Kind.INVALID_REQUEST, "The uploaded file is empty"),
     "missing_file": ErrorSpec(Kind.INVALID_REQUEST, "The request carries no video"),
+    "url_refused": ErrorSpec(Kind.INVALID_REQUEST, "The service does not connect to this address"),
     "malformed_body": ErrorSpec(Kind.INVALID_REQUEST, "The request body is malformed"),
     "unauthenticated": ErrorSpec(Kind.UNAUTHENTICATED, "A valid API key is needed"),
     # Only clients see this one: a proxy in front of the service refused the call. The service answers unauthenticated.
@@ -68,6 +69,7 @@ CODES: dict[str, ErrorSpec] = {
     "unsupported_codec": ErrorSpec(Kind.UNSUPPORTED_MEDIA, "The codec is not supported"),
     "unsupported_content_type": ErrorSpec(Kind.UNSUPPORTED_MEDIA, "The content type is not supported"),
     "unsupported_encoding": ErrorSpec(Kind.UNSUPPORTED_MEDIA, "The content encoding is not supported"),
+    "url_unreachable": ErrorSpec(Kind.UNUSABLE_CLIP, "The file at the address could not be fetched"),
     "no_moov": ErrorSpec(Kind.UNUSABLE_CLIP, "The file has no index (moov)"),
     "no_video": ErrorSpec(Kind.UNUSABLE_CLIP, "The clip has no picture track"),
     "no_audio": ErrorSpec(Kind.UNUSABLE_CLIP, "The clip has no sound track"),

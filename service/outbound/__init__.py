@@ -1,1 +1,1 @@
-"""Connections that the service opens to addresses which requests name."""
+"""Connections that the service opens to addresses which requests name, and which of them are allowed."""

@@ -11,7 +11,8 @@ from service.rest.openapi.requests import upload_request_body
 from service.rest.openapi.responses import SEGMENT_CODES, answer_response, problem_responses
 
 CONTRACT_STATUSES = {
-    "bad_option": 400, "empty_file": 400, "missing_file": 400, "malformed_body": 400, "unauthenticated": 401,
+    "bad_option": 400, "empty_file": 400, "missing_file": 400, "malformed_body": 400, "url_refused": 400,
+    "unauthenticated": 401,
     "forbidden": 403, "route_not_found": 404, "job_not_found": 404, "job_expired": 404, "method_not_allowed": 405,
     "not_acceptable": 406, "slow_upload": 408, "slow_reader": 408, "idempotency_mismatch": 409,
     "idempotency_in_progress": 409, "job_not_ready": 409, "upload_too_large": 413, "not_mp4": 415,
