@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from service.redis.link import (
     stream_name,
 )
 from service.redis.model_directory import WorkerDirectory
+from service.redis.served_models import ServedModels
 from service.redis.wire import WireError, decode_answer, encode_chunk
 from service.telemetry.metrics import Metrics
 
@@ -113,11 +113,8 @@ class RedisSegmenter:
         self._budget = ByteBudget(policy.max_outstanding_bytes)
         self._outstanding: dict[str, _Outstanding] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._model: ModelInfo | None = None
-        self._has_model = asyncio.Event()
-        self._directory = WorkerDirectory(jobs, metrics=metrics)
-        self._live: Counter[ModelInfo] = Counter()
-        self._last_seen_s: dict[str, float] = {}
+        directory = WorkerDirectory(jobs, metrics=metrics)
+        self._models = ServedModels(directory, metrics=metrics, clock=clock, grace_s=policy.worker_grace_s)
         self._samples_per_s = 0.0
         self._last_answer_s: float | None = None
         self.num_dropped_replies = 0
@@ -126,7 +123,7 @@ class RedisSegmenter:
         """Start to listen. Returns when the first worker is live, without a timeout."""
         self._spawn(self._forever(self._read_replies))
         self._spawn(self._forever(self._watch))
-        await self._has_model.wait()
+        await self._models.wait_for_first()
 
     async def aclose(self) -> None:
         """Fail outstanding chunks, stop listening, delete all data of this front from Redis."""
@@ -145,7 +142,7 @@ class RedisSegmenter:
 
     def is_ready(self) -> bool:
         """Whether a worker has ever been live. Later outages fail single requests as `backend_down`."""
-        return self._model is not None
+        return self._models.has_model
 
     @property
     def queue_depth(self) -> int:
@@ -174,13 +171,7 @@ class RedisSegmenter:
 
     async def describe(self) -> ModelInfo:
         """Return the model of the live workers. The current model stays while one of its workers is live."""
-        if self._model is None or not self._is_served(self._model):
-            await self._refresh_models()
-        if self._model is None:
-            raise ServiceError("warming_up", "No worker has started yet; try again.", retry_after_s=5.0)
-        if not self._is_served(self._model):
-            raise backend_down()
-        return self._model
+        return await self._models.choose()
 
     def expect(self, request_id: str) -> AbstractContextManager[None]:
         """No-op: the workers form the batches."""
@@ -188,7 +179,7 @@ class RedisSegmenter:
 
     def is_idle(self) -> bool:
         """Return whether this front has fewer outstanding chunks than there are live workers."""
-        return self._model is not None and len(self._outstanding) < self._live[self._model]
+        return len(self._outstanding) < self._models.num_workers
 
     async def segment(self, chunk: Chunk) -> SegmentedChunk:
         """Return the masks of a chunk, computed by any worker. Raises ServiceError."""
@@ -203,7 +194,7 @@ class RedisSegmenter:
     async def _send_and_wait(self, chunk: Chunk) -> SegmentedChunk:
         if self._is_out():
             raise backend_down()
-        model = await self._model_of(chunk)
+        model = await self._models.of_checkpoint(chunk.checkpoint)
         entry = _Outstanding(
             chunk=replace(chunk, checkpoint=model.checkpoint),
             model=model,
@@ -224,15 +215,6 @@ class RedisSegmenter:
             self._metrics.queue_depth.set(self.queue_depth)
         elapsed_s = self._clock() - entry.sent_at_s
         return replace(answer, queue_s=max(0.0, elapsed_s - answer.predict_s - answer.encode_s))
-
-    async def _model_of(self, chunk: Chunk) -> ModelInfo:
-        for model in self._live:
-            if model.checkpoint == chunk.checkpoint:
-                return model
-        model = await self.describe()
-        if chunk.checkpoint not in ("", model.checkpoint):
-            raise backend_down()  # a rolling upgrade has removed the last worker of that checkpoint
-        return model
 
     async def _send(self, entry: _Outstanding) -> None:
         """Store the bytes before the reference, so that a worker never sees a reference without its bytes."""
@@ -308,11 +290,11 @@ class RedisSegmenter:
     async def _watch(self) -> None:
         """Fail chunks that cannot be answered any more, and send lost chunks again."""
         try:
-            await self._refresh_models()
+            await self._models.refresh()
             await self._audit()
         finally:
             for entry in list(self._outstanding.values()):
-                if self._is_out() or not self._is_served(entry.model):
+                if self._is_out() or not self._models.is_served(entry.model):
                     entry.fail(backend_down())
         await asyncio.sleep(self._policy.watch_s)
 
@@ -337,22 +319,6 @@ class RedisSegmenter:
             await self._data.pipeline([("PEXPIRE", payload_name(e.ref), ttl_ms) for e in stale])
         for entry in stale:
             entry.refreshed_at_s = self._clock()
-
-    async def _refresh_models(self) -> None:
-        self._live = await self._directory.live_models()
-        now_s = self._clock()
-        for model in self._live:
-            self._last_seen_s[model.checkpoint] = now_s
-        self._metrics.worker_up.set(sum(self._live.values()))
-        if self._live and (self._model is None or self._model not in self._live):
-            self._model = min(self._live, key=lambda model: (-self._live[model], model.checkpoint))
-            self._has_model.set()
-
-    def _is_served(self, model: ModelInfo) -> bool:
-        if self._live[model]:
-            return True
-        seen_s = self._last_seen_s.get(model.checkpoint)
-        return seen_s is not None and self._clock() - seen_s <= self._policy.worker_grace_s
 
     def _is_out(self) -> bool:
         return max(self._jobs.down_for_s, self._data.down_for_s) > self._policy.outage_grace_s
