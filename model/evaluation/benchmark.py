@@ -14,9 +14,9 @@ import torch
 from model.inference import DTYPES, Predictor, choose_device
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import Checkpoint
-from model.network.config import variant
 from model.network.preprocess import WINDOW_SAMPLES
 from model.network.resnet import ResNet
+from model.network.variants import variant
 
 MIN_ROUNDS = 5
 # Flags of /proc/cpuinfo of CPUs that multiply in bfloat16: x86 with AVX-512 BF16 or AMX, Arm with BF16.

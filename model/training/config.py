@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from model.network.config import ModelConfig, variant
+from model.network.config import ModelConfig
+from model.network.variants import variant
 
 AmpMode = Literal["auto", "off", "bf16", "fp16"]
 DataName = Literal["synthetic", "pictures", "avsbench-s4", "avsbench-ms3", "avsbench-avss"]

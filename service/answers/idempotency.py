@@ -23,8 +23,9 @@ from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import CODES, Kind, ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
+from service.media.spool import Spool
 from service.media.spool_file import SpoolFile
-from service.media.upload import Spool, Upload
+from service.media.upload import Upload
 from service.ports import Answering, KeyRecord, KeyStore
 from service.storage.blobs import Blobs
 

@@ -23,7 +23,8 @@ from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, ModelInfo, Summary
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.ports import ResultCache, Segmenter
 from service.postprocess.stages import AnswerStages, mask_options
 from service.telemetry.metrics import Metrics

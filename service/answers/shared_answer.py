@@ -16,7 +16,7 @@ from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, Summary
-from service.media.upload import Spool
+from service.media.spool import Spool
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from service.domain.deadline import Deadline
 from service.domain.options import AppliedOptions
 from service.media.decoders.pool import DecoderPool
 from service.media.policy import DecodeRequest
-from service.media.upload import Spool
+from service.media.spool import Spool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.wiring.policies import media_policy

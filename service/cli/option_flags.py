@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from service.domain.option_table import Flag, Option
+from service.domain.option_table import Option
+from service.domain.option_types import Flag
 
 
 def with_option_flags(options: Iterable[Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:

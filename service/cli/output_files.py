@@ -9,7 +9,8 @@ from pathlib import Path
 
 from service.client.answer import Answer, answer_events
 from service.codec.answer_json import encode_document_end, encode_document_start, encode_frame, encode_line
-from service.domain.option_table import Choice, Option
+from service.domain.option_table import Option
+from service.domain.option_types import Choice
 from service.domain.request import ClipStarted
 
 # Ends of file names by format. Server-sent events are no file, and the overlay needs the clip.

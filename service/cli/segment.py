@@ -28,7 +28,7 @@ from service.domain.result import FrameMasks
 if TYPE_CHECKING:
     from service.client.grpc_async import AsyncGrpcClient
     from service.client.rest import AsyncRestClient
-    from service.media.upload import Spool
+    from service.media.spool import Spool
     from service.wiring.core import Core
 
 _READ_BYTES = 1024**2
@@ -214,7 +214,7 @@ class _RemoteAnswerer:
 
 
 async def _local(checkpoint: Path | None, device: str | None) -> AsyncIterator[Answerer]:
-    from service.media.upload import Spool
+    from service.media.spool import Spool
     from service.wiring.core import build_core
 
     settings = load_settings(checkpoint=checkpoint, device=device)

@@ -16,7 +16,7 @@ from service.domain.live import (
     LiveOptions,
     SoundPiece,
 )
-from service.domain.option_table import Names
+from service.domain.option_types import Names
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, SoundEvent, Summary

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from service.codec.answer_json import decode_stored, encode_line
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, Summary
-from service.media.upload import Spool
+from service.media.spool import Spool
 
 # Approximate bytes that Python uses for a frame and for a mask, beside the run lengths.
 _FRAME_OVERHEAD_BYTES = 512

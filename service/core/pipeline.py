@@ -27,7 +27,8 @@ from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, FrameMasks, Summary
 from service.media.decoders.pool import ClipReader, DecoderPool, Lend
 from service.media.policy import DecodeRequest
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.ports import AnswerSink, Segmenter
 from service.postprocess.instances import InstanceTracker
 from service.postprocess.stages import AnswerStages

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from service.domain.option_table import Number, WholeNumber, check_values, option, same_option
+from service.domain.option_table import check_values, option, same_option
+from service.domain.option_types import Number, WholeNumber
 from service.domain.options import (
     EVENT_GAP_S,
     EVENT_MIN_S,

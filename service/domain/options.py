@@ -8,20 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.domain.errors import ServiceError
-from service.domain.option_table import (
-    Choice,
-    Flag,
-    Names,
-    Number,
-    Option,
-    Rate,
-    WholeNumber,
-    check_values,
-    option,
-    options_of,
-    parse_fields,
-    same_option,
-)
+from service.domain.option_table import Option, check_values, option, options_of, parse_fields, same_option
+from service.domain.option_types import Choice, Flag, Names, Number, Rate, WholeNumber
 from service.domain.result import ModelInfo
 
 MaskSize = Literal["source", "model"]

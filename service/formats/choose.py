@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-from service.domain.option_table import Choice, Option
+from service.domain.option_table import Option
+from service.domain.option_types import Choice
 from service.formats.captions import CaptionFormatter
 from service.formats.coco import CocoFormatter
 from service.formats.document import DocumentFormatter

@@ -22,7 +22,8 @@ from service.domain.job import Job
 from service.domain.request import AnswerEvent, RequestContext, accept_traceparent
 from service.domain.result import FrameMasks, Summary
 from service.jobs.lease import AnswerLog, JobLease, LeaseLostError
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.ports import Answering, JobStore
 from service.storage.blobs import Blobs
 

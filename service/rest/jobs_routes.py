@@ -24,7 +24,8 @@ from service.codec.job_json import JobStatus
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.job import Job
-from service.domain.option_table import Option, Url
+from service.domain.option_table import Option
+from service.domain.option_types import Url
 from service.domain.options import RLE
 from service.formats.choose import FORMAT
 from service.jobs.api import JobEvent, JobRequest, Jobs

@@ -17,7 +17,8 @@ from service.domain.caller import Caller
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.ports import Answering
 from service.telemetry.metrics import Metrics
 

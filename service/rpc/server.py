@@ -17,7 +17,7 @@ from service.core.api_keys import Authenticate
 from service.core.live import LiveStreams
 from service.core.request_log import RequestLog
 from service.domain.deadline import Clock
-from service.media.upload import Spool
+from service.media.spool import Spool
 from service.ports import Answering, Segmenter
 from service.rpc.calls import Calls
 from service.rpc.malformed import MalformedMessages

@@ -27,7 +27,8 @@ from service.domain.live import LiveEvent, LiveInput, LiveMasks, LiveOptions
 from service.domain.options import SegmentOptions
 from service.domain.request import ClipStarted
 from service.domain.result import FrameMasks, SoundEvent, Summary
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.ports import Answering, Segmenter
 from service.rpc.calls import Call, Calls, Rpc, read
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb

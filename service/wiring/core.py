@@ -14,7 +14,7 @@ from service.core.pipeline import Pipeline
 from service.core.request_log import RequestLog
 from service.domain.deadline import Clock
 from service.media.decoders.pool import DecoderPool
-from service.media.upload import Spool
+from service.media.spool import Spool
 from service.ports import Segmenter
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

@@ -15,7 +15,7 @@ from service.media.policy import MediaPolicy
 from service.outbound.fetch import FetchPolicy
 from service.ports import Predictor
 from service.rest.app import EdgePolicy
-from service.rest.connection.protocol import ConnectionPolicy
+from service.rest.connection.policy import ConnectionPolicy
 from service.rest.connection.proxy import proxy_policy
 from service.rest.connection.server import ServerPolicy
 from service.rest.parts import RestPolicy

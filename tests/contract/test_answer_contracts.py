@@ -25,7 +25,7 @@ from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Mask, Rle, Summary
-from service.media.upload import Spool
+from service.media.spool import Spool
 from service.ports import Answering, AnswerSink
 from service.predictors.fake import FakePredictor
 from service.storage.cache import MemoryCache

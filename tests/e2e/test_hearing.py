@@ -18,7 +18,8 @@ def _save_semantic(folder: Path) -> Path:
     from model.data.world.scene import KINDS
     from model.network.avesformer import AVESFormer
     from model.network.checkpoint import save_checkpoint
-    from model.network.config import BACKGROUND, variant
+    from model.network.config import BACKGROUND
+    from model.network.variants import variant
 
     torch.manual_seed(0)
     config = variant("tiny", labels=(BACKGROUND, *KINDS))

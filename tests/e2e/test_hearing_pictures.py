@@ -14,7 +14,8 @@ from model.data.pictures.index import read_index
 from model.data.pictures.recordings import read_recording
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
-from model.network.config import BACKGROUND, variant
+from model.network.config import BACKGROUND
+from model.network.variants import variant
 from service.bench.hearing import lag
 from service.bench.hearing.pictures import main
 

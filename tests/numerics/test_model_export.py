@@ -17,7 +17,8 @@ from model.export import METADATA_NAME, ExportError, export_checkpoint, measure_
 from model.inference import Predictor
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
-from model.network.config import BackboneConfig, DecoderConfig, HeadConfig, ModelConfig, PromptConfig, variant
+from model.network.config import BackboneConfig, DecoderConfig, HeadConfig, ModelConfig, PromptConfig
+from model.network.variants import variant
 
 SHARE = 1e-5  # of the largest logit
 

@@ -7,8 +7,8 @@ import torch
 
 from model.data.synthetic import TRAINING_SEEDS, SampleBatch, sample_batch
 from model.network.avesformer import AVESFormer
-from model.network.config import variant
 from model.network.preprocess import window_log_mel
+from model.network.variants import variant
 from model.training.tasks.avsbench_objective import ClipBatch, ClipObjective, prepare_clips
 from model.training.tasks.synthetic_objective import sounding_masks
 

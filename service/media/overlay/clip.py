@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from service.domain.errors import ServiceError
 from service.media.policy import MediaPolicy
 from service.media.sandbox.container.aperture import Aperture
-from service.media.sandbox.container.prescan import ClipIndex, Scanner
+from service.media.sandbox.container.clip_index import ClipIndex
+from service.media.sandbox.container.prescan import Scanner
 from service.media.sandbox.decoding.picture import PictureDecoder
 from service.media.sandbox.decoding.sampling import Shown
 from service.media.sandbox.decoding.timeline import origin_of, start_of

@@ -15,7 +15,7 @@ from service.domain.result import FrameMasks
 from service.media.overlay.clip import OverlaySource
 from service.media.overlay.draw import OverlayPolicy, draw_overlay
 from service.media.policy import MediaPolicy
-from service.media.sandbox.container.prescan import ClipIndex
+from service.media.sandbox.container.clip_index import ClipIndex
 from service.media.sandbox.source import UploadSource
 
 # One thread, and little memory: no frames are looked ahead at. Costs about a tenth of the file's size.

@@ -8,56 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import re
 import socket
 import struct
 import termios
-from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.domain.errors import ServiceError
-from service.domain.request import accept_request_id
 from service.rest.connection.framing import Piece, RequestSplitter
+from service.rest.connection.policy import PROBE_PATHS, ConnectionPolicy
+from service.rest.connection.refusals import encoded_refusal, host_error, refusing_app, too_many_connections
 from service.rest.connection.websocket import WebSocketProtocol
-from service.rest.errors import Problem, send_problem
 
 # Key of the connection in the ASGI scope's extensions.
 _CONNECTION_KEY = "avesformer.connection"
-# RFC 3986, 3.2.2: reg-name, IPv4 and bracketed IPv6 addresses, with an optional port. May be empty.
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
 # Bytes of pipelined requests that may wait for the answer in progress. Reading is paused long before.
 _MAX_WAITING_BYTES = 1024**2
-PROBE_PATHS = frozenset(f"{prefix}/{name}" for prefix in ("", "/v1") for name in ("livez", "readyz", "metrics"))
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionPolicy:
-    """Bounds of connections.
-
-    Attributes:
-        max_connections: connections at once. Beyond it the connection that has been without a request for longest is
-            closed; where all have one, only `num_reserved` more are accepted, for probes.
-        num_reserved: connections beyond `max_connections`, which may ask for `PROBE_PATHS` only.
-        max_head_bytes: limit of a request's head, and of everything else in a request that is not its body. 64 KiB is
-            what large proxies allow, a thousand times what is usual.
-        head_timeout_s: time for a head to arrive.
-        last_head_s: time for the first head of a connection when the server stops; its request is then answered.
-        linger_s: after an early answer the rest of the request's body is still read and discarded for this long, so
-            that a client that sends before it reads sees the answer instead of a reset.
-        send_buffer_bytes: what the kernel may hold of an answer. Its own choice of up to 4 MiB a connection would
-            hide for long that a reader has stalled.
-    """
-
-    max_connections: int = 1024
-    num_reserved: int = 16
-    max_head_bytes: int = 64 * 1024
-    head_timeout_s: float = 10.0
-    last_head_s: float = 0.5
-    linger_s: float = 10.0
-    send_buffer_bytes: int = 256 * 1024
 
 
 def connection_of(scope: Scope) -> BoundedProtocol | None:
@@ -130,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
         app = self.app
         error = self._head_error()
         if error is not None:
-            self.app = _refusing(error)
+            self.app = refusing_app(error)
         super().on_headers_complete()
         self.app = app
         if self._is_reserved or self._is_shutting_down:
@@ -315,19 +283,14 @@ class BoundedProtocol(HttpToolsProtocol):
         return None
 
     def _head_error(self) -> ServiceError | None:
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            return ServiceError("malformed_body", f"The request has {len(hosts)} Host headers; send one.")
-        if hosts and not _HOST.fullmatch(hosts[0].strip()):
-            return ServiceError("malformed_body", "The Host header is not a name or address with an optional port.")
+        error = host_error(self.headers, version=self.parser.get_http_version())
         is_over = self._is_reserved and len(self.connections) > self._policy.max_connections
-        if is_over and self.url.partition(b"?")[0].decode("latin-1") not in PROBE_PATHS:
+        if error is None and is_over and self.url.partition(b"?")[0].decode("latin-1") not in PROBE_PATHS:
             return self._too_many_connections()
-        return None
+        return error
 
     def _too_many_connections(self) -> ServiceError:
-        limit = self._policy.max_connections
-        return ServiceError("too_many_requests", f"All {limit} connections are taken; try again later.")
+        return too_many_connections(self._policy.max_connections)
 
     def _evict_another(self) -> bool:
         """Close the connection that comes first by `eviction_rank`; False where all others have a request."""
@@ -391,28 +354,3 @@ class _GentleTransport:
     def is_closing(self) -> bool:
         """Whether the connection takes no more requests."""
         return self._protocol.is_lingering or self._transport.is_closing()
-
-
-def encoded_refusal(error: ServiceError) -> bytes:
-    """A whole response that carries `error` and closes the connection."""
-    problem = Problem(error, accept_request_id(None))
-    body = problem.encoded()
-    headers = {
-        **problem.headers(),
-        "X-Request-ID": problem.request_id,
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-    }
-    head = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-    return STATUS_LINE[problem.status] + head.encode("latin-1") + b"\r\n" + body
-
-
-def _refusing(error: ServiceError) -> Any:
-    """An ASGI application that answers everything with one problem."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        problem = Problem(error, accept_request_id(None))
-        headers = {"X-Request-ID": problem.request_id}
-        await send_problem(problem, send=send, extra_headers=headers, must_close=True)
-
-    return app

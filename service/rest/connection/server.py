@@ -20,7 +20,9 @@ from service.aio.waits import ends_within
 from service.codec.live_json import MAX_MESSAGE_BYTES
 from service.domain.errors import ServiceError
 from service.rest.connection.acceptor import Acceptor
-from service.rest.connection.protocol import BoundedProtocol, ConnectionPolicy, encoded_refusal
+from service.rest.connection.policy import ConnectionPolicy
+from service.rest.connection.protocol import BoundedProtocol
+from service.rest.connection.refusals import encoded_refusal
 from service.rest.connection.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 
 logger = logging.getLogger(__name__)

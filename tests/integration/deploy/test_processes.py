@@ -17,7 +17,7 @@ from support.fleets.deploy_fleet import Fleet, Member
 
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
-from model.network.config import variant
+from model.network.variants import variant
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e, pytest.mark.timeout(1200)]
 

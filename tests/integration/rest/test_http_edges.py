@@ -16,7 +16,7 @@ from support.servers.raw_http import chunked_head, exchange, problem_of, read_an
 from support.servers.rest_front import HANG_GUARD_S, FrontSpec, rest_front
 from support.waiting import until
 
-from service.rest.connection.protocol import ConnectionPolicy
+from service.rest.connection.policy import ConnectionPolicy
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 GET_CHUNKED = b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -20,7 +20,7 @@ from support.waiting import until
 from service.core import upload_rate
 from service.domain.caller import ANONYMOUS
 from service.predictors.fake import FakeTiming
-from service.rest.connection.protocol import ConnectionPolicy
+from service.rest.connection.policy import ConnectionPolicy
 
 RAW = {"Content-Type": "video/mp4"}
 NDJSON = {**RAW, "Accept": "application/x-ndjson"}

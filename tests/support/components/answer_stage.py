@@ -19,7 +19,8 @@ from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Mask, ModelInfo, Rle, Summary
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.ports import AnswerSink
 from service.predictors.fake import FakePredictor
 from service.storage.cache import MemoryCache

@@ -20,7 +20,8 @@ from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Summary
 from service.jobs.api import JobRequest, Jobs
 from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.predictors.fake import FakePredictor
 from service.telemetry.metrics import Metrics
 

@@ -15,7 +15,8 @@ from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions
 from service.media.decoders.pool import ClipReader, DecodeRequest, DecoderPool, MediaPolicy
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.telemetry.metrics import Metrics
 
 HANG_S = 60.0

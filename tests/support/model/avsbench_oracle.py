@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.network.config import ModelConfig, variant
+from model.network.config import ModelConfig
 from model.network.preprocess import FRAME_MEAN, FRAME_STD
+from model.network.variants import variant
 
 HIGH_BANDS, LOW_BANDS = slice(30, 45), slice(0, 12)
 # The last 0.4 s decide, so that what ended earlier is not heard.

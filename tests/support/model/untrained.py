@@ -11,7 +11,7 @@ def save_untrained(folder: Path, *, seed: int = 0) -> Path:
 
     from model.network.avesformer import AVESFormer
     from model.network.checkpoint import save_checkpoint
-    from model.network.config import variant
+    from model.network.variants import variant
 
     torch.manual_seed(seed)
     config = variant("tiny")

@@ -20,12 +20,13 @@ from service.core.request_log import RequestLog
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.outbound.fetch import Fetcher, FetchPolicy
 from service.ports import Predictor
 from service.predictors.fake import FakePredictor, FakeTiming
 from service.rest.app import EdgePolicy, create_app
-from service.rest.connection.protocol import ConnectionPolicy
+from service.rest.connection.policy import ConnectionPolicy
 from service.rest.connection.server import HttpServer, ServerPolicy
 from service.rest.parts import Probes, RestParts, RestPolicy
 from service.telemetry.metrics import Metrics

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model.network.avesformer import AVESFormer
-from model.network.config import ModelConfig, variant
+from model.network.config import ModelConfig
+from model.network.variants import variant
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from model.cli.main import app
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
-from model.network.config import variant
+from model.network.variants import variant
 
 SMALL_RUN = ("steps=2", "batch_samples=4", "clips_per_group=2", "samples_per_clip=2", "sizes=0:32", "evaluate_clips=2")
 

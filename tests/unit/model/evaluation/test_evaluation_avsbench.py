@@ -19,7 +19,7 @@ from model.evaluation.avsbench import evaluate_avsbench, evaluate_own_sound
 from model.evaluation.overlay_page import OverlayPage
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
-from model.network.config import variant
+from model.network.variants import variant
 
 
 @pytest.fixture(scope="module")

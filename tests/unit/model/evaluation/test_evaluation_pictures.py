@@ -13,7 +13,8 @@ from model.evaluation.picture_pairs import choose_pairs, choose_pictures, loudes
 from model.evaluation.picture_sheet import ROBUST_CHANGES, narrow
 from model.evaluation.pictures import PairAnswer, evaluate_pictures
 from model.network.avesformer import AVESFormer, VisualFeatures
-from model.network.config import BACKGROUND, variant
+from model.network.config import BACKGROUND
+from model.network.variants import variant
 
 LABELS = (BACKGROUND, *KINDS)
 

@@ -17,7 +17,7 @@ from model.data.avsbench.subsets import Subset
 from model.evaluation.robust import RobustScore, evaluate_robust
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
-from model.network.config import variant
+from model.network.variants import variant
 
 OBJECT_SHARE = 22 * 22 / 64**2
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from model.network.backbones import BACKBONES, VisualBackbone
-from model.network.config import BackboneConfig, variant
+from model.network.config import BackboneConfig
+from model.network.variants import variant
 
 BASIC_RESNET = variant("tiny").backbone
 BOTTLENECK_RESNET = BackboneConfig(

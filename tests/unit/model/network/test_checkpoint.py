@@ -15,7 +15,8 @@ from model.network.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from model.network.config import ModelConfig, variant
+from model.network.config import ModelConfig
+from model.network.variants import variant
 
 
 def write(path: Path, model: AVESFormer, *, config: ModelConfig | None = None) -> Path:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from model.network.config import VARIANTS, ModelConfig, PromptConfig, variant
+from model.network.config import ModelConfig, PromptConfig
+from model.network.variants import VARIANTS, variant
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))

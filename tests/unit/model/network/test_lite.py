@@ -6,10 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.network.avesformer import AVESFormer, parameter_report
-from model.network.config import BACKGROUND, AudioConfig, ModelConfig, variant
+from model.network.config import BACKGROUND, AudioConfig, ModelConfig
 from model.network.kinds import KindExperts
 from model.network.layers import Attention, SameConv
 from model.network.preprocess import log_mel
+from model.network.variants import variant
 from model.network.yamnet import Yamnet
 
 LABELS = (BACKGROUND, "dog", "clock", "train")

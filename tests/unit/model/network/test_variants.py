@@ -11,15 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from model.network.avesformer import AVESFormer, parameter_report
 from model.network.config import (
     PROMPT_MODES,
-    VARIANTS,
     BackboneConfig,
     DecoderConfig,
     HeadConfig,
     ModelConfig,
     PromptConfig,
     PromptMode,
-    variant,
 )
+from model.network.variants import VARIANTS, variant
 
 STATE_NAMES = Path(__file__).parents[3] / "assets" / "state_names"
 AVSS_LABELS = ("background", *(f"class {number}" for number in range(1, 71)))

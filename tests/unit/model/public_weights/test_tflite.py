@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from model.data.mp4 import read_mp4
 from model.network.avesformer import AVESFormer
-from model.network.config import BACKGROUND, variant
+from model.network.config import BACKGROUND
 from model.network.layers import SameConv
 from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
+from model.network.variants import variant
 from model.public_weights.load import WeightsError, load_public_weights
 from model.public_weights.tflite_file import TfliteError, read_tflite
 

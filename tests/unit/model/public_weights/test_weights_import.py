@@ -25,7 +25,8 @@ from support.model.public_weights import (
 )
 
 from model.network.avesformer import AVESFormer
-from model.network.config import AudioConfig, BackboneConfig, ModelConfig, variant
+from model.network.config import AudioConfig, BackboneConfig, ModelConfig
+from model.network.variants import variant
 from model.network.vggish import Vggish
 from model.public_weights.load import WeightsError, import_audio, import_backbone, load_public_weights, read_state
 

@@ -5,7 +5,7 @@ import torch
 
 from model.data.synthetic import KINDS, TRAINING_SEEDS, SampleBatch, sample_batch
 from model.network.avesformer import AVESFormer
-from model.network.config import variant
+from model.network.variants import variant
 from model.training.augment import _shift, augment_frames, augment_windows, flip, quiet_windows
 from model.training.tasks.synthetic_objective import TrainingObjective, choose_swapped, prepare, sounding_masks
 

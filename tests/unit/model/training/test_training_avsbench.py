@@ -18,7 +18,7 @@ from model.cli.main import app
 from model.cli.training import stopped_by_signals
 from model.inference import Predictor
 from model.network.avesformer import AVESFormer
-from model.network.config import variant
+from model.network.variants import variant
 from model.training.config import TrainingConfig, TrainingError
 from model.training.distributed import ProcessGroup
 from model.training.recipes import recipe

@@ -14,7 +14,7 @@ from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
-from service.media.upload import Spool
+from service.media.spool import Spool
 from service.ports import KeyRecord
 from service.storage.keys import FolderKeyStore
 

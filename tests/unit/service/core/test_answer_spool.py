@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, Mask, Rle, Summary
-from service.media.upload import Spool
+from service.media.spool import Spool
 
 
 def frame(index: int, *, weight: int = 100) -> FrameMasks:

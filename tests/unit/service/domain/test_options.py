@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain.errors import ServiceError
-from service.domain.option_table import (
-    Flag,
-    WholeNumber,
-    check_values,
-    option,
-    options_of,
-    parse_fields,
-    to_fields,
-    to_markdown,
-)
+from service.domain.option_table import check_values, option, options_of, parse_fields, to_fields, to_markdown
+from service.domain.option_types import Flag, WholeNumber
 from service.domain.options import OPTION_NAMES, OPTIONS, AppliedOptions, SegmentOptions, parse_options
 from service.domain.result import SOUNDING, ModelInfo
 

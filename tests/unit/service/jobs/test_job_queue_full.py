@@ -11,7 +11,7 @@ from support.components.answer_stage import Shelf
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.jobs.api import JobRequest, Jobs
-from service.media.upload import Spool
+from service.media.spool import Spool
 
 REQUEST = JobRequest(request_id="r", owner="", options=SegmentOptions())
 

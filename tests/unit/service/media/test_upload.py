@@ -12,7 +12,7 @@ import pytest
 
 from service.domain.errors import ServiceError
 from service.media import upload as upload_module
-from service.media.upload import Spool
+from service.media.spool import Spool
 
 
 async def test_bytes_and_digest_are_what_was_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
-from service.media.upload import Spool
+from service.media.spool import Spool
 from service.outbound.fetch import Fetcher, FetchPolicy
 
 ADDRESSES = {

@@ -19,7 +19,8 @@ from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, RequestContext
 from service.domain.result import FrameMasks, Mask, Rle, Summary
-from service.media.upload import Spool, Upload
+from service.media.spool import Spool
+from service.media.upload import Upload
 from service.rpc.calls import Calls
 from service.rpc.pb.avesformer.v1 import segmentation_pb2 as pb
 from service.rpc.servicer import Servicer, ServicerParts, ServicerPolicy
