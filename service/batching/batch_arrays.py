@@ -58,3 +58,8 @@ def share_out(logits: Floats, slices: Sequence[SampleSlice]) -> list[SliceResult
 def internal_error(text: str) -> ServiceError:
     """Return an `internal` error whose cause was logged."""
     return ServiceError("internal", f"{text}; the failure was logged under the request's id.")
+
+
+def device_lost() -> ServiceError:
+    """Return the error of everything that a dead or hung device was to answer."""
+    return ServiceError("backend_down", "The compute device stopped answering; the service is restarting it.")

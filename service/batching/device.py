@@ -19,7 +19,16 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from service.batching.accelerators import driver_version, nvidia_devices
-from service.batching.batch_arrays import Floats, Frames, SliceResult, assemble, internal_error, pad, share_out
+from service.batching.batch_arrays import (
+    Floats,
+    Frames,
+    SliceResult,
+    assemble,
+    device_lost,
+    internal_error,
+    pad,
+    share_out,
+)
 from service.batching.batch_plan import BatchPlan
 from service.batching.sample_queue import SampleSlice
 from service.batching.warm_up import warm_up
@@ -260,8 +269,7 @@ class BatchRunner:
             extra={"num_samples": sum(map(len, slices)), "request_ids": sorted(by_request)},
         )
         if not self.check_health():
-            error = ServiceError("backend_down", "The compute device stopped answering; the service is restarting it.")
-            return [(piece, error) for piece in slices]
+            return [(piece, device_lost()) for piece in slices]
         if len(by_request) == 1:
             return [(piece, internal_error("The model failed on this clip")) for piece in slices]
         return [result for alone in by_request.values() for result in self.run(alone).results]

@@ -104,14 +104,17 @@ class MicroBatcher:
     async def aclose(self) -> None:
         """Stop at once. Chunks that still wait or run end with `draining`."""
         self._is_closing = True
-        error = ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")
-        running = [piece.pending for slices in self._serving.values() for piece in slices]
-        for pending in [*self._queue.chunks(), *running]:
-            pending.fail(error)
+        self.fail_chunks(_draining())
         tasks = [*self._serving, *([self._loop] if self._loop else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def fail_chunks(self, error: ServiceError) -> None:
+        """End every chunk that waits or runs with this error. Late results of their batches are ignored."""
+        running = [piece.pending for slices in self._serving.values() for piece in slices]
+        for pending in [*self._queue.chunks(), *running]:
+            pending.fail(error)
 
     @property
     def queue_depth(self) -> int:
@@ -175,7 +178,7 @@ class MicroBatcher:
     def _check_open(self) -> None:
         """Raise a ServiceError if chunks cannot be accepted."""
         if self._is_closing:
-            raise ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")
+            raise _draining()
 
     async def _run(self) -> None:
         while True:
@@ -286,3 +289,7 @@ class MicroBatcher:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._serving.pop(task, None)
+
+
+def _draining() -> ServiceError:
+    return ServiceError("draining", "The service is shutting down; try again elsewhere or a little later.")

@@ -11,6 +11,8 @@ from functools import partial
 
 import cv2
 
+from service.aio.tasks import end_tasks
+from service.batching.batch_arrays import device_lost
 from service.batching.device import BatchRunner, DeviceThread
 from service.batching.encode_groups import EncodeInput
 from service.batching.micro_batcher import EncodeOutput, MicroBatcher
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between health checks of an idle device. The health of a busy one shows in its calls.
 IDLE_CHECK_S = 5.0
+# Seconds between looks at a device call that may hang.
+WATCH_S = 0.25
 # Seconds that the current device call may take to end at shutdown. The thread is a daemon, so the process ends anyway.
 STOP_TIMEOUT_S = 10.0
 
@@ -71,6 +75,7 @@ class LocalSegmenter(MicroBatcher):
         self._encoders = ThreadPoolExecutor(
             policy.encode_threads, thread_name_prefix="encode", initializer=_prepare_encoder
         )
+        self._watch: asyncio.Task[None] | None = None
         super().__init__(
             policy,
             run_batch=partial(self._device.run, self._runner.run),
@@ -90,6 +95,7 @@ class LocalSegmenter(MicroBatcher):
         self._device.start()
         await self._device.run(self._runner.load)
         self.start_batching()
+        self._watch = asyncio.create_task(self._watch_device(), name="device watch")
         self._metrics.worker_up.set_function(lambda: int(self.is_healthy()))
         facts = self._runner.device_facts
         labels = {name: facts.get(name, "none") for name in ("device", "dtype", "cuda", "driver")}
@@ -100,6 +106,7 @@ class LocalSegmenter(MicroBatcher):
         """Stop at once. Chunks that still wait or run end with `draining`; to drain, stop admitting and wait first."""
         if self._runner.is_loaded:
             self._metrics.worker_up.set_function(lambda: 0)
+        await end_tasks([self._watch] if self._watch else [])
         await super().aclose()
         if not await self._device.stop(timeout_s=STOP_TIMEOUT_S):
             logger.error("device thread did not end in time")
@@ -155,7 +162,19 @@ class LocalSegmenter(MicroBatcher):
         if not self._runner.is_loaded:
             raise _warming_up()
         if not self.is_healthy():
-            raise ServiceError("backend_down", "The compute device stopped answering; the service is restarting it.")
+            raise device_lost()
+
+    async def _watch_device(self) -> None:
+        """Fail the chunks of a device call that hangs, so that their requests end before the process does."""
+        was_hung = False
+        while True:
+            is_hung = not self._device.is_healthy()
+            if is_hung:
+                if not was_hung:
+                    logger.error("device call hangs", extra={"limit_s": round(self._runner.call_limit_s(), 3)})
+                self.fail_chunks(device_lost())
+            was_hung = is_hung
+            await asyncio.sleep(WATCH_S)
 
     async def _encode_group(self, group: EncodeInput) -> EncodeOutput:
         loop, model = asyncio.get_running_loop(), self._runner.info

@@ -36,7 +36,8 @@ from service.postprocess.instances import InstanceTracker
 # Sends an event to the transport; waits while the client does not read.
 Emit = Callable[[LiveEvent], Awaitable[None]]
 
-# Errors that end the stream, because no later frame could be answered either. Other errors concern one frame.
+# Errors that end the stream, because no later frame could be answered either, as does `backend_down` where the device
+# of this process was lost. Other errors concern one frame.
 _ENDS_STREAM = frozenset({"draining"})
 _DRAINING_RETRY_S = 1.0
 
@@ -82,8 +83,8 @@ class LiveStreams:
         """Answer one stream until its input ends. The first event is the ModelInfo.
 
         Raises:
-            ServiceError: `warming_up` or `backend_down` (no model), `bad_option`, `draining`, `slow_upload` (no input
-                for `idle_s`), `too_many_requests`, any error of `inputs`.
+            ServiceError: `warming_up` or `backend_down` (no model, device lost), `bad_option`, `draining`,
+                `slow_upload` (no input for `idle_s`), `too_many_requests`, any error of `inputs`.
         """
         model = await self._segmenter.describe()
         applied = options.resolve(model)
@@ -192,7 +193,7 @@ class _Stream:
             try:
                 masks = await self._masks(waiting)
             except ServiceError as error:
-                if error.code in _ENDS_STREAM:
+                if error.code in _ENDS_STREAM or (error.code == "backend_down" and not self._work.is_device_healthy()):
                     raise
                 await self._emit(LiveFrameError(waiting.frame.timestamp_s, error.code, error.detail))
             else:
@@ -278,6 +279,10 @@ class _FrameWork:
         self._applied = applied
         self._context = context
         self._clock = clock
+
+    def is_device_healthy(self) -> bool:
+        """Return whether this process's device answers; True where workers have the devices."""
+        return self._segmenter.is_healthy()
 
     async def picture(self, frame: LiveFrame) -> _Picture:
         """Decode and scale; raises `broken`, `malformed_body`, `picture_too_large`, `too_many_requests`."""

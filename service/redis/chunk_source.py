@@ -145,12 +145,14 @@ class RedisChunkSource:
         self._server_offset_s = int(seconds) + int(micros) / 1e6 - self._clock()
 
     async def withdraw(self, *, has_failed: bool = False) -> None:
-        """Remove the published model and leave the consumer groups."""
+        """Remove the published model, and leave the consumer groups in which nothing of this worker is pending.
+
+        A released chunk is pending until another worker claims it, and would be lost with its consumer.
+        """
         await withdraw_model(self._jobs, worker=self._consumer, has_failed=has_failed)
-        if not self._tickets:
-            await self._jobs.pipeline(
-                [("XGROUP", "DELCONSUMER", name, GROUP, self._consumer) for name in self._streams]
-            )
+        for stream in self._streams:
+            with suppress(GroupMissingError):
+                await self._jobs.script(LEAVE, [stream], [GROUP, self._consumer])
 
     async def take(self, max_samples: int, *, wait_s: float) -> Sequence[LeasedChunk]:
         """Lease chunks of up to `max_samples` samples, interactive ones first. If none wait, wait up to `wait_s`."""
@@ -216,13 +218,19 @@ class RedisChunkSource:
         self._tickets.pop(leased.token, None)
         return True
 
-    async def release(self, leased: LeasedChunk) -> None:
-        """Give up the lease so that any worker can claim the chunk at once. The unfinished run is not counted."""
+    async def release(self, leased: LeasedChunk, *, has_crashed: bool = False) -> None:
+        """Give up the lease so that any worker can claim the chunk at once.
+
+        Args:
+            leased: the chunk.
+            has_crashed: count the unfinished solo run as a crash, because it ended the worker's device.
+        """
         ticket = self._tickets.pop(leased.token, None)
         if ticket is not None:
             keys = [ticket.stream, ticket.alone_name]
             idle_ms = int(self._policy.lease_s * 1000)
-            await self._jobs.script(RELEASE, keys, [GROUP, self._consumer, ticket.entry_id, idle_ms])
+            words: list[str | float] = [GROUP, self._consumer, ticket.entry_id, idle_ms, int(has_crashed)]
+            await self._jobs.script(RELEASE, keys, words)
 
     async def _join(self) -> None:
         """Create missing streams and groups, and find consumers of this worker from before a restart."""

@@ -48,12 +48,12 @@ redis.call('DEL', KEYS[2])
 return 1
 """
 
-# KEYS stream, solo runs; ARGV group, consumer, id, idle ms. Makes the entry claimable at once.
+# KEYS stream, solo runs; ARGV group, consumer, id, idle ms, 1 to count the solo run. Makes the entry claimable at once.
 RELEASE = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
 redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4], 'JUSTID')
-redis.call('DEL', KEYS[2])
+if ARGV[5] ~= '1' then redis.call('DEL', KEYS[2]) end
 return 1
 """
 

@@ -125,6 +125,9 @@ class ChunkConsumer:
 
     async def _take_until_stopped(self) -> None:
         while not self.is_stopping:
+            if not self._segmenter.is_healthy():  # the worker is about to stop; others take what was released
+                await self._wait_for_change(_RETRY_S)
+                continue
             try:
                 if not await self._take_suspect():
                     await self._take_new()
@@ -202,6 +205,7 @@ class ChunkConsumer:
             "attempt": leased.attempt,
             "is_suspect": leased.is_suspect,
         }
+        was_healthy = self._segmenter.is_healthy()
         try:
             with self._traces.span("delivery", parent=chunk.traceparent, kind="consumer", **attributes) as span:
                 answer = await self._segmenter.segment(chunk.under(span.traceparent))
@@ -211,7 +215,8 @@ class ChunkConsumer:
             logger.exception("a chunk failed")
             answer = ServiceError("internal", "A worker failed on this clip.")
         if isinstance(answer, ServiceError) and answer.code in _OWN_TROUBLE:
-            await self._persist(lambda: self._source.release(leased))
+            has_crashed = leased.is_suspect and was_healthy and not self._segmenter.is_healthy()
+            await self._persist(lambda: self._source.release(leased, has_crashed=has_crashed))
             return
         if not await self._persist(lambda: self._source.complete(leased, answer)):
             logger.info("an answer is dropped because its lease was lost", extra={"attempt": leased.attempt})

@@ -22,9 +22,11 @@ from support.waiting import until
 from service.domain.chunk import Chunk
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
-from service.predictors.fake import FakeTiming
-from service.redis.link import dead_letter_name, payload_name, stream_name
+from service.predictors.fake import FakePredictor, FakeTiming
+from service.redis.chunk_source import ChunkSourcePolicy, RedisChunkSource
+from service.redis.link import RedisLink, dead_letter_name, payload_name, stream_name
 from service.redis.segmenter import RedisSegmenter
+from service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.redis
 HANG_S = 120
@@ -201,10 +203,11 @@ async def test_redis_may_forget_everything(
     assert load.num_wrong == 0
 
 
+@pytest.mark.parametrize("poison_hangs", [False, True], ids=["kills", "hangs"])
 async def test_a_poisoned_clip_is_given_up_and_its_neighbours_are_answered(
-    server: RedisServer, start_worker: StartWorker, expected: Callable[[Chunk], object]
+    server: RedisServer, start_worker: StartWorker, expected: Callable[[Chunk], object], poison_hangs: bool
 ) -> None:
-    workers = [start_worker(), start_worker()]
+    workers = [start_worker(poison_hangs=poison_hangs) for _ in range(2)]
     poison = make_chunk(seed=1, request_id="poisoned")
     poison.samples.frames[1, 0, 0] = POISON_COLOUR
     healthy = [make_chunk(seed=seed, request_id=f"healthy{seed}") for seed in range(8)]
@@ -225,6 +228,36 @@ async def test_a_poisoned_clip_is_given_up_and_its_neighbours_are_answered(
         assert answer.frames == await expected(chunk)  # type: ignore[misc, union-attr]
     assert [fields[b"request_id"] for _, fields in letters] == [b"poisoned"]
     assert b"alone" in letters[0][1][b"reason"]
+
+
+async def test_a_chunk_that_is_given_back_outlives_its_worker(server: RedisServer) -> None:
+    info = FakePredictor().info
+    async with AsyncExitStack() as stack:
+        link = RedisLink(server.url, clock=time.monotonic)
+        stack.push_async_callback(link.aclose)
+        first, second = (
+            RedisChunkSource(
+                link,
+                link,
+                ChunkSourcePolicy(worker=name, lease_s=LEASE_S),
+                checkpoint=info.checkpoint,
+                metrics=Metrics(),
+                clock=time.monotonic,
+            )
+            for name in ("first", "second")
+        )
+        await first.announce(info)
+        segmenter = await stack.enter_async_context(front(server.url))
+        asking = asyncio.create_task(segmenter.segment(make_chunk(request_id="given back")))
+        stack.callback(asking.cancel)
+        async with asyncio.timeout(HANG_S):
+            while not (taken := await first.take(64, wait_s=0.1)):
+                pass
+            await first.release(taken[0])
+            await first.withdraw()
+            again = await second.reclaim()
+    assert again is not None
+    assert (again.chunk.request_id, again.is_suspect) == ("given back", True)
 
 
 async def test_a_cancelled_chunk_leaves_nothing_behind(server: RedisServer, start_worker: StartWorker) -> None:

@@ -1,6 +1,7 @@
 """`python -m support.servers.fake_worker`: the real worker process with a predictor that needs no weights.
 
 A frame whose first pixel has the poisonous colour ends the process as the kernel would, in the middle of its batch.
+With FAKE_POISON_HANGS the call does not return instead, as of a device that is stuck.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,8 @@ class MortalPredictor(FakePredictor):
 
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
         if is_poisonous(frames):
+            if os.environ.get("FAKE_POISON_HANGS"):
+                threading.Event().wait()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().predict(frames, windows)
 

@@ -28,6 +28,7 @@ class WorkerProcess:
         batch_s: float = 0.02,
         item_s: float = 0.0,
         max_batch: int = 8,
+        poison_hangs: bool = False,
     ) -> None:
         self.port = free_port()
         self._environment = {
@@ -40,6 +41,8 @@ class WorkerProcess:
             "AVES_MAX_BATCH": str(max_batch),
             "AVES_DEVICE": "cpu",
             "AVES_LOG_LEVEL": "warning",
+            "AVES_DEVICE_TIMEOUT_S": "1" if poison_hangs else "20",
+            "FAKE_POISON_HANGS": "1" if poison_hangs else "",
             "FAKE_BATCH_S": str(batch_s),
             "FAKE_ITEM_S": str(item_s),
             "OMP_NUM_THREADS": "1",

@@ -45,6 +45,10 @@ class SlowSegmenter:
     errors: dict[int, ServiceError] = field(default_factory=dict)
     chunks: list[Chunk] = field(default_factory=list)
     num_expected: int = 0
+    has_device: bool = True
+
+    def is_healthy(self) -> bool:
+        return self.has_device
 
     async def describe(self) -> ModelInfo:
         return MODEL
@@ -230,6 +234,17 @@ def test_a_frame_that_the_segmenter_fails_is_its_own_fault() -> None:
     run_virtual(stream.run())
     assert [error.code for error in stream.errors] == ["internal", "queue_full", "backend_down"]
     assert [m.masks.timestamp_s for m in stream.masks] == [3.0]
+
+
+def test_a_lost_device_ends_the_stream_with_the_first_frame_that_it_was_to_answer() -> None:
+    errors = {0: ServiceError("internal", "x"), 1: ServiceError("backend_down", "The device hangs.")}
+    segmenter = SlowSegmenter(errors=errors, has_device=False)
+    stream = Stream([(0, jpeg(n)) for n in range(4)], segmenter=segmenter)
+    with pytest.raises(ServiceError) as ended:
+        run_virtual(stream.run())
+    assert ended.value.code == "backend_down"
+    assert [error.code for error in stream.errors] == ["internal"]
+    assert stream.masks == []
 
 
 def test_draining_ends_a_stream_after_its_current_frame() -> None:

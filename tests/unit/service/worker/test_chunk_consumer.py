@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
+import pytest
 from support.components.chunks import make_chunk
 from support.waiting import until
 
@@ -29,6 +30,7 @@ class MemorySource:
         self.lost: set[str] = set()
         self.answers: dict[str, SegmentedChunk | ServiceError] = {}
         self.released: list[str] = []
+        self.crashed: list[str] = []
         self.alone: list[str] = []
         self.num_failures = 0
         self.num_announced = 0
@@ -66,8 +68,10 @@ class MemorySource:
         self.answers[delivery.token] = answer
         return True
 
-    async def release(self, delivery: LeasedChunk) -> None:
+    async def release(self, delivery: LeasedChunk, *, has_crashed: bool = False) -> None:
         self.released.append(delivery.token)
+        if has_crashed:
+            self.crashed.append(delivery.token)
 
     def _maybe_fail(self) -> None:
         if self.num_failures:
@@ -87,6 +91,10 @@ class GatedSegmenter:
         self.running: set[str] = set()
         self.beside: dict[str, set[str]] = {}
         self.error: Exception | None = None
+        self.is_device_alive = True
+
+    def is_healthy(self) -> bool:
+        return self.is_device_alive
 
     async def describe(self) -> ModelInfo:
         return FakePredictor().info
@@ -170,6 +178,36 @@ async def test_a_suspect_runs_with_nothing_beside_it() -> None:
         await until(lambda: len(source.answers) == 8)
     assert source.alone == ["s1", "s2"]
     assert segmenter.beside["s1"] == segmenter.beside["s2"] == set()
+
+
+@pytest.mark.parametrize("is_suspect", [False, True])
+async def test_a_lost_device_gives_its_chunk_back_and_takes_no_other(is_suspect: bool) -> None:
+    source, segmenter = MemorySource(), GatedSegmenter()
+    first = delivery("first", is_suspect=is_suspect)
+    (source.suspects if is_suspect else source.fresh).append(first)
+    async with running(source, segmenter):
+        await until(lambda: segmenter.running)
+        segmenter.is_device_alive = False
+        segmenter.error = ServiceError("backend_down", "The device hangs.")
+        source.fresh = [delivery("later")]
+        source.suspects = [delivery("again", is_suspect=True)]
+        segmenter.gate.set()
+        await until(lambda: source.released)
+        await asyncio.sleep(0.1)
+        assert source.released == ["first"]
+        assert len(source.fresh) == len(source.suspects) == 1
+    # Only a chunk that ran alone can have caused it.
+    assert source.crashed == (["first"] if is_suspect else [])
+
+
+async def test_a_chunk_that_a_healthy_device_refuses_is_no_crash() -> None:
+    source, segmenter = MemorySource(), GatedSegmenter()
+    segmenter.error = ServiceError("queue_full", "Full.")
+    segmenter.gate.set()
+    source.suspects = [delivery("suspect", is_suspect=True)]
+    async with running(source, segmenter):
+        await until(lambda: source.released)
+    assert source.crashed == []
 
 
 async def test_a_lost_lease_ends_the_work() -> None:

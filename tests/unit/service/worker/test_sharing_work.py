@@ -77,7 +77,7 @@ class SharedSource:
 
     async def start_alone(self, delivery: LeasedChunk) -> None: ...
 
-    async def release(self, delivery: LeasedChunk) -> None: ...
+    async def release(self, delivery: LeasedChunk, *, has_crashed: bool = False) -> None: ...
 
     async def renew(self, deliveries: Sequence[LeasedChunk]) -> frozenset[str]:
         return frozenset()
@@ -100,6 +100,9 @@ class SleepingDevice:
         )
         self._batcher.start_batching()
         self.aclose = self._batcher.aclose
+
+    def is_healthy(self) -> bool:
+        return True
 
     async def _run(self, slices: Sequence[SampleSlice]) -> BatchOutcome:
         cost_s = PLAN.cost_s(sum(map(len, slices)))
