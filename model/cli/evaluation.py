@@ -52,7 +52,7 @@ def evaluate(
         bool,
         typer.Option(
             "--robust",
-            help="AVSBench: only false positives under silence, noise, off-screen sound. Pictures: gain, 8 kHz, AAC.",
+            help="False positives under silence, noise, off-screen sound; the drop. Pictures: also gain, 8 kHz, AAC.",
         ),
     ] = False,
     sheet: Annotated[Path | None, typer.Option(help="Pictures: write contact sheets (PNG) into this folder.")] = None,

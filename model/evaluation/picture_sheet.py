@@ -16,6 +16,7 @@ from model.data.pictures.index import read_index
 from model.data.pictures.recordings import Waveform, through_aac
 from model.evaluation.picture_pairs import choose_pictures
 from model.evaluation.pictures import Change, PairAnswer, Progress, evaluate_pictures
+from model.evaluation.robust_pictures import evaluate_robust_pictures
 from model.network.checkpoint import Checkpoint
 from model.network.preprocess import SAMPLE_RATE_HZ
 
@@ -95,7 +96,7 @@ class PicturesRun:
         root: folder of pictures and recordings.
         split: `train` or `val`.
         num_pictures: most pictures; None for all.
-        is_robust: repeat the figures under each of `ROBUST_CHANGES`.
+        is_robust: also measure `evaluate_robust_pictures`, and repeat the figures under each of `ROBUST_CHANGES`.
         has_only_experts: measure the product of kinds seen and kinds heard instead of the network.
         sheet: folder for contact sheets; None for none.
     """
@@ -134,7 +135,15 @@ class PicturesRun:
             sheet.write(self.sheet)
         if self.is_robust:
             changed = {name: figures(change) for name, change in ROBUST_CHANGES.items()}
-            answer["robust"] = {name: {"iou_kinds": values["iou_kinds"]} for name, values in changed.items()}
+            robust = evaluate_robust_pictures(
+                model,
+                index,
+                pictures,
+                size_px=loaded.config.input_height,
+                has_only_experts=self.has_only_experts,
+                progress=progress,
+            )
+            answer["robust"] = robust | {name: {"iou_kinds": values["iou_kinds"]} for name, values in changed.items()}
         return answer
 
 

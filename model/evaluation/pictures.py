@@ -125,13 +125,13 @@ def evaluate_pictures(
     if model.config.labels[1:] != index.kinds:
         raise ValueError("the checkpoint's labels are not the kinds of the annotations")
     figures = PicturesFigures(index.kinds)
-    hearing = _Hearing(model, change)
+    hearing = Hearing(model, change)
     for done, picture in enumerate(pictures, start=1):
         labelled = squash(read_picture(picture), size_px=size_px)
         pairs = choose_pairs(picture, labelled.classes, index)
         if pairs:
             embeddings = torch.cat([hearing.embedding(pair.recording) for pair in pairs])
-            answers = _answers(model, labelled.frame, embeddings, has_only_experts=has_only_experts)
+            answers = answer_sounds(model, labelled.frame, embeddings, has_only_experts=has_only_experts)
             for pair, answer in zip(pairs, answers, strict=True):
                 entry = compare_answer(pair, labelled.frame, labelled.classes, answer, index)
                 count_answer(figures, entry, index)
@@ -142,30 +142,54 @@ def evaluate_pictures(
     return figures
 
 
-class _Hearing:
-    """Embeddings of recordings, each computed once."""
+class Hearing:
+    """Embeddings of recordings, each computed once.
 
-    def __init__(self, model: AVESFormer, change: Change | None) -> None:
+    Args:
+        model: in eval mode.
+        change: applied to every waveform; None for none.
+    """
+
+    def __init__(self, model: AVESFormer, change: Change | None = None) -> None:
         self._model = model
         self._change = change
         self._known: dict[Recording | None, Tensor] = {}
 
-    @torch.inference_mode()
     def embedding(self, recording: Recording | None) -> Tensor:
-        """Return the embedding (1, embedding_dim) of a recording's loudest window."""
+        """Return the embedding (1, embedding_dim) of a recording's loudest window; of silence for None."""
         if recording not in self._known:
             silence = np.zeros(WINDOW_SAMPLES, np.float32)
             window = silence if recording is None else loudest_window(read_recording(recording.path))
-            changed = window if self._change is None else self._change(window)
-            device = next(self._model.parameters()).device
-            waveform = torch.from_numpy(np.ascontiguousarray(changed))[None].to(device)
-            self._known[recording] = self._model.hear(window_log_mel(waveform))
+            self._known[recording] = self.embedding_of(window)
         return self._known[recording]
+
+    @torch.inference_mode()
+    def embedding_of(self, window: Waveform) -> Tensor:
+        """Return the embedding (1, embedding_dim) of a window (15600,) float32 at 16 kHz."""
+        changed = window if self._change is None else self._change(window)
+        device = next(self._model.parameters()).device
+        waveform = torch.from_numpy(np.ascontiguousarray(changed))[None].to(device)
+        return self._model.hear(window_log_mel(waveform))
 
 
 @torch.inference_mode()
-def _answers(model: AVESFormer, frame: Pixels, embeddings: Tensor, *, has_only_experts: bool) -> list[Pixels]:
-    """Return the class of every pixel (H, W) uint8 for each of the sounds."""
+def answer_sounds(
+    model: AVESFormer, frame: Pixels, embeddings: Tensor, *, has_only_experts: bool = False
+) -> list[Pixels]:
+    """Return a frame's answer to each of several sounds.
+
+    Args:
+        model: in eval mode.
+        frame: (H, W, 3) uint8.
+        embeddings: (B, embedding_dim), see `Hearing`.
+        has_only_experts: the product of kinds seen and kinds heard instead of the network.
+
+    Returns:
+        B arrays (H, W) uint8: 1 + kind at pixels predicted to sound, else 0.
+
+    Raises:
+        ValueError: `has_only_experts` of a network without experts.
+    """
     frames = normalise_frames(torch.from_numpy(frame)[None].to(embeddings.device))
     visual = model.see(frames).repeat(len(embeddings))
     if has_only_experts:

@@ -1,13 +1,14 @@
-"""Robustness to sounds that no object in the picture makes, after AVSBench-Robust (arXiv 2502.00358).
+"""Robustness to sounds that no object in the picture makes, after AVSBench-Robust (arXiv 2502.00358), on AVSBench.
 
 Each labelled frame is segmented with its own sound and then with silence, with noise and with the sound of something
 off screen. Under the last three nothing in the picture sounds, so every pixel that is marked is a false positive.
+`robust_pictures` measures the same on pictures with recordings.
 AVSBench-Robust's code and files are not used: choice of off-screen clips and loudness of the noise are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,19 +43,24 @@ class RobustScore:
 
     tally: Tally = field(default_factory=Tally)
 
-    def add(self, truth: Tensor, own: Tensor, adverse: dict[str, Tensor]) -> None:
+    def add(self, truth: Tensor, own: Tensor, adverse: Mapping[str, Tensor], *, ignored: Tensor | None = None) -> None:
         """Add frames.
 
         Args:
             truth: (B, H, W) bool, pixels that sound with the frames' own sound.
             own: (B, H, W) bool, the answer to the own sound.
             adverse: by condition, (B, H, W) bool, the answer to a sound that belongs to nothing in the picture.
+            ignored: (B, H, W) bool, pixels that count nowhere; None for none.
         """
+        counted = torch.ones_like(truth) if ignored is None else ~ignored
+        truth, own = truth & counted, own & counted
         is_sounding = truth.flatten(1).any(dim=1)
         own_iou = mask_iou(own, truth)[is_sounding]
         self.tally.add("own", own_iou)
-        for name, masks in adverse.items():
-            self.tally.add(f"{name}.false_positive_rate", masks.float().mean(dim=(1, 2)))
+        self.tally.add("own.false_positive_rate", _share(own, counted & ~truth))
+        for name, answer in adverse.items():
+            masks = answer & counted
+            self.tally.add(f"{name}.false_positive_rate", _share(masks, counted))
             self.tally.add(f"{name}.not_empty", (~is_empty(masks)).float())
             self.tally.add(f"{name}.drop", own_iou - mask_iou(masks, truth)[is_sounding])
 
@@ -62,7 +68,8 @@ class RobustScore:
         """Return the figures.
 
         Returns:
-            `own_iou`: mean IoU with the own sound, over frames in which something sounds. By condition:
+            `own_iou`: mean IoU with the own sound, over frames in which something sounds. `own_false_positive_rate`:
+            share of the pixels that do not sound with the own sound and are marked. By condition:
             `false_positive_rate` (share of the pixels that is marked), `not_empty` (share of frames with 0.5 % of
             their pixels or more marked) and `drop` (own IoU minus the IoU of the answer with what really sounded; a
             model that ignores sound has a drop of 0). `false_positive_rate` and `drop`: means over the conditions.
@@ -75,7 +82,11 @@ class RobustScore:
         means = {
             key: _mean([by_condition[name][key] for name in conditions]) for key in ("false_positive_rate", "drop")
         }
-        return {"own_iou": self.tally.mean("own"), **by_condition, **means}
+        own = {
+            "own_iou": self.tally.mean("own"),
+            "own_false_positive_rate": self.tally.mean("own.false_positive_rate"),
+        }
+        return {**own, **by_condition, **means}
 
 
 def evaluate_robust(
@@ -106,7 +117,7 @@ def evaluate_robust(
     check_clips(clips, model)
     score = RobustScore()
     are_other, done = True, 0
-    noise = torch.randn(1, WINDOW_SAMPLES, generator=torch.Generator().manual_seed(0)) * ROBUST_NOISE_LEVEL
+    noise = white_noise()
     for batch in protocol_batches(clips, model, size_px=size_px):
         others = [sound_of_another_clip(clips, done + place, clip) for place, clip in enumerate(batch)]
         are_other = are_other and all(differs for _, differs in others)
@@ -114,7 +125,7 @@ def evaluate_robust(
         sounds = [
             torch.cat([clip.log_mel for clip in batch]),
             repeat_example(torch.zeros(1, WINDOW_SAMPLES), len(truth)),
-            repeat_example(noise.clamp(-1, 1), len(truth)),
+            repeat_example(noise, len(truth)),
             torch.cat([sound for sound, _ in others]),
         ]
         own, *adverse = (to_classes(answer) > 0 for answer in protocol_answers(model, batch, sounds, device=device))
@@ -123,6 +134,17 @@ def evaluate_robust(
         if progress is not None:
             progress(done, len(clips))
     return {**score.figures(), "off_screen_is_other_category": clips[0].subset is Subset.S4 and are_other}
+
+
+def white_noise() -> Tensor:
+    """Return the noise of every frame: (1, 15600) float32, the same at each call."""
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(1, WINDOW_SAMPLES, generator=generator) * ROBUST_NOISE_LEVEL).clamp(-1, 1)
+
+
+def _share(masks: Tensor, places: Tensor) -> Tensor:
+    """Return (B,) float64: the share of the pixels of `places` (B, H, W) that `masks` has; 0 if there are none."""
+    return (masks & places).sum(dim=(1, 2)).double() / places.sum(dim=(1, 2)).double().clamp(min=1)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

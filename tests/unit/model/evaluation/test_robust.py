@@ -35,6 +35,7 @@ def evaluate(tree: Path, subset: Subset, model: object) -> dict:
 def test_a_model_that_hears_marks_nothing_under_silence_and_noise(tree: Path) -> None:
     figures = evaluate(tree, Subset.S4, Oracle())
     assert figures["own_iou"] == 1
+    assert figures["own_false_positive_rate"] == 0
     assert figures["silence"] == {"false_positive_rate": 0, "not_empty": 0, "drop": 1}
     # The other category's object is in view too, and its sound marks it: the wrong object, so the IoU is lost.
     assert figures["off_screen"]["drop"] == 1
@@ -70,6 +71,20 @@ def test_rates_are_shares_of_pixels_and_of_frames() -> None:
     }
     assert figures["false_positive_rate"] == pytest.approx(0.05)
     assert "silence" not in figures
+
+
+def test_ignored_pixels_are_neither_right_nor_wrong() -> None:
+    score = RobustScore()
+    truth, ignored = torch.zeros(2, 1, 10, 10, dtype=torch.bool)
+    truth[0, :5] = True
+    ignored[0, 5:, :5] = True  # 25 of 100 pixels
+    everywhere = torch.ones_like(truth)
+    score.add(truth, everywhere, {"silence": everywhere, "noise": ignored}, ignored=ignored)
+    figures = score.figures()
+    assert figures["own_iou"] == pytest.approx(50 / 75)
+    assert figures["own_false_positive_rate"] == 1
+    assert figures["silence"] == {"false_positive_rate": 1, "not_empty": 1, "drop": 0}
+    assert figures["noise"] == {"false_positive_rate": 0, "not_empty": 0, "drop": pytest.approx(50 / 75)}
 
 
 def test_the_command_prints_the_figures(tree: Path, tmp_path: Path) -> None:

@@ -110,7 +110,11 @@ def test_train_resume_and_evaluate(folder: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     figures = json.loads(evaluated)
     assert figures["split"] == "val"
-    assert set(figures["robust"]) == {"louder_12_db", "quieter_12_db", "mono_8_khz", "aac_32_kb_s"}
+    robust = figures["robust"]
+    assert {"louder_12_db", "quieter_12_db", "mono_8_khz", "aac_32_kb_s"} < set(robust)
+    for condition in ("silence", "noise", "off_screen"):
+        assert set(robust[condition]) == {"false_positive_rate", "not_empty", "drop"}
+    assert robust["num_pairs"] == 12
     assert figures["num_pairs"] == 12
     assert (tmp_path / "sheet" / "worst.png").stat().st_size > 10_000
 
