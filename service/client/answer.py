@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Track:
 class Answer:
     """A whole answer; frames in order of time, events in order of their starts.
 
-    `pip install '.[convert]'` brings what `to_coco` and `service.client.convert` need, matplotlib what `plot` needs.
+    `pip install '.[convert]'` brings what `to_coco…` and `service.client.convert` need, matplotlib what `plot` needs.
     """
 
     request_id: str
@@ -62,6 +62,20 @@ class Answer:
         from service.client.convert.coco import to_coco
 
         return to_coco(self, is_compressed=is_compressed)
+
+    def to_coco_images(self) -> dict[str, Any]:
+        """Return a COCO data set of the answer's frames, without annotations; see `service.client.convert.coco`."""
+        from service.client.convert.coco import to_coco_images
+
+        return to_coco_images(self)
+
+    def to_coco_results(
+        self, *, image_ids: Sequence[int] | None = None, category_ids: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what `COCO.loadRes` reads; see `service.client.convert.coco`."""
+        from service.client.convert.coco import to_coco_results
+
+        return to_coco_results(self, image_ids=image_ids, category_ids=category_ids)
 
     def plot(self, *, axes: Any = None, value: str = "area") -> Any:
         """Draw curves and events with matplotlib; see `service.client.convert.plot`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.client.convert.arrays import frame_pixels, mask_pixels
-from service.client.convert.coco import to_coco
+from service.client.convert.coco import to_coco, to_coco_images, to_coco_results
 from service.client.convert.cvat import mask_points, to_cvat_xml
 from service.client.convert.fiftyone_labels import to_fiftyone
 from service.client.convert.label_studio import to_label_studio
@@ -16,6 +16,8 @@ __all__ = [
     "mask_points",
     "plot",
     "to_coco",
+    "to_coco_images",
+    "to_coco_results",
     "to_cvat_xml",
     "to_detections",
     "to_fiftyone",

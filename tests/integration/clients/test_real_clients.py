@@ -35,9 +35,14 @@ const fs = require('fs');
 })();
 """
 
-# Of each mask that COCO's tools hold: the area that the service tells and that of COCO's own pixels.
-AREAS = """[[told['area'], int(results.annToMask(held).sum())] for told, held in
-  zip([m for f in answer['frames'] for m in f['masks']], results.dataset['annotations'])]"""
+# The images and masks that COCO's tools hold; of each mask its image, its area in the answer and in COCO's pixels.
+TOLD = """
+import json
+masks = [mask for frame in answer.frames for mask in frame.masks]
+pairs = list(zip(masks, results.dataset['annotations']))
+areas = [[held['image_id'], [told.area, int(results.annToMask(held).sum())]] for told, held in pairs]
+print(json.dumps([len(results.getImgIds()), [len(answer.frames), len(masks)], areas]))
+"""
 
 NGINX = """
 {user}daemon off; pid {folder}/pid; error_log stderr;
@@ -130,20 +135,28 @@ def test_fetch_of_node(service: ServiceProcess, clip: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "has_masks"), [("", True), ("?size=model", True), ("?fps=native&threshold=1", False)], ids=repr
+    ("options", "has_masks"),
+    [("fps=1", True), ("size='model'", True), ("fps=40, instances=True", True), ("fps='native', threshold=1", False)],
 )
-def test_the_coco_recipe_reads_an_answer(service: ServiceProcess, tmp_path: Path, query: str, has_masks: bool) -> None:
+def test_the_coco_recipe_reads_an_answer(
+    service: ServiceProcess, tmp_path: Path, options: str, has_masks: bool
+) -> None:
     clip = tmp_path / "bright.mp4"
     clip.write_bytes(make_clip(num_frames=50, flash_frames=frozenset(range(15, 50))))
     page = (Path(__file__).parents[3] / "docs" / "annotators.md").read_text(encoding="utf-8")
     [recipe] = [code for code in re.findall(r"(?ms)^```python\n(.*?)^```$", page) if "loadRes" in code]
-    recipe = recipe.replace("http://127.0.0.1:8000/v1/segment", f"{service.url}/v1/segment{query}")
-    recipe = recipe.replace("tests/assets/example.mp4", str(clip))
-    told = f"import json; print(json.dumps([sum(len(f['masks']) for f in answer['frames']), {AREAS}]))"
-    num_masks, areas = json.loads(run(sys.executable, "-c", f"{recipe}\n{told}").splitlines()[-1])
-    assert len(areas) == num_masks
-    assert (num_masks > 0) is has_masks
-    assert all(told == counted for told, counted in areas)
+    assert len([line for line in recipe.splitlines() if line.strip()]) == 10
+    recipe = recipe.replace("http://127.0.0.1:8000", service.url)
+    asked = f"Path({str(clip)!r}), SegmentOptions({options})"
+    recipe = recipe.replace('Path("tests/assets/example.mp4")', asked)
+    program = f"from avesformer_client import SegmentOptions\n{recipe}\n{TOLD}"
+    num_images, num_masks, masks = json.loads(run(sys.executable, "-c", program).splitlines()[-1])
+    assert num_images == num_masks[0] > 0
+    assert len(masks) == num_masks[1]
+    assert (len(masks) > 0) is has_masks
+    for image, (told, counted) in masks:
+        assert told == counted > 0
+        assert 1 <= image <= num_images
 
 
 def test_nginx_with_a_prefix(service: ServiceProcess, clip: Path, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as Xml
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco
+from pycocotools.coco import COCO
 
 from service.client.answer import Answer
 from service.client.convert import arrays, cvat, label_studio
@@ -91,6 +93,38 @@ def test_coco_has_the_pixels_of_each_sample(answer, is_compressed):
                 continue
             rle = found if is_compressed else coco.frPyObjects(found, HEIGHT, WIDTH)
             assert (coco.decode(rle) == arrays.mask_pixels(wanted[at])).all()
+
+
+def test_coco_results_are_read_by_its_tools(answer):
+    data_set = COCO()
+    data_set.dataset = answer.to_coco_images()
+    data_set.createIndex()
+    results = data_set.loadRes(answer.to_coco_results())
+    assert [len(results.getAnnIds(imgIds=number)) for number in results.getImgIds()] == [1, 0, 2, 1, 1, 1]
+    masks = [mask for frame in answer.frames for mask in frame.masks]
+    for mask, held in zip(masks, results.dataset["annotations"], strict=True):
+        assert (results.annToMask(held) == arrays.mask_pixels(mask)).all()
+        assert (held["area"], held["score"], tuple(held["bbox"])) == (mask.area, mask.score, mask.bbox)
+        assert results.loadCats(held["category_id"])[0]["name"] == mask.label
+
+
+def test_coco_results_of_another_data_set_have_its_ids(answer):
+    found = answer.to_coco_results(image_ids=[70, 71, 72, 73, 74, 75], category_ids={"cat": 17})
+    assert [(entry["image_id"], entry["category_id"]) for entry in found] == [(72, 17)]
+    with pytest.raises(ValueError, match="1 image ids for an answer of 6 frames"):
+        answer.to_coco_results(image_ids=[70])
+
+
+def test_coco_images_repeat_frames_and_have_the_size_of_the_masks():
+    counts = coco.encode(np.ones((4, 6), np.uint8, "F"))["counts"].decode()
+    small = Mask("dog", 0.5, 24, (0, 0, 6, 4), Rle((4, 6), counts))
+    frames = tuple(FrameMasks(at / 50, 0.0, 7, (small,)) for at in range(2))
+    plain = answer_of((), ())
+    document = replace(plain, frames=frames).to_coco_images()
+    assert [(image["id"], image["file_name"]) for image in document["images"]] == [(1, "000007.png"), (2, "000007.png")]
+    assert {(image["height"], image["width"]) for image in document["images"]} == {(4, 6)}
+    assert plain.to_coco_images()["images"][0] == {"id": 1, "file_name": "000023.png", "height": HEIGHT, "width": WIDTH}
+    assert plain.to_coco_results() == []
 
 
 @pytest.mark.parametrize("number", range(5))
