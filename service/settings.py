@@ -101,6 +101,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="PEM private key")
     webhook_hosts: str = Field("", description="Private hosts that webhooks may reach, comma separated")
     fetch_hosts: str = Field("", description="Hosts of clips by URL: names, * or whole origins, comma separated")
+    result_hosts: str = Field("", description="Hosts that results of jobs may be put to, listed like FETCH_HOSTS")
     drain_s: float = Field(30.0, ge=0, le=3600, description="Longest drain after SIGTERM, seconds")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector, http://host:4318; empty: no traces")

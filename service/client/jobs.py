@@ -83,7 +83,7 @@ def submit(
     policy: ClientPolicy,
     *,
     blocks: Callable[[Path | bytes], Iterator[bytes]],
-    webhook: str | None = None,
+    job_options: dict[str, str | None],
 ) -> RemoteJob:
     """Submit a clip; a retry with the same idempotency key does not make a second job."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
@@ -92,7 +92,7 @@ def submit(
         "Content-Length": str(size),
         "Idempotency-Key": uuid.uuid4().hex,
     }
-    params = {**to_fields(options), **({} if webhook is None else {"webhook": webhook})}
+    params = {**to_fields(options), **{name: value for name, value in job_options.items() if value is not None}}
 
     def send() -> RemoteJob:
         response = client.request("POST", "/v1/jobs", params=params, headers=headers, content=blocks(source))

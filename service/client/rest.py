@@ -55,10 +55,19 @@ class RestClient(ClosedOnExit):
         )
 
     def submit(
-        self, source: Path | bytes, options: SegmentOptions | None = None, *, webhook: str | None = None
+        self,
+        source: Path | bytes,
+        options: SegmentOptions | None = None,
+        *,
+        webhook: str | None = None,
+        result_url: str | None = None,
+        result_format: str | None = None,
     ) -> RemoteJob:
         """Submit a clip as a job; what is retryable is tried again, without a second job. Raises ServiceError."""
-        return submit(self, source, options or SegmentOptions(), self._policy, blocks=read_blocks, webhook=webhook)
+        job_options = {"webhook": webhook, "result_url": result_url, "result_format": result_format}
+        return submit(
+            self, source, options or SegmentOptions(), self._policy, blocks=read_blocks, job_options=job_options
+        )
 
     def job(self, job_id: str) -> RemoteJob:
         """Return a job by its id; nothing is asked yet."""

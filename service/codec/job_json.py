@@ -8,11 +8,11 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from service.domain.errors import ServiceError
-from service.domain.job import Job, JobState
+from service.domain.job import Job, JobState, ResultPut
 from service.domain.result import ANSWER_DECIMALS, SoundEvent
 
 # Members of a JobStatus that may be absent.
-OPTIONAL_MEMBERS: Final = ("error", "webhook_secret", "num_events", "events")
+OPTIONAL_MEMBERS: Final = ("error", "webhook_secret", "num_events", "events", "result_put")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,11 @@ class JobStatus:
         default=None, metadata={"description": "The first 1000 events; only in the webhook of a finished job."}
     )
 
+    result_put: ResultPut | None = field(
+        default=None,
+        metadata={"description": "Only in a job with `result_url`: whether its result has been put there."},
+    )
+
     @classmethod
     def of(cls, job: Job, *, has_secret: bool = False, events: JobEvents | None = None) -> JobStatus:
         """Return the state of a job, with its webhook's secret or its events where given."""
@@ -70,6 +75,7 @@ class JobStatus:
             webhook_secret=job.webhook_secret if has_secret else None,
             num_events=None if events is None else events.num_events,
             events=None if events is None else events.listed,
+            result_put=job.result_put,
         )
 
     @classmethod

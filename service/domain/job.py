@@ -12,6 +12,14 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
+class ResultPut:
+    """Whether the result of a job has been put to its `result_url`: not yet (`waiting`), `sent`, or why not."""
+
+    state: Literal["waiting", "sent", "failed"]
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """State of a job. Its upload and its answer are blobs.
 
@@ -22,6 +30,9 @@ class Job:
         options: as requested.
         may_use_cache: False after `Cache-Control: no-cache`.
         webhook: address that receives the final state, signed with `webhook_secret`.
+        result_url: address that the result is put to; None once that has ended, because it may hold a signature.
+        result_format: format of that result.
+        result_put: how that went; None where no address was given.
         created_at_s, started_at_s, ended_at_s: seconds since 1970.
         state: `done`, `failed` and `cancelled` are final. A cancelled job is erased, so only followers of its events
             see that state.
@@ -42,6 +53,9 @@ class Job:
     may_use_cache: bool = True
     webhook: str | None = None
     webhook_secret: str | None = None
+    result_url: str | None = None
+    result_format: str = "json"
+    result_put: ResultPut | None = None
     state: JobState = "queued"
     started_at_s: float | None = None
     ended_at_s: float | None = None

@@ -10,6 +10,7 @@ from service.formats.captions import CaptionFormatter
 from service.formats.coco import CocoFormatter
 from service.formats.document import DocumentFormatter
 from service.formats.formatter import Formatter
+from service.formats.lines import LinesFormatter
 from service.formats.png import PngFormatter
 from service.formats.polygons import PolygonsFormatter
 from service.formats.table import TableFormatter
@@ -48,7 +49,7 @@ WITH_RUN_LENGTHS: Final = ("json", "ndjson", "sse", "coco", "csv")
 def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter:
     """Return the formatter of a format that is made of the answer alone and sent as a whole.
 
-    These are all but `ndjson` and `sse`, which are sent as lines, and `overlay`, which needs the clip too.
+    These are all but `sse` and `overlay`, which needs the clip too. Where `ndjson` is streamed, nothing is collected.
 
     Args:
         name: of FORMATS.
@@ -64,6 +65,8 @@ def formatter_of(name: str, *, is_compressed: bool, max_bytes: int) -> Formatter
         return CaptionFormatter(is_webvtt=name == "vtt")
     if name == "csv":
         return TableFormatter(is_compressed=is_compressed)
+    if name == "ndjson":
+        return LinesFormatter(is_compressed=is_compressed)
     if name == "json":
         return DocumentFormatter(is_compressed=is_compressed)
     if name == "png":

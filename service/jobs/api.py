@@ -13,7 +13,7 @@ from service.codec.answer_json import decode_stored
 from service.codec.job_json import JobEvents
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
-from service.domain.job import Job
+from service.domain.job import Job, ResultPut
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
 from service.domain.result import FrameMasks, SoundEvent
@@ -42,6 +42,8 @@ class JobRequest:
     options: SegmentOptions
     may_use_cache: bool = True
     webhook: str | None = None
+    result_url: str | None = None
+    result_format: str = "json"
     traceparent: str = ""
 
 
@@ -64,6 +66,7 @@ class Jobs:
         blobs: stores uploads and answers.
         max_waiting: most queued jobs.
         check_webhook: raises `bad_option` for a URL that is not allowed.
+        check_result_url: raises `url_refused` for a URL that is not allowed.
         wall_clock: seconds since 1970.
     """
 
@@ -74,12 +77,14 @@ class Jobs:
         *,
         max_waiting: int,
         check_webhook: Callable[[str], None],
+        check_result_url: Callable[[str], None],
         wall_clock: Clock,
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._max_waiting = max_waiting
         self._check_webhook = check_webhook
+        self._check_result_url = check_result_url
         self._wall_clock = wall_clock
         self.seconds_per_job: Callable[[], float | None] = lambda: None
         self.on_added: Callable[[], None] = lambda: None
@@ -89,10 +94,13 @@ class Jobs:
         """Store a complete upload and queue its job. Once this returns, the job will end as done or failed.
 
         Raises:
-            ServiceError: `queue_full`, `bad_option` (webhook), `storage_full`, `backend_down`.
+            ServiceError: `queue_full`, `bad_option` (webhook), `url_refused` (result_url), `storage_full`,
+                `backend_down`.
         """
         if request.webhook is not None:
             self._check_webhook(request.webhook)
+        if request.result_url is not None:
+            self._check_result_url(request.result_url)
         if await self._store.num_waiting() >= self._max_waiting:
             detail = f"{self._max_waiting} jobs are already queued; try again later."
             raise ServiceError("queue_full", detail, retry_after_s=self._full_retry_s())
@@ -105,6 +113,9 @@ class Jobs:
             may_use_cache=request.may_use_cache,
             webhook=request.webhook,
             webhook_secret=None if request.webhook is None else secrets.token_hex(32),
+            result_url=request.result_url,
+            result_format=request.result_format,
+            result_put=None if request.result_url is None else ResultPut("waiting"),
             traceparent=request.traceparent,
         )
         await self._blobs.put_file(job.upload_name(), upload.fd, num_bytes=upload.size)

@@ -28,7 +28,7 @@ class JobLease:
 
     def __init__(self, job: Job, store: JobStore, holder: str) -> None:
         self.job = job
-        self.work: asyncio.Task[None] | None = None
+        self.work: asyncio.Task[Any] | None = None
         self.is_lost = False
         self._store = store
         self._holder = holder

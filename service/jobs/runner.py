@@ -1,4 +1,4 @@
-"""Process jobs: claim one, store its answer in parts, send its webhook; requeue it when this process ends."""
+"""Process jobs: claim one, store its answer in parts, send result and webhook; requeue it when this process ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from service.core.request_log import RequestLog, RequestRecord
 from service.domain.caller import Caller
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
-from service.domain.job import Job
+from service.domain.job import Job, ResultPut
 from service.domain.request import AnswerEvent, RequestContext, accept_traceparent
 from service.domain.result import FrameMasks, Summary
 from service.jobs.lease import AnswerLog, JobLease, LeaseLostError
@@ -78,6 +78,7 @@ class RunnerParts:
 
     Attributes:
         tell: sends the webhook of an ended job; does not raise.
+        send_result: puts the result of an ended job to its `result_url` and returns how that went; does not raise.
         caller_of: returns the caller with a key id.
         measure: measures the state disk again, because other processes may write to it.
     """
@@ -88,6 +89,7 @@ class RunnerParts:
     spool: Spool
     request_log: RequestLog
     tell: Callable[[Job], Awaitable[None]]
+    send_result: Callable[[Job], Coroutine[None, None, ResultPut]]
     caller_of: Callable[[str], Caller] = lambda key_id: Caller(key_id=key_id)
     measure: Callable[[], Awaitable[None]] = nothing_to_measure
 
@@ -165,6 +167,8 @@ class JobRunner:
                 if not await self._has_ended(lease):
                     return
             await self._drop_upload(lease.job)
+            if lease.job.result_url is not None:
+                await self._send_result(lease)
             if lease.job.webhook is not None:
                 await self._parts.tell(lease.job)
             await self._persist(lease.settle)
@@ -176,6 +180,19 @@ class JobRunner:
             await self._parts.blobs.delete(job.upload_name())
         except ServiceError:
             logger.info("the upload of an ended job could not be deleted", extra={"job_id": job.job_id})
+
+    async def _send_result(self, lease: JobLease) -> None:
+        """Put the result to the job's `result_url`. Deleting the job cancels it. Raises LeaseLostError."""
+        work = asyncio.create_task(self._parts.send_result(lease.job), name=f"result {lease.job.job_id}")
+        lease.work = work
+        await asyncio.wait([work])
+        if lease.is_lost:
+            raise LeaseLostError
+        error = work.exception()
+        if error is not None:
+            logger.error("sending a result failed with an unexpected error", exc_info=error)
+        outcome = work.result() if error is None else ResultPut("failed", "Something failed inside the service.")
+        await self._persist(lambda: lease.save(result_url=None, result_put=outcome))
 
     async def _wait(self) -> None:
         self._wake.clear()

@@ -16,8 +16,10 @@ from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.answers.result_cache import CachedAnswers, CachePolicy
 from service.domain.caller import Caller
 from service.jobs.api import Jobs
+from service.jobs.results import ResultPolicy, ResultSender
 from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
 from service.jobs.webhooks import WebhookPolicy, Webhooks
+from service.outbound.put import PutPolicy, Putter
 from service.ports import Answering, JobStore, KeyStore, ResultCache
 from service.settings import Settings
 from service.storage.blobs import Blobs
@@ -26,6 +28,7 @@ from service.storage.jobs import FolderJobStore
 from service.storage.keys import FolderKeyStore
 from service.storage.room import StateRoom
 from service.wiring.core import Core
+from service.wiring.policies import hosts_of
 
 if TYPE_CHECKING:
     from service.redis.link import RedisLink
@@ -82,9 +85,28 @@ def build_kept_work(
         ),
         wall_clock=time.time,
     )
-    jobs = Jobs(store, blobs, max_waiting=_MAX_WAITING_JOBS, check_webhook=webhooks.check, wall_clock=time.time)
+    putter = Putter(PutPolicy(hosts_of(settings.result_hosts)))
+    jobs = Jobs(
+        store,
+        blobs,
+        max_waiting=_MAX_WAITING_JOBS,
+        check_webhook=webhooks.check,
+        check_result_url=putter.check,
+        wall_clock=time.time,
+    )
+    results = ResultSender(jobs.answer, putter, core.spool, ResultPolicy(max_bytes=settings.max_answer_bytes))
     runner = JobRunner(
-        RunnerParts(store, blobs, answering, core.spool, core.request_log, webhooks.tell, caller_of, room.measure),
+        RunnerParts(
+            store,
+            blobs,
+            answering,
+            core.spool,
+            core.request_log,
+            webhooks.tell,
+            results.send,
+            caller_of,
+            room.measure,
+        ),
         JobPolicy(
             lease_s=settings.lease_s,
             keep_answers_s=settings.idempotency_ttl_s,

@@ -114,8 +114,12 @@ def edge_policy(settings: Settings) -> EdgePolicy:
 
 def fetch_policy(settings: Settings) -> FetchPolicy:
     """Return what may be fetched by URL."""
-    hosts = frozenset(host.strip().rstrip("/") for host in settings.fetch_hosts.split(",") if host.strip())
-    return FetchPolicy(hosts, settings.max_upload_bytes, settings.upload_min_bytes_per_s)
+    return FetchPolicy(hosts_of(settings.fetch_hosts), settings.max_upload_bytes, settings.upload_min_bytes_per_s)
+
+
+def hosts_of(listed: str) -> frozenset[str]:
+    """Return the hosts of a setting that lists them, comma separated."""
+    return frozenset(host.strip().rstrip("/") for host in listed.split(",") if host.strip())
 
 
 def grpc_policy(settings: Settings) -> GrpcPolicy:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from service.core.answer_document import MEMORY_BYTES, too_large, write_document
 from service.core.request_log import RequestRecord
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
@@ -16,12 +16,9 @@ from service.domain.result import FrameMasks, Summary
 from service.formats.choose import FORMAT, MEDIA_TYPES, WITH_RUN_LENGTHS, formatter_of
 from service.media.upload import Upload
 from service.rest.parts import RestParts
-from service.rest.requests.request_head import NDJSON_TYPE
 from service.rest.responses.answer_lines import record_end, send_lines
 from service.rest.responses.sender import Sender
 
-# An answer that is sent as a whole leaves memory for the disk at this size in bytes.
-MEMORY_BYTES = 1024**2
 # File names of formats that a browser saves rather than shows.
 _SUFFIXES = {
     "coco": "coco.json",
@@ -86,14 +83,9 @@ async def send_answer(
     max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
     formatter = formatter_of(chosen.name, is_compressed=chosen.is_compressed, max_bytes=max_bytes)
     with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=party) as file:
-        async with aclosing(events):
-            async for event in events:
-                data = await asyncio.to_thread(formatter.add, event) if formatter.is_slow else formatter.add(event)
-                if file.size + len(data) > max_bytes:
-                    raise _too_large(max_bytes)
-                file.write(data)
-                if isinstance(event, Summary):
-                    record_end(event, record)
+        summary = await write_document(events, formatter, file, max_bytes=max_bytes)
+        if summary is not None:
+            record_end(summary, record)
         opening = formatter.opening()
         await sender.start(_headers(chosen.name, len(opening) + file.size))
         await sender.write(opening)
@@ -130,19 +122,11 @@ async def send_overlay(
         async with aclosing(parts.draw(upload, frames, audio_track=audio_track, deadline=deadline)) as pieces:
             async for piece in pieces:
                 if file.size + len(piece) > max_bytes:
-                    raise _too_large(max_bytes)
+                    raise too_large(max_bytes)
                 file.write(piece)
         await sender.start(_headers("overlay", file.size))
         await sender.write_file(file)
         await sender.end()
-
-
-def _too_large(max_bytes: int) -> ServiceError:
-    detail = (
-        f"The answer is over the limit of {max_bytes} bytes for one document; "
-        f"ask for {NDJSON_TYPE}, fewer samples or size=model."
-    )
-    return ServiceError("answer_too_large", detail)
 
 
 def _headers(name: str, num_bytes: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from support.waiting import until
 
 from service.core.request_log import RequestLog
 from service.domain.clip import ClipInfo
-from service.domain.job import Job
+from service.domain.job import Job, ResultPut
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Summary
@@ -78,6 +78,10 @@ class Site:
         self.paced = Paced()
         self.spool = Spool(folder, max_bytes=2**20)
         self.told: list[Job] = []
+        self.sent: list[Job] = []
+        self.num_unsent = 0
+        self.send_s = 1.0
+        self.send_failure: Exception | None = None
         self.view = FrontView(self.shared)
         self.jobs = self.jobs_of(self.view)
         self._stack = AsyncExitStack()
@@ -92,7 +96,9 @@ class Site:
         def check(url: str) -> None:
             return
 
-        return Jobs(view, self.shelf, max_waiting=10, check_webhook=check, wall_clock=virtual_clock)
+        return Jobs(
+            view, self.shelf, max_waiting=10, check_webhook=check, check_result_url=check, wall_clock=virtual_clock
+        )
 
     def front(self, *, view: FrontView | None = None, tell: Tell | None = None, **policy: float) -> JobRunner:
         """A started runner."""
@@ -107,6 +113,7 @@ class Site:
             self.spool,
             RequestLog(metrics=Metrics(), clock=virtual_clock),
             tell or note,
+            self._send_result,
         )
         made = JobPolicy(lease_s=LEASE_S, **policy)  # type: ignore[arg-type]
         runner = JobRunner(parts, made, max_upload_bytes=1000, clock=virtual_clock, wall_clock=virtual_clock)
@@ -115,15 +122,27 @@ class Site:
         self._stack.push_async_callback(runner.aclose)
         return runner
 
-    async def submit(self, *, webhook: str | None = None) -> Job:
+    async def submit(self, *, webhook: str | None = None, result_url: str | None = None) -> Job:
         upload = await self.spool.open_upload(max_bytes=1000)
         await upload.write(b"clip" * 60)
         upload.finish()
         try:
-            request = JobRequest("r", OWNER, SegmentOptions(), may_use_cache=False, webhook=webhook)
+            asked = {"webhook": webhook, "result_url": result_url}
+            request = JobRequest("r", OWNER, SegmentOptions(), may_use_cache=False, **asked)
             return await self.jobs.submit(upload, request)
         finally:
             upload.close()
+
+    async def _send_result(self, job: Job) -> ResultPut:
+        self.sent.append(job)
+        try:
+            await asyncio.sleep(self.send_s)
+        except asyncio.CancelledError:
+            self.num_unsent += 1
+            raise
+        if self.send_failure is not None:
+            raise self.send_failure
+        return ResultPut("sent")
 
     async def until_settled(self, job: Job) -> Job:
         await until(lambda: job.job_id in self.shared.settled_at_s, hang_s=10_000, pause_s=0.1)

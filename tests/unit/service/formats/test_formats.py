@@ -132,9 +132,9 @@ def test_a_document_ends_with_its_events(name: str) -> None:
 
 
 def test_every_format_has_its_formatter_and_no_other_name_has_one() -> None:
-    made = {name for name in FORMATS if name not in ("ndjson", "sse", "overlay")}
+    made = {name for name in FORMATS if name not in ("sse", "overlay")}
     kinds = {type(formatter_of(name, is_compressed=True, max_bytes=1)) for name in made}
     assert len(kinds) == len(made) - 1  # vtt and srt share theirs
-    for name in ("ndjson", "overlay", "gif"):
+    for name in ("sse", "overlay", "gif"):
         with pytest.raises(ValueError, match=name):
             formatter_of(name, is_compressed=True, max_bytes=1)

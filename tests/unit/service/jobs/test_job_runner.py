@@ -10,9 +10,10 @@ import pytest
 from support.components.job_site import FRAME_S, LEASE_S, NUM_FRAMES, OWNER, TTL_S, Site, play
 from support.components.leased_jobs import FrontView
 from support.virtual_time import virtual_clock
+from support.waiting import until
 
 from service.domain.errors import ServiceError
-from service.domain.job import Job
+from service.domain.job import Job, ResultPut
 from service.jobs.api import JobEvent
 from service.jobs.runner import MAX_DEATHS
 
@@ -339,5 +340,59 @@ def test_a_full_queue_and_other_callers_are_refused(tmp_path: Path) -> None:
         with suppress(ServiceError):
             await site.jobs.erase(jobs[0].job_id, owner="another")
         assert len(site.shared.jobs) == 10
+
+    play(tmp_path, scene)
+
+
+def test_a_result_is_sent_once_before_the_webhook(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        site.front()
+        job = await site.submit(webhook="https://example.com/", result_url="https://store.example/key?signature=x")
+        assert job.result_put == ResultPut("waiting")
+        ended = await site.until_settled(job)
+        assert [sent.result_url for sent in site.sent] == ["https://store.example/key?signature=x"]
+        assert [told.result_put for told in site.told] == [ResultPut("sent")]
+        assert (ended.result_url, ended.result_put) == (None, ResultPut("sent"))
+
+    play(tmp_path, scene)
+
+
+def test_a_result_whose_sender_died_is_sent_by_another_front(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        site.send_s = 3 * LEASE_S
+        cut = FrontView(site.shared)
+        site.front(view=cut)
+        job = await site.submit(result_url="https://store.example/key")
+        await until(lambda: bool(site.sent), hang_s=1000, pause_s=0.1)
+        cut.is_down = True
+        site.front()
+        ended = await site.until_settled(job)
+        assert len(site.sent) == 2
+        assert (ended.attempt, ended.result_put) == (1, ResultPut("sent"))
+
+    play(tmp_path, scene)
+
+
+def test_deleting_a_job_cancels_the_sending(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        site.send_s = 1000.0
+        site.front()
+        job = await site.submit(result_url="https://store.example/key")
+        await until(lambda: bool(site.sent), hang_s=1000, pause_s=0.1)
+        begun_s = virtual_clock()
+        await site.jobs.erase(job.job_id, owner=OWNER)
+        await until(lambda: site.num_unsent == 1, hang_s=1000, pause_s=0.1)
+        assert virtual_clock() - begun_s < 10
+
+    play(tmp_path, scene)
+
+
+def test_a_fault_of_the_sender_does_not_repeat_the_job(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        site.send_failure = RuntimeError("a fault")
+        site.front()
+        ended = await site.until_settled(await site.submit(result_url="https://store.example/key"))
+        assert (ended.state, ended.attempt) == ("done", 1)
+        assert ended.result_put == ResultPut("failed", "Something failed inside the service.")
 
     play(tmp_path, scene)
