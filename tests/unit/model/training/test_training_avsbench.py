@@ -342,15 +342,17 @@ def test_verify_exits_with_1_where_something_is_missing(tmp_path: Path) -> None:
     assert len(json.loads(report.read_text())["val"]["missing"]) == 1
 
 
-def test_training_imports_neither_video_decoding_nor_the_service(tree: Path, tmp_path: Path) -> None:
+def test_training_needs_no_decoder_nor_the_service(tree: Path, tmp_path: Path) -> None:
+    """A machine for training may lack PyAV, OpenCV, pycocotools and everything of the service."""
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace\n"
+        "sys.modules.update(dict.fromkeys(('av', 'pycocotools', 'service', 'fastapi', 'cv2', 'grpc')))\n"
         "from model.training.recipes import recipe; from model.training.trainer import Trainer; import model.__main__\n"
+        "import model.cli.training, model.training.ablation\n"
         f"config = replace(recipe('ms3-r50', overrides={SMALL!r}), root={str(tree)!r})\n"
         f"trainer = Trainer(config, out=Path({str(tmp_path)!r})); trainer.step(); trainer.save(); trainer.close()\n"
         "Trainer(recipe('tiny-synthetic'), out=Path('x'))\n"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'av', 'pycocotools', 'service', 'cv2', 'grpc'}))"
     )
     environment = os.environ | {"PYTHONPATH": str(SUPPORT.parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200)
-    assert done.stdout.strip() == "[]", done.stderr[-1000:]
+    assert done.returncode == 0, done.stderr[-1000:]
