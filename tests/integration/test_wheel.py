@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.deploy_files import ROOT, load_script
+from support.fleets.deploy_files import ROOT, load_script
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 import pytest
-from support.deploy_files import load_script
+from support.fleets.deploy_files import load_script
 
 MODULES = frozenset({"service", "service.core", "service.core.places", "model", "model.inference", "model.__main__"})
 names = load_script("wheel/rename_imports.py")
