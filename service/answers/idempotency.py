@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from service.aio.tasks import end_tasks
+from service.aio.turns import Turns
 from service.aio.waits import bounded_wait
 from service.codec.answer_json import decode_stored, encode_line
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
@@ -136,14 +137,18 @@ class IdempotentAnswering:
         blobs: stores the answers.
         spool: room for answers that are being recorded. An answer that does not fit is not stored; a repeated request
             is then computed again.
+        turns: turns of readers of stored answers.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, inner: Answering, idempotency: Idempotency, blobs: Blobs, spool: Spool, *, clock: Clock) -> None:
+    def __init__(
+        self, inner: Answering, idempotency: Idempotency, blobs: Blobs, spool: Spool, *, turns: Turns, clock: Clock
+    ) -> None:
         self._inner = inner
         self._idempotency = idempotency
         self._blobs = blobs
         self._spool = spool
+        self._turns = turns
         self._clock = clock
 
     async def check(self, options: SegmentOptions) -> None:
@@ -162,6 +167,7 @@ class IdempotentAnswering:
             ):
                 use = await holding.enter_async_context(self._idempotency.use(scope, upload.sha256))
             if use.first_reply is not None:
+                upload.drop()
                 answer = self._first(scope, use.first_reply)
             else:
                 answer = self._remembered(upload, options, context, use)
@@ -176,7 +182,7 @@ class IdempotentAnswering:
         cut = b""
         async for piece in self._blobs.read(f"{ANSWERS}/{scope}"):
             whole, end, cut = (cut + piece).rpartition(b"\n")
-            for event in decode_stored(whole + end):
+            async for event in self._turns.paced(decode_stored(whole + end)):
                 yield event
 
     async def _remembered(

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from service.aio.tasks import end_tasks
+from service.aio.turns import Turns
 from service.aio.waits import bounded_wait, ends_within
 from service.answers.shared_answer import SharedAnswer
 from service.codec.answer_json import decode_stored
@@ -24,6 +25,7 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import ANSWER_DECIMALS, ModelInfo, Summary
 from service.media.spool import Spool
+from service.media.spool_file import SpoolFile
 from service.media.upload import Upload
 from service.ports import ResultCache, Segmenter
 from service.postprocess.stages import AnswerStages, mask_options
@@ -31,6 +33,8 @@ from service.telemetry.metrics import Metrics
 
 # Raise this with every change that can change the bytes of an answer: sampling, audio windows, mask encoding.
 PIPELINE_VERSION = 2
+# Bytes of a cached answer that stay in memory while it is read; a larger one waits for its reader on disk.
+_MEMORY_BYTES = 1024**2
 # More bytes than any upload has; waiting for this many means waiting for the end of the upload.
 _ALL = 1 << 62
 
@@ -74,7 +78,8 @@ class CachedAnswers:
         segmenter: describes the model, which is part of the key.
         cache: stores encoded answers.
         policy: limits.
-        spool: room for answers in progress that several readers share.
+        spool: room for answers in progress that several readers share, and for cached ones while they are read.
+        turns: turns of readers of cached answers.
         metrics: counts lookups as hit, miss or joined.
         clock: seconds, monotonic.
     """
@@ -87,6 +92,7 @@ class CachedAnswers:
         policy: CachePolicy,
         *,
         spool: Spool,
+        turns: Turns,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
@@ -95,6 +101,7 @@ class CachedAnswers:
         self._cache = cache
         self._policy = policy
         self._spool = spool
+        self._turns = turns
         self._metrics = metrics
         self._clock = clock
         self._computed: dict[str, _Computed] = {}
@@ -127,7 +134,10 @@ class CachedAnswers:
     async def _masks(
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
-        """Yield the events of the cached answer, else those of one that is being computed."""
+        """Yield the events of the cached answer, else those of one that is being computed.
+
+        An upload that need not be decoded is freed at once, so that a slow reader occupies none.
+        """
         started_s = self._clock()
         async with bounded_wait(
             context.deadline.timeout_s(self._clock), partial(deadline_exceeded, "the look-up in the cache")
@@ -136,7 +146,14 @@ class CachedAnswers:
             kept = None if key in self._computed else await self._cache.get(key)
         if kept is not None:
             self._metrics.cache_lookups_total.labels("hit").inc()
-            yield self._hit(kept, context, started_s)
+            upload.drop()
+            with self._spool.open_answer(
+                max_bytes=len(kept), memory_bytes=_MEMORY_BYTES, party=context.caller.party
+            ) as file:
+                file.write(kept)
+                del kept
+                async with aclosing(self._hit(file, context, started_s)) as hit:
+                    yield hit
             return
         async with (
             self._sharing(key, upload, options, context) as shared,
@@ -152,7 +169,9 @@ class CachedAnswers:
         computed = self._computed.get(key)
         is_new = computed is None or computed.answer.error is not None
         self._metrics.cache_lookups_total.labels("miss" if is_new else "joined").inc()
-        if computed is None or is_new:
+        if computed is not None and not is_new:
+            upload.drop()
+        else:
             computed = self._computed[key] = self._start(upload, options, context)
         computed.num_readers += 1
         try:
@@ -165,7 +184,7 @@ class CachedAnswers:
     def _start(self, upload: Upload, options: SegmentOptions, context: RequestContext) -> _Computed:
         """Start a computation that can outlive this request. It has no deadline of its own; its readers have."""
         max_bytes = self._policy.max_shared_bytes
-        answer = SharedAnswer(room=self._spool, party=context.caller.party, max_bytes=max_bytes)
+        answer = SharedAnswer(room=self._spool, turns=self._turns, party=context.caller.party, max_bytes=max_bytes)
         upload.retain()
         context = replace(context, deadline=Deadline())
         work = asyncio.create_task(self._pipeline.run(upload, options, context, answer), name="shared answer")
@@ -192,9 +211,12 @@ class CachedAnswers:
         parts = [upload.sha256, applied, model.checkpoint, self._policy.dtype, PIPELINE_VERSION, scope]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    async def _hit(self, kept: bytes, context: RequestContext, started_s: float) -> AsyncIterator[AnswerEvent]:
+    async def _hit(
+        self, file: SpoolFile, context: RequestContext, started_s: float
+    ) -> AsyncGenerator[AnswerEvent, None]:
         """Yield the events of a cached answer, the summary with the timings of this request."""
-        for event in decode_stored(kept):
+        lines = iter(file.readline, b"")
+        async for event in self._turns.paced(event for line in lines for event in decode_stored(line)):
             if isinstance(event, Summary):
                 came_s = started_s if context.started_at_s is None else context.started_at_s
                 spent = {"upload": started_s - came_s, "total": self._clock() - came_s}

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from functools import partial
 
+from service.aio.turns import Turns
 from service.aio.waits import bounded_wait
 from service.codec.answer_json import decode_stored, encode_line
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
@@ -30,6 +31,7 @@ class SharedAnswer:
 
     Args:
         room: folder of the file, where its bytes are counted.
+        turns: turns of readers that are behind.
         party: caller whose bytes they are, for a fair share of the room.
         max_bytes: of the file; a larger answer fails as `storage_full`.
 
@@ -37,13 +39,14 @@ class SharedAnswer:
         ServiceError: `storage_full`, the file cannot be created.
     """
 
-    def __init__(self, *, room: Spool, party: str = "", max_bytes: int) -> None:
+    def __init__(self, *, room: Spool, turns: Turns, party: str = "", max_bytes: int) -> None:
         try:
             room.directory.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=room.directory, prefix="shared-")  # noqa: SIM115 - see close()
         except OSError as error:
             raise room.note_failure(error) from error
         self._room = room
+        self._turns = turns
         self._party = party
         self._held_bytes = 0
         self._max_bytes = max_bytes
@@ -83,8 +86,11 @@ class SharedAnswer:
     async def read(self, deadline: Deadline, *, clock: Clock) -> AsyncGenerator[AnswerEvent, None]:
         """Yield all events from the first one on. Raises the error of the answer, or `deadline_exceeded`."""
         at = 0
+        pace = self._turns.pace()
         while True:
             while at < len(self._ends):
+                if at < len(self._ends) - len(self._recent):
+                    await pace.step()
                 yield self._event(at)
                 at += 1
             if self.error is not None:

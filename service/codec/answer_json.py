@@ -7,6 +7,7 @@ change. Servers and clients share these functions, and /openapi.json documents t
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -71,7 +72,7 @@ def decode_line(line: bytes) -> AnswerEvent | Problem | None:
 
 def decode_stored(data: bytes) -> Iterator[AnswerEvent]:
     """Yield the events of lines that `encode_line` wrote; raises ServiceError `internal` for anything else."""
-    for line in data.splitlines():
+    for line in io.BytesIO(data):  # shares the bytes; a list of lines would copy the whole answer for each reader
         try:
             event = decode_line(line)
         except (ValueError, ServiceError) as error:

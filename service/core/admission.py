@@ -86,6 +86,11 @@ class Admission:
         return len(self._inside)
 
     @property
+    def is_working(self) -> bool:
+        """Return whether a request holds a place or a live stream is open."""
+        return self.places.num_working > 0 or self._num_live > 0
+
+    @property
     def is_draining(self) -> bool:
         """Return whether new work is refused because the process shuts down."""
         return self._is_draining

@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from service.aio.turns import Turns
 from service.codec.answer_json import decode_stored
 from service.codec.job_json import JobEvents
 from service.domain.deadline import Clock
@@ -67,6 +68,7 @@ class Jobs:
         max_waiting: most queued jobs.
         check_webhook: raises `bad_option` for a URL that is not allowed.
         check_result_url: raises `url_refused` for a URL that is not allowed.
+        turns: turns of readers of answers.
         wall_clock: seconds since 1970.
     """
 
@@ -78,6 +80,7 @@ class Jobs:
         max_waiting: int,
         check_webhook: Callable[[str], None],
         check_result_url: Callable[[str], None],
+        turns: Turns,
         wall_clock: Clock,
     ) -> None:
         self._store = store
@@ -85,6 +88,7 @@ class Jobs:
         self._max_waiting = max_waiting
         self._check_webhook = check_webhook
         self._check_result_url = check_result_url
+        self._turns = turns
         self._wall_clock = wall_clock
         self.seconds_per_job: Callable[[], float | None] = lambda: None
         self.on_added: Callable[[], None] = lambda: None
@@ -158,7 +162,7 @@ class Jobs:
         if job.state != "done":
             raise ServiceError("job_not_ready", f"The job is {job.state}; ask again later.", retry_after_s=2.0)
         for number in range(len(job.part_starts)):
-            for event in await self._part(job, number):
+            async for event in self._part(job, number):
                 yield event
 
     async def sound_events(self, job: Job) -> JobEvents:
@@ -166,7 +170,7 @@ class Jobs:
         listed: list[SoundEvent] = []
         num_events = 0
         for number in range(len(job.part_starts)):
-            for event in await self._part(job, number):
+            async for event in self._part(job, number):
                 if isinstance(event, SoundEvent):
                     num_events += 1
                     listed.append(event)
@@ -209,12 +213,15 @@ class Jobs:
             following = job.part_starts[number + 1] if number + 1 < len(job.part_starts) else job.num_lines
             if following <= after:
                 continue
-            for line, event in enumerate(await self._part(job, number), start=start + 1):
+            line = start
+            async for event in self._part(job, number):
+                line += 1
                 if line > after and isinstance(event, FrameMasks | SoundEvent):
                     yield line, event
 
-    async def _part(self, job: Job, number: int) -> list[AnswerEvent]:
+    async def _part(self, job: Job, number: int) -> AsyncGenerator[AnswerEvent, None]:
         data = await self._blobs.get(job.part_name(number))
         if data is None:
             raise ServiceError("job_expired", "The job's answer was deleted.")
-        return list(decode_stored(data))
+        async for event in self._turns.paced(decode_stored(data)):
+            yield event

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Final
@@ -43,7 +43,6 @@ from service.rest.openapi.responses import (
 from service.rest.parts import RestParts
 from service.rest.requests.intake import ended_by_disconnect
 from service.rest.requests.request_head import JSON_TYPE, RequestHead, answer_type, merge_options, parse_query
-from service.rest.responses.answer_lines import with_heartbeats
 from service.rest.responses.formats import ChosenFormat, send_answer, take_format
 from service.rest.responses.sender import Sender
 from service.rest.segment import AcceptedRequest, UploadIntake
@@ -277,9 +276,9 @@ class JobEvents(_JobStream):
             {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         events = self._jobs.follow(job_id, owner=owner, after=int(last))
-        async with aclosing(with_heartbeats(events)) as rest:
-            async for event in rest:
-                await sender.write(b": waiting\n\n" if event is None else _event_lines(event))
+        async with aclosing(events), sender.beating(b": waiting\n\n"):
+            async for event in events:
+                await sender.write(_event_lines(event))
         await sender.end()
 
 
@@ -296,6 +295,11 @@ class _TaggedSender(Sender):
 
     async def write(self, data: bytes) -> None:
         await self._sender.write(data)
+
+    @asynccontextmanager
+    async def beating(self, heartbeat: bytes) -> AsyncIterator[None]:
+        async with self._sender.beating(heartbeat):
+            yield
 
     async def end(self) -> None:
         await self._sender.end()

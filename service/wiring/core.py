@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.aio.turns import Turns
 from service.batching.segmenter import LocalSegmenter
 from service.core.admission import Admission
 from service.core.pipeline import Pipeline
@@ -41,6 +42,7 @@ class Core:
     traces: Traces
     clock: Clock
     spool: Spool
+    turns: Turns
     decoders: DecoderPool
     segmenter: Segmenter
     admission: Admission
@@ -79,6 +81,7 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
         )
         spool = Spool(settings.spool_dir, max_bytes=settings.spool_bytes, on_received=admission.usage.add_bytes)
         spool.probe()
+        turns = Turns(clock=clock, is_busy=lambda: admission.is_working)
         pipeline = Pipeline(
             segmenter=segmenter,
             decoders=decoders,
@@ -94,6 +97,7 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
             traces=traces,
             clock=clock,
             spool=spool,
+            turns=turns,
             decoders=decoders,
             segmenter=segmenter,
             admission=admission,

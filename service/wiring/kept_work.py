@@ -92,6 +92,7 @@ def build_kept_work(
         max_waiting=_MAX_WAITING_JOBS,
         check_webhook=webhooks.check,
         check_result_url=putter.check,
+        turns=core.turns,
         wall_clock=time.time,
     )
     results = ResultSender(jobs.answer, putter, core.spool, ResultPolicy(max_bytes=settings.max_answer_bytes))
@@ -119,7 +120,7 @@ def build_kept_work(
     webhooks.events_of = jobs.sound_events
     jobs.on_added, jobs.on_erased, jobs.seconds_per_job = runner.wake, runner.drop, runner.seconds_per_job
     stack.push_async_callback(runner.aclose)
-    idempotent = IdempotentAnswering(answering, idempotency, blobs, core.spool, clock=time.monotonic)
+    idempotent = IdempotentAnswering(answering, idempotency, blobs, core.spool, turns=core.turns, clock=time.monotonic)
     return KeptWork(answering, idempotent, jobs, idempotency, runner)
 
 
@@ -154,7 +155,14 @@ def _cached(settings: Settings, core: Core, cache: ResultCache) -> Answering:
         max_shared_bytes=settings.spool_bytes,
     )
     return CachedAnswers(
-        core.pipeline, core.segmenter, cache, policy, spool=core.spool, metrics=core.metrics, clock=time.monotonic
+        core.pipeline,
+        core.segmenter,
+        cache,
+        policy,
+        spool=core.spool,
+        turns=core.turns,
+        metrics=core.metrics,
+        clock=time.monotonic,
     )
 
 

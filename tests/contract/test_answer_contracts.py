@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.components.answer_stage import NO_DEADLINE, Shelf
 from support.components.scripted_decoders import Script, ScriptedDecoders
+from support.components.unhurried import unhurried_turns
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.answers.result_cache import CachedAnswers, CachePolicy
@@ -78,12 +79,14 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     )
     cache = MemoryCache(max_bytes=2**20, ttl_s=60, clock=clock)
     policy = CachePolicy("float32", is_shared=False, max_entry_bytes=2**20, max_shared_bytes=2**20)
-    cached = CachedAnswers(pipeline, segmenter, cache, policy, spool=spool, metrics=metrics, clock=clock)
+    cached = CachedAnswers(
+        pipeline, segmenter, cache, policy, spool=spool, turns=unhurried_turns(), metrics=metrics, clock=clock
+    )
     keys = Idempotency(FolderKeyStore(None, wall_clock=time.time), ttl_s=60)
     made: dict[str, Answering] = {
         "pipeline": pipeline,
         "cached": cached,
-        "idempotent": IdempotentAnswering(pipeline, keys, Shelf(), spool, clock=clock),  # type: ignore[arg-type]
+        "idempotent": IdempotentAnswering(pipeline, keys, Shelf(), spool, turns=unhurried_turns(), clock=clock),  # type: ignore[arg-type]
     }
     async with asyncio.timeout(HANG_S):
         yield Site(made[request.param], decoders, spool)
@@ -136,11 +139,12 @@ async def _until_closed(decoders: ScriptedDecoders) -> None:
 def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnswerSink]:
     made: AnswerSpool | SharedAnswer
     if request.param == "shared":
-        made = SharedAnswer(room=Spool(tmp_path, max_bytes=2**20), max_bytes=20_000)
+        made = SharedAnswer(room=Spool(tmp_path, max_bytes=2**20), turns=unhurried_turns(), max_bytes=20_000)
     else:
         memory_bytes = 0 if request.param == "spool on disk" else 2**20
         made = AnswerSpool(
-            AnswerSpoolPolicy(memory_bytes=memory_bytes, max_bytes=20_000), Spool(tmp_path, max_bytes=2**20)
+            AnswerSpoolPolicy(memory_bytes=memory_bytes, max_bytes=20_000),
+            Spool(tmp_path, max_bytes=2**20),
         )
     yield made
     made.close()
@@ -200,7 +204,7 @@ async def test_a_sink_is_bounded(sink: AnswerSink) -> None:
 
 
 async def test_readers_that_keep_up_get_the_events_themselves(tmp_path: Path) -> None:
-    shared = SharedAnswer(room=Spool(tmp_path, max_bytes=2**30), max_bytes=10**7)
+    shared = SharedAnswer(room=Spool(tmp_path, max_bytes=2**30), turns=unhurried_turns(), max_bytes=10**7)
     first, late = events_of(shared), events_of(shared)
     large = [frame(index, num_counts=300_000) for index in range(8)]
     for one in large:

@@ -120,7 +120,16 @@ async def _beside(run: Run, running: ServiceProcess, sorts: tuple[str, ...]) -> 
 
 async def _read_target(running: ServiceProcess) -> Target:
     """A request with a long answer, which the service has computed once and cached."""
-    clip = make_clip(num_frames=_READ_FRAMES, width=64, height=64, flash_frames=frozenset(range(0, _READ_FRAMES, 2)))
+    clip = make_clip(
+        num_frames=_READ_FRAMES,
+        width=64,
+        height=64,
+        flash_frames=frozenset(range(0, _READ_FRAMES, 2)),
+        gop=_READ_FRAMES,
+        codec_options={"crf": "51"},
+        sound_layout="mono",
+        sound_options={"b": "16000"},
+    )
     target = target_of(running, clip, path="/segment?fps=native&format=ndjson")
     async with httpx.AsyncClient(timeout=120) as client:
         answer = await client.post(

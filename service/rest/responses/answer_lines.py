@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TypeVar
 
 from service.codec.answer_json import HEARTBEAT_LINE, encode_error_line, encode_line
-from service.core import message_writer
 from service.core.request_log import RequestRecord
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
@@ -16,8 +14,6 @@ from service.domain.result import Summary
 from service.rest.errors import Problem
 from service.rest.requests.request_head import NDJSON_TYPE, SSE_TYPE
 from service.rest.responses.sender import Sender
-
-_Event = TypeVar("_Event")
 
 
 async def send_lines(
@@ -47,12 +43,9 @@ async def send_lines(
         await sender.start({"Content-Type": media_type, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         for early in (started, first):
             await _write_event(early, sender, record, is_compressed=is_compressed)
-        async with aclosing(with_heartbeats(events)) as rest:
-            async for event in rest:
-                if event is None:
-                    await sender.write(_framed(HEARTBEAT_LINE, sender))
-                else:
-                    await _write_event(event, sender, record, is_compressed=is_compressed)
+        async with sender.beating(_framed(HEARTBEAT_LINE, sender)):
+            async for event in events:
+                await _write_event(event, sender, record, is_compressed=is_compressed)
         await sender.end()
 
 
@@ -97,26 +90,3 @@ def record_end(summary: Summary, record: RequestRecord) -> None:
     record.num_samples = summary.num_samples
     record.timings_s = summary.timings_s
     record.span.set(is_cached=summary.cached)
-
-
-async def with_heartbeats(events: AsyncIterator[_Event]) -> AsyncGenerator[_Event | None, None]:
-    """Yield the same events, and None whenever `HEARTBEAT_S` passed without one."""
-    waiting = asyncio.ensure_future(_next_event(events))
-    try:
-        while True:
-            done, _ = await asyncio.wait({waiting}, timeout=message_writer.HEARTBEAT_S)
-            if not done:
-                yield None
-                continue
-            event = waiting.result()
-            if event is None:
-                return
-            yield event
-            waiting = asyncio.ensure_future(_next_event(events))
-    finally:
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-
-
-async def _next_event(events: AsyncIterator[_Event]) -> _Event | None:
-    return await anext(events, None)

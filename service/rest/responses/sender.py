@@ -1,19 +1,28 @@
-"""Writer of a response to a client that may read slowly or not at all."""
+"""Writer of a response to a client that may read slowly or not at all, and of heartbeats in its pauses."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.types import Scope, Send
 
+from service.aio.interrupt import Interrupt
+from service.aio.tasks import end_tasks
+from service.aio.turns import SLICE_S
+from service.core import message_writer
 from service.core.reader_rate import ReaderRate
 from service.domain.deadline import Clock
+from service.domain.errors import ServiceError
 from service.media.spool_file import SpoolFile
 from service.rest.connection.protocol import connection_of
 
 PIECE_BYTES = 64 * 1024
 # Seconds that a reader that was too slow may take for the data already written and the error after it.
 _LAST_PIECE_S = 30.0
+# Shortest sleep in seconds between two looks at whether a heartbeat is due.
+_LEAST_SLEEP_S = 0.01
 
 
 class Sender:
@@ -24,6 +33,8 @@ class Sender:
         self._rate = rate
         self._clock = clock
         self._connection = connection_of(scope)
+        self._writing = asyncio.Lock()
+        self._written_at_s = self._waited_at_s = clock()
         self.media_type = ""
         self.has_started = False
         self.has_ended = False
@@ -38,6 +49,10 @@ class Sender:
     async def write(self, data: bytes) -> None:
         """Send a piece of the body; raises `slow_reader`."""
         await self._write({"type": "http.response.body", "body": data, "more_body": True})
+        if self._written_at_s - self._waited_at_s >= SLICE_S:
+            # `_send` waits only for a slow reader, so that a fast one would hold the loop for its whole answer.
+            await asyncio.sleep(0)
+            self._waited_at_s = self._clock()
 
     async def write_file(self, file: SpoolFile) -> None:
         """Send the rest of a file."""
@@ -49,6 +64,16 @@ class Sender:
         await self._write({"type": "http.response.body", "body": b"", "more_body": False})
         self.has_ended = True
 
+    @asynccontextmanager
+    async def beating(self, heartbeat: bytes) -> AsyncIterator[None]:
+        """Write `heartbeat` after every 10 s without another piece while the body runs; raises `slow_reader`."""
+        with Interrupt() as interrupt:
+            beating = asyncio.create_task(self._beat(heartbeat, interrupt), name="heartbeat")
+            try:
+                yield
+            finally:
+                await end_tasks([beating])
+
     def cut(self) -> None:
         """Drop the connection, so that its reader sees a cut stream and not a short answer."""
         if self._connection is not None and not self.has_ended:
@@ -59,10 +84,28 @@ class Sender:
         if self._connection is not None and not self.has_ended:
             self._connection.end_chunked(data, within_s=_LAST_PIECE_S)
 
+    async def _beat(self, heartbeat: bytes, interrupt: Interrupt) -> None:
+        while True:
+            silent_s = self._clock() - self._written_at_s
+            if silent_s < message_writer.HEARTBEAT_S or self._writing.locked():
+                await asyncio.sleep(max(_LEAST_SLEEP_S, message_writer.HEARTBEAT_S - silent_s))
+                continue
+            try:
+                await self.write(heartbeat)
+            except ServiceError as error:
+                interrupt.fire(error)
+                return
+
     async def _write(self, message: dict[str, object]) -> None:
-        if self._connection is not None and not self._connection.is_congested():
-            await self._send(message)
-            return
+        async with self._writing:
+            if self._connection is None or self._connection.is_congested():
+                await self._write_slowly(message)
+            else:
+                await self._send(message)
+            self._written_at_s = self._clock()
+
+    async def _write_slowly(self, message: dict[str, object]) -> None:
+        """Send a message that may have to wait for the reader, whose rate is measured meanwhile."""
         sending = asyncio.ensure_future(self._send(message))
         unread = self._num_unread()
         if not unread:

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from support.components.unhurried import unhurried_turns
+
 from service.answers.result_cache import CachedAnswers, CachePolicy
 from service.domain.caller import Caller
 from service.domain.chunk import Chunk, SegmentedChunk
@@ -103,12 +105,20 @@ class Stage:
         self.spool = Spool(directory, max_bytes=2**20)
         self.policy = CachePolicy("float32", is_shared=False, max_entry_bytes=10_000, max_shared_bytes=10_000)
         self.store = MemoryCache(max_bytes=100_000, ttl_s=60, clock=time.monotonic)
+        self.turns = unhurried_turns()
         self.cached = self.cache_of(self.policy)
 
     def cache_of(self, policy: CachePolicy) -> CachedAnswers:
         """A cache over the same store, with another policy."""
         return CachedAnswers(
-            self.script, self.model, self.store, policy, spool=self.spool, metrics=self.metrics, clock=time.monotonic
+            self.script,
+            self.model,
+            self.store,
+            policy,
+            spool=self.spool,
+            turns=self.turns,
+            metrics=self.metrics,
+            clock=time.monotonic,
         )
 
     async def upload(self, content: bytes = b"clip", *, is_complete: bool = True) -> Upload:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from support.components.answer_stage import Shelf
 from support.components.leased_jobs import FrontView, LeasedJobs
+from support.components.unhurried import unhurried_turns
 from support.virtual_time import run_virtual, virtual_clock
 from support.waiting import until
 
@@ -97,7 +98,13 @@ class Site:
             return
 
         return Jobs(
-            view, self.shelf, max_waiting=10, check_webhook=check, check_result_url=check, wall_clock=virtual_clock
+            view,
+            self.shelf,
+            max_waiting=10,
+            check_webhook=check,
+            check_result_url=check,
+            turns=unhurried_turns(),
+            wall_clock=virtual_clock,
         )
 
     def front(self, *, view: FrontView | None = None, tell: Tell | None = None, **policy: float) -> JobRunner:

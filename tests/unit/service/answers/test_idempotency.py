@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.components.answer_stage import Shelf, Stage
+from support.components.unhurried import unhurried_turns
 
 from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.domain.deadline import Deadline
@@ -33,7 +34,7 @@ def keyed(stage: Stage, *, keys: FolderKeyStore | None = None, max_bytes: int = 
     idempotency = Idempotency(keys or FolderKeyStore(None, wall_clock=time.time), ttl_s=60)
     room = Spool(stage.spool.directory, max_bytes=max_bytes)
     stage.cached = IdempotentAnswering(  # type: ignore[assignment]
-        stage.script, idempotency, shelf, room, clock=time.monotonic
+        stage.script, idempotency, shelf, room, turns=unhurried_turns(), clock=time.monotonic
     )
     return shelf
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.components.answer_stage import NO_DEADLINE, Stage
 
+from service.aio.turns import SLICE_S, Turns
 from service.answers.result_cache import CachedAnswers
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
@@ -169,7 +171,14 @@ async def test_what_is_too_large_is_not_kept_or_not_held(stage: Stage, tmp_path:
         (replace(stage.policy, max_shared_bytes=300), False),
     ):
         stage.cached = CachedAnswers(
-            stage.script, stage.model, stage.store, policy, spool=stage.spool, metrics=Metrics(), clock=time.monotonic
+            stage.script,
+            stage.model,
+            stage.store,
+            policy,
+            spool=stage.spool,
+            turns=stage.turns,
+            metrics=Metrics(),
+            clock=time.monotonic,
         )
         if is_answered:
             await stage.ask("one", b"large")
@@ -212,7 +221,14 @@ async def test_an_upload_that_ends_soon_is_looked_up(stage: Stage) -> None:
     sending = asyncio.create_task(send())
     policy = replace(stage.policy, growing_wait_s=HANG_S)
     cached = CachedAnswers(
-        stage.script, stage.model, stage.store, policy, spool=stage.spool, metrics=stage.metrics, clock=time.monotonic
+        stage.script,
+        stage.model,
+        stage.store,
+        policy,
+        spool=stage.spool,
+        turns=stage.turns,
+        metrics=stage.metrics,
+        clock=time.monotonic,
     )
     context = RequestContext("two", "grpc", NO_DEADLINE)
     events = [event async for event in cached.answer(upload, SegmentOptions(), context)]
@@ -244,8 +260,81 @@ class StuckCache(MemoryCache):
 async def test_a_cache_that_does_not_answer_holds_nobody_past_its_deadline(stage: Stage) -> None:
     stuck = StuckCache(max_bytes=1000, ttl_s=60, clock=time.monotonic)
     stage.cached = CachedAnswers(
-        stage.script, stage.model, stuck, stage.policy, spool=stage.spool, metrics=stage.metrics, clock=time.monotonic
+        stage.script,
+        stage.model,
+        stuck,
+        stage.policy,
+        spool=stage.spool,
+        turns=stage.turns,
+        metrics=stage.metrics,
+        clock=time.monotonic,
     )
     with pytest.raises(ServiceError) as caught:
         await stage.ask("one", deadline=Deadline(time.monotonic() + 0.05))
     assert caught.value.code == "deadline_exceeded"
+
+
+async def test_who_reads_a_cached_answer_holds_no_upload(stage: Stage) -> None:
+    stage.script.gate.set()
+    await stage.ask("one")
+    upload = await stage.upload()
+    context = RequestContext("two", "rest", NO_DEADLINE)
+    async with aclosing(stage.cached.answer(upload, SegmentOptions(), context)) as events:
+        await anext(events)
+        assert upload.is_closed
+        assert stage.spool.used_bytes == 0
+        assert stage.spool.memory_bytes > 0
+    assert stage.spool.memory_bytes == 0
+    upload.close()
+
+
+async def test_who_joins_an_answer_holds_no_upload(stage: Stage) -> None:
+    first = asyncio.create_task(stage.ask("one"))
+    await asyncio.sleep(0.05)
+    upload = await stage.upload()
+    context = RequestContext("two", "rest", NO_DEADLINE)
+    async with aclosing(stage.cached.answer(upload, SegmentOptions(), context)) as events:
+        await anext(events)
+        assert upload.is_closed
+        stage.script.gate.set()
+        assert len([event async for event in events]) == 5
+    await first
+    upload.close()
+
+
+async def test_an_overlay_of_a_cached_answer_still_has_its_clip(stage: Stage) -> None:
+    stage.script.gate.set()
+    await stage.ask("one")
+    upload = await stage.upload()
+    upload.keep()
+    context = RequestContext("two", "rest", NO_DEADLINE)
+    async with aclosing(stage.cached.answer(upload, SegmentOptions(), context)) as events:
+        assert len([event async for event in events]) == 6
+    assert not upload.is_closed
+    upload.close()
+
+
+async def test_readers_of_cached_answers_take_turns(stage: Stage) -> None:
+    """Without turns one reader would have all its events before the loop runs anything else."""
+    now_s, order = 0.0, []
+
+    def clock() -> float:
+        nonlocal now_s
+        now_s += SLICE_S / 2
+        return now_s
+
+    stage.script.gate.set()
+    await stage.ask("one")
+    stage.turns = Turns(clock=clock)
+    stage.cached = stage.cache_of(stage.policy)
+
+    async def read(name: str) -> None:
+        upload = await stage.upload()
+        context = RequestContext(name, "rest", NO_DEADLINE)
+        async with aclosing(stage.cached.answer(upload, SegmentOptions(), context)) as events:
+            async for _ in events:
+                order.append(name)
+
+    await asyncio.gather(read("a"), read("b"))
+    assert sorted(order) == list("aaaaaabbbbbb")
+    assert order[:6] not in (list("aaaaaa"), list("bbbbbb"))

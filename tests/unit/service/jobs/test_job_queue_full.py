@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.components.answer_stage import Shelf
+from support.components.unhurried import unhurried_turns
 
 from service.domain.errors import ServiceError
 from service.domain.options import SegmentOptions
@@ -32,7 +33,15 @@ class Store:
 
 
 def jobs_of(store: Store, shelf: Shelf) -> Jobs:
-    return Jobs(store, shelf, max_waiting=1000, check_webhook=print, check_result_url=print, wall_clock=lambda: 0.0)  # type: ignore[arg-type]
+    return Jobs(
+        store,  # type: ignore[arg-type]
+        shelf,  # type: ignore[arg-type]
+        max_waiting=1000,
+        check_webhook=print,
+        check_result_url=print,
+        turns=unhurried_turns(),
+        wall_clock=lambda: 0.0,
+    )
 
 
 @pytest.mark.parametrize(
