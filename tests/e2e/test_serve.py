@@ -150,3 +150,17 @@ def test_a_missing_checkpoint_ends_with_1_and_says_so(tmp_path):
     assert result.returncode == 1
     assert len(complaints) == 1, result.stderr
     assert "nothing.safetensors" in complaints[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("serve", "--port", "0", "--grpc-port", "0"), ("worker", "--redis", "redis://127.0.0.1:1/0", "--port", "0")],
+    ids=["serve", "worker"],
+)
+def test_a_device_that_is_not_there_ends_with_1_and_is_named(arguments):
+    """As compose's GPU worker without its GPU: it must not run on the CPU in silence."""
+    result = run_command(*arguments, "--device", "cuda:99")
+    complaints = [line for line in result.stderr.splitlines() if line.startswith("avesformer")]
+    assert result.returncode == 1, result.stderr
+    assert "cuda:99" in complaints[-1], result.stderr
+    assert "CUDA devices" in complaints[-1]
