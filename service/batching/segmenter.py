@@ -165,15 +165,17 @@ class LocalSegmenter(MicroBatcher):
             raise device_lost()
 
     async def _watch_device(self) -> None:
-        """Fail the chunks of a device call that hangs, so that their requests end before the process does."""
-        was_hung = False
+        """Fail the chunks of a device call that hangs, so that their requests end before the process does.
+
+        Looks twice, because a process that was stopped (SIGSTOP) finds its call overdue although it goes on at once.
+        """
+        num_overdue = 0
         while True:
-            is_hung = not self._device.is_healthy()
-            if is_hung:
-                if not was_hung:
-                    logger.error("device call hangs", extra={"limit_s": round(self._runner.call_limit_s(), 3)})
+            num_overdue = 0 if self._device.is_healthy() else num_overdue + 1
+            if num_overdue == 2:
+                logger.error("device call hangs", extra={"limit_s": round(self._runner.call_limit_s(), 3)})
+            if num_overdue >= 2:
                 self.fail_chunks(device_lost())
-            was_hung = is_hung
             await asyncio.sleep(WATCH_S)
 
     async def _encode_group(self, group: EncodeInput) -> EncodeOutput:
