@@ -1,7 +1,8 @@
 """Drive the compose stack on a running Docker engine and check what users rely on; deploy/check_compose calls it.
 
 Steps, each printed with its seconds: up (all healthy), a clip, two fronts and two workers, answers while a worker is
-killed, readiness under a random user, jobs under way while everything restarts, down without an anonymous volume.
+killed, a clip and a job under a random user, jobs under way while everything restarts, down without an anonymous
+volume.
 Standard library only. The files come from COMPOSE_FILE, the services from CHECK_SERVICES (default: all).
 """
 
@@ -24,6 +25,8 @@ CLIP = Path(__file__).resolve().parents[1] / "tests" / "assets" / "example.mp4"
 SERVICES = os.environ.get("CHECK_SERVICES", "").split()
 PORTS = range(8000, 8004)
 GUARD_S = 300.0
+# Of a container that is no part of the stack.
+RANDOM_UID, RANDOM_PORT = 1234567, 8004
 NUM_REQUESTS, NUM_CLIENTS, NUM_JOBS = 40, 8, 12
 # Ranges, so that several fronts find a free port each.
 os.environ.update(AVES_PORT=f"{PORTS[0]}-{PORTS[-1]}", AVES_GRPC_PORT="50051-50054")
@@ -126,7 +129,12 @@ def check_jobs_over_a_restart() -> None:
     need(any(state in ("queued", "running") for state in states.values()), "all jobs ended before the restart")
     compose("down", "--timeout", "60")
     up()
-    port = published_ports()[0]
+    wait_for_jobs(waiting, port=published_ports()[0])
+
+
+def wait_for_jobs(jobs: set[str], *, port: int) -> None:
+    """Wait until every job is done; raises CheckError if one fails."""
+    waiting = set(jobs)
     until_s = time.monotonic() + GUARD_S
     while waiting:
         need(time.monotonic() < until_s, f"jobs did not end: {waiting}")
@@ -139,10 +147,11 @@ def check_jobs_over_a_restart() -> None:
 
 
 def check_random_user() -> None:
-    """The image starts under a random uid of group 0 and becomes healthy, as on OpenShift, without Redis."""
+    """The image starts under a random uid of group 0, becomes healthy and answers, as on OpenShift, without Redis."""
     name = f"avesformer-random-{uuid.uuid4().hex[:8]}"
     image = docker("inspect", "--format", "{{.Config.Image}}", containers("worker")[0]).strip()
-    options = ["--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", "--user=1234567:0", "--env=AVES_HOST=::"]
+    options = ["--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", f"--user={RANDOM_UID}:0", "--env=AVES_HOST=::"]
+    options.append(f"--publish=127.0.0.1:{RANDOM_PORT}:8000")
     try:
         docker("run", "--detach", "--name", name, *options, image, "serve", "--device", "cpu")
         until_s = time.monotonic() + GUARD_S
@@ -150,6 +159,15 @@ def check_random_user() -> None:
             if time.monotonic() > until_s:
                 raise CheckError(f"{state}: {docker('logs', '--tail', '20', name)}")
             time.sleep(1)
+        uids = {
+            line.split()[0] for line in docker("top", name, "-eo", "uid,pid,args").splitlines() if "avesformer" in line
+        }
+        need(uids == {str(RANDOM_UID)}, f"processes run under {uids}")
+        status, answer = send_clip("/v1/segment", port=RANDOM_PORT, threshold=0.5)
+        need(status == 200 and len(answer["frames"]) > 0, f"{status} {answer}")
+        status, job = send_clip("/v1/jobs", port=RANDOM_PORT, threshold=0.6)
+        need(status == 202, f"{status} {job}")
+        wait_for_jobs({job["job_id"]}, port=RANDOM_PORT)
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", name], stdout=subprocess.DEVNULL, check=False)
 
@@ -175,7 +193,7 @@ def run_checks() -> None:
         need(len(set(published_ports())) == 2, f"ports {published_ports()}")
     with step(f"{NUM_REQUESTS} of {NUM_REQUESTS} answers while a worker is killed"):
         check_answers_while_a_worker_dies(published_ports())
-    with step("the image is healthy under a random user of group 0 with AVES_HOST=::"):
+    with step("the image answers a clip and a job under a random user of group 0 with AVES_HOST=::"):
         check_random_user()
     with step(f"{NUM_JOBS} of {NUM_JOBS} jobs end after down and up"):
         check_jobs_over_a_restart()
