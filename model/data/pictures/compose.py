@@ -32,12 +32,16 @@ SOURCE_POWER = 0.5
 # Share of the pictures that are tiled from two or four others: small objects, several kinds at once.
 TILED_SHARE = 0.2
 # Share of pictures that are a background with pasted objects only, and of real ones that get an object pasted.
-COMPOSED_SHARE, PASTED_SHARE = 0.18, 0.3
+COMPOSED_SHARE, PASTED_SHARE = 0.18, 0.45
 # Share of pasted objects that make no sound at all.
 SILENT_SHARE = 0.15
 MAX_PASTED = 3
-# Side of a pasted object over that of the frame.
+# Side of a pasted object over that of the frame: of a cut-out, and of an object taken from another picture. The latter
+# are often small, as most things in a street are, and are enlarged little, since they were small already.
 PASTED_SIDES = (0.2, 0.95)
+TAKEN_SIDES, MAX_ENLARGEMENT = (0.08, 0.6), 1.5
+# Share of the sounding pasted objects that are taken from another picture, and the least area of such an object.
+TAKEN_SHARE, LEAST_TAKEN_PX = 0.6, 900
 # Side of the crop over that of the picture, and how often the whole picture is taken.
 CROP_SIDES, WHOLE_SHARE = (0.45, 1.0), 0.3
 # A crop keeps at least this share of the chosen kind's pixels, or is drawn again.
@@ -131,15 +135,20 @@ def _scene(source: PictureSource, random: Random, size_px: int) -> LabelledFrame
         labelled = _crop(LabelledFrame(frame, np.zeros(frame.shape[:2], np.uint8)), None, random, size_px)
         num_pasted = int(random.integers(1, MAX_PASTED + 1))
     else:
-        kind = int(random.choice(len(source.by_kind), p=source.kind_shares))
-        groups = source.by_kind[kind]
-        group = groups[int(random.choice(len(groups), p=source.origin_shares[kind]))]
-        picture = group[int(random.integers(len(group)))]
+        kind, picture = _draw_kind(source, random)
         labelled = _crop(read_picture(picture), 1 + kind, random, size_px)
         num_pasted = int(random.random() < PASTED_SHARE)
     for _ in range(num_pasted):
         labelled = _paste(labelled, source, random)
     return labelled
+
+
+def _draw_kind(source: PictureSource, random: Random) -> tuple[int, Picture]:
+    """Draw a kind and a picture that shows it."""
+    kind = int(random.choice(len(source.by_kind), p=source.kind_shares))
+    groups = source.by_kind[kind]
+    group = groups[int(random.choice(len(groups), p=source.origin_shares[kind]))]
+    return kind, group[int(random.integers(len(group)))]
 
 
 def _origin_shares(groups: Sequence[Sequence[Picture]]) -> NDArray[np.float64]:
@@ -173,15 +182,49 @@ def _crop(labelled: LabelledFrame, wanted: int | None, random: Random, size_px: 
 
 
 def _paste(labelled: LabelledFrame, source: PictureSource, random: Random) -> LabelledFrame:
-    """Paste one cut-out with its soft edge, its light drawn towards that of the place."""
-    is_silent = bool(source.cutouts[-1]) and random.random() < SILENT_SHARE
-    if not is_silent and not source.pasted_shares.any():
-        return labelled
-    kind = -1 if is_silent else int(random.choice(len(source.pasted_shares), p=source.pasted_shares))
+    """Paste one object: a silent cut-out, one of a kind, or an object of another picture."""
+    size_px = labelled.frame.shape[0]
+    if source.cutouts[-1] and random.random() < SILENT_SHARE:
+        entries = source.cutouts[-1]
+        cutout = read_cutout(entries[int(random.integers(len(entries)))])
+        return _paste_object(labelled, cutout, 0, random, side=random.uniform(*PASTED_SIDES) * size_px)
+    if not source.pasted_shares.any() or random.random() < TAKEN_SHARE:
+        return _paste_taken(labelled, source, random)
+    kind = int(random.choice(len(source.pasted_shares), p=source.pasted_shares))
     entries = source.cutouts[kind]
     cutout = read_cutout(entries[int(random.integers(len(entries)))])
+    return _paste_object(labelled, cutout, 1 + kind, random, side=random.uniform(*PASTED_SIDES) * size_px)
+
+
+def _paste_taken(labelled: LabelledFrame, source: PictureSource, random: Random) -> LabelledFrame:
+    """Paste one connected object of another picture; nothing if the picture that is drawn has none that is large."""
+    kind, picture = _draw_kind(source, random)
+    other = read_picture(picture)
+    _, parts, statistics, _ = cv2.connectedComponentsWithStats((other.classes == 1 + kind).astype(np.uint8))
+    large = [part for part in range(1, len(statistics)) if statistics[part][cv2.CC_STAT_AREA] >= LEAST_TAKEN_PX]
+    if not large:
+        return labelled
+    part = large[int(random.integers(len(large)))]
+    left, top, wide, tall = (int(value) for value in statistics[part][:4])
+    box = slice(top, top + tall), slice(left, left + wide)
+    alpha = cv2.GaussianBlur((parts[box] == part).astype(np.float32), (0, 0), 1.0) * 255
+    cutout = np.dstack((other.frame[box], alpha.astype(np.uint8)))
     size_px = labelled.frame.shape[0]
-    side = random.uniform(*PASTED_SIDES) * size_px
+    side = float(np.exp(random.uniform(*np.log(TAKEN_SIDES)))) * size_px
+    return _paste_object(labelled, cutout, 1 + kind, random, side=min(side, MAX_ENLARGEMENT * max(tall, wide)))
+
+
+def _paste_object(labelled: LabelledFrame, cutout: Pixels, label: int, random: Random, *, side: float) -> LabelledFrame:
+    """Paste an RGBA object with its soft edge, its light drawn towards that of the place.
+
+    Args:
+        labelled: picture to paste into.
+        cutout: (h, w, 4) uint8.
+        label: class of the object's pixels.
+        random: decides the place and the shape.
+        side: larger side of the object in the picture, in pixels.
+    """
+    size_px = labelled.frame.shape[0]
     scale = side / max(cutout.shape[:2])
     stretch = float(np.exp(random.uniform(-0.25, 0.25)))
     wide, tall = (max(8, round(cutout.shape[1] * scale * stretch)), max(8, round(cutout.shape[0] * scale / stretch)))
@@ -200,7 +243,7 @@ def _paste(labelled: LabelledFrame, source: PictureSource, random: Random) -> La
     alpha = part[..., 3:].astype(np.float32) / 255
     frame[rows, columns] = np.clip(place * (1 - alpha) + colour * alpha, 0, 255).astype(np.uint8)
     inside = part[..., 3] >= ALPHA_INSIDE
-    classes[rows, columns][inside] = 0 if is_silent else 1 + kind
+    classes[rows, columns][inside] = label
     return LabelledFrame(frame, classes)
 
 
