@@ -38,6 +38,7 @@ class PredictorInfo:
         input_height: frame height in pixels.
         input_width: frame width in pixels.
         is_semantic: softmax over background and labels rather than a sigmoid.
+        offset_lag_s: seconds that masks go on after their sound.
     """
 
     variant: str
@@ -47,6 +48,7 @@ class PredictorInfo:
     input_height: int
     input_width: int
     is_semantic: bool
+    offset_lag_s: float = 0.0
 
 
 class Predictor:
@@ -68,6 +70,7 @@ class Predictor:
             input_height=config.input_height,
             input_width=config.input_width,
             is_semantic=config.is_semantic,
+            offset_lag_s=config.offset_lag_s,
         )
         self.device = device
         self.dtype = dtype

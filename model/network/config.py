@@ -22,6 +22,8 @@ SOUNDING = ("sounding",)
 BACKGROUND = "background"
 VGGISH_DIM = 128
 YAMNET_DIM = 1024
+# Masks cannot outlast their sound by more than the window: 15 600 samples at 16 kHz.
+MAX_OFFSET_LAG_S = 0.975
 # Model type of the backbone of `lite`; the others are names of transformers' AutoBackbone.
 MOBILENET_DEEPLAB = "mobilenet_v2_deeplab"
 
@@ -130,6 +132,8 @@ class ModelConfig:
         has_neck_smoothing: a 3x3 convolution after the top-down sum.
         norm: after the convolutions of neck, decoder and head: `group` (32 groups, as the neighbours of the paper) or
             `batch` (free in eval mode, where it is folded away).
+        offset_lag_s: seconds that masks go on after their sound, as measured with these weights; a window that ends
+            with the sample holds a sound that is over for up to a second. Sound events end earlier by it.
     """
 
     variant: str = "r50"
@@ -140,6 +144,7 @@ class ModelConfig:
     fuse_stride: int = 8
     has_neck_smoothing: bool = True
     norm: NormKind = "batch"
+    offset_lag_s: float = 0.0
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -163,6 +168,8 @@ class ModelConfig:
         for name, count in self._counts().items():
             if count < 1:
                 raise ValueError(f"{name}: got {count}, expected at least 1")
+        if not 0 <= self.offset_lag_s <= MAX_OFFSET_LAG_S:
+            raise ValueError(f"offset_lag_s: got {self.offset_lag_s}, expected 0 to {MAX_OFFSET_LAG_S}")
         if not self.labels:
             raise ValueError("labels: got none, expected at least one")
         if self.is_semantic and self.labels[0] != BACKGROUND:

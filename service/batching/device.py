@@ -291,4 +291,5 @@ def _model_info(info: CheckpointInfo) -> ModelInfo:
         world_version=info.world_version,
         input_height=info.input_height,
         input_width=info.input_width,
+        offset_lag_s=info.offset_lag_s,
     )

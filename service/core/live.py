@@ -92,7 +92,8 @@ class LiveStreams:
             work = _FrameWork(
                 self._segmenter, pictures, self._policy, model, applied, context, self._clock, usage=self._usage
             )
-            stream = _Stream(work, options=options, emit=emit, idle_s=self._policy.idle_s, clock=self._clock)
+            events = EventTracker(options, offset_lag_s=model.offset_lag_s)
+            stream = _Stream(work, events, options=options, emit=emit, idle_s=self._policy.idle_s, clock=self._clock)
             if self._is_draining:
                 stream.end_after_current_frame()
             self._open.add(stream)
@@ -121,14 +122,23 @@ class _Waiting:
 class _Stream:
     """The queue, the sound and the two tasks of one stream."""
 
-    def __init__(self, work: _FrameWork, *, options: LiveOptions, emit: Emit, idle_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        work: _FrameWork,
+        events: EventTracker,
+        *,
+        options: LiveOptions,
+        emit: Emit,
+        idle_s: float,
+        clock: Clock,
+    ) -> None:
         self._work = work
         self._options = options
         self._transport_emit = emit
         self._idle_s = idle_s
         self._clock = clock
         self._sound = LiveSound()
-        self._events = EventTracker(options)
+        self._events = events
         self._instances = InstanceTracker() if options.instances else None
         self._line: deque[_Waiting] = deque()
         self._num_frames = 0

@@ -82,6 +82,10 @@ class ModelInfo:
     input_width: int = field(
         default=0, metadata={"description": "Width of the frames that the model takes, in pixels."}
     )
+    offset_lag_s: float = field(
+        default=0.0,
+        metadata={"description": "Seconds that masks go on after their sound, as measured; events end earlier by it."},
+    )
 
     @property
     def is_semantic(self) -> bool:

@@ -18,6 +18,8 @@ _Key = tuple[str, int | None]
 # lies in the other's. Chosen with the defaults of the event options.
 SURE_SCORE = 0.7
 SPLIT_SHARE = 0.8
+# An event keeps this duration whatever the lag of the masks: an interval without length is none.
+LEAST_TOLD_S = 0.1
 
 
 class EventRules(Protocol):
@@ -46,7 +48,10 @@ class EventRules(Protocol):
 
 @dataclass(slots=True)
 class _OpenEvent:
-    """An event that has begun. `ended_at_s` is None while it sounds, else the start of the current pause."""
+    """An event that has begun. `ended_at_s` is None while it sounds, else the start of the current pause.
+
+    `is_cut` says that the frames ended before it did.
+    """
 
     start_s: float
     ended_at_s: float | None = None
@@ -54,6 +59,7 @@ class _OpenEvent:
     peak_score: float = 0.0
     score_sum: float = 0.0
     num_samples: int = 0
+    is_cut: bool = False
 
     def add(self, mask: Mask) -> None:
         self.ended_at_s = None
@@ -61,6 +67,10 @@ class _OpenEvent:
         self.peak_score = max(self.peak_score, mask.score)
         self.score_sum += mask.score
         self.num_samples += 1
+
+    @property
+    def mean_score(self) -> float:
+        return round(self.score_sum / self.num_samples, ANSWER_DECIMALS)
 
 
 class EventTracker:
@@ -73,6 +83,10 @@ class EventTracker:
     not sure of, whose box lies within that of a larger mask of another label. An event must last the longer the less
     sure its masks are: its duration counts by its mean score.
 
+    A window is a second long: it holds a sound that is over for as long. Where a model's masks go on after their sound,
+    an event that they end is told to end `offset_lag_s` earlier, though it keeps the least duration. Pauses and the
+    duration that an event must have are measured before that. An event that is open at the last sample ends there.
+
     Hysteresis works both ways, as in edge detection by Canny (1986): samples from `event_offset` on form an event if
     one of them reaches `event_onset`. An event is announced when it closes, so its weak beginning costs nothing.
 
@@ -80,10 +94,14 @@ class EventTracker:
         rules: hysteresis, longest pause, least duration.
         start_s: start of the range; no event begins earlier.
         step_s: seconds between samples; 0 where it is not known (every frame of a clip, live streams).
+        offset_lag_s: seconds that the model's masks go on after their sound (`ModelInfo.offset_lag_s`).
     """
 
-    def __init__(self, rules: EventRules, *, start_s: float = 0.0, step_s: float = 0.0) -> None:
+    def __init__(
+        self, rules: EventRules, *, start_s: float = 0.0, step_s: float = 0.0, offset_lag_s: float = 0.0
+    ) -> None:
         self._rules = rules
+        self._offset_lag_s = offset_lag_s
         self._start_s = start_s
         self._half_step_s = step_s / 2
         self._last_s: float | None = None
@@ -108,6 +126,7 @@ class EventTracker:
         for event in self._open.values():
             if event.ended_at_s is None:
                 event.ended_at_s = self._last_s
+                event.is_cut = True
         return self._take(list(self._open))
 
     def _boundary_s(self, time_s: float) -> float:
@@ -132,9 +151,22 @@ class EventTracker:
 
     def _take(self, keys: Iterable[_Key]) -> list[SoundEvent]:
         taken = [(key, self._open.pop(key)) for key in keys]
-        found = [_event(key, event) for key, event in taken if event.peak_score >= self._rules.event_onset]
-        least_s = self._rules.event_min_s
-        return sorted((event for event in found if _sure_s(event) >= least_s - 1e-9), key=event_order)
+        least_s = self._rules.event_min_s - 1e-9
+        heard = [
+            (key, event)
+            for key, event in taken
+            if event.peak_score >= self._rules.event_onset and _sure_s(event) >= least_s
+        ]
+        return sorted((self._told(key, event) for key, event in heard), key=event_order)
+
+    def _told(self, key: _Key, event: _OpenEvent) -> SoundEvent:
+        assert event.ended_at_s is not None
+        end_s = event.ended_at_s
+        if not event.is_cut:
+            end_s = min(
+                end_s, max(end_s - self._offset_lag_s, event.start_s + max(self._rules.event_min_s, LEAST_TOLD_S))
+            )
+        return _event(key, event, end_s)
 
 
 def event_order(event: SoundEvent) -> tuple[float, float, str, int]:
@@ -142,8 +174,9 @@ def event_order(event: SoundEvent) -> tuple[float, float, str, int]:
     return (event.start_s, event.end_s, event.label, -1 if event.track_id is None else event.track_id)
 
 
-def _sure_s(event: SoundEvent) -> float:
-    return (event.end_s - event.start_s) * event.mean_score
+def _sure_s(event: _OpenEvent) -> float:
+    assert event.ended_at_s is not None
+    return (event.ended_at_s - event.start_s) * event.mean_score
 
 
 def _is_split_off(mask: Mask, masks: Iterable[Mask]) -> bool:
@@ -167,13 +200,12 @@ def _over(event: _OpenEvent, onset_s: float, gap_s: float) -> bool:
     return onset_s - event.ended_at_s > gap_s
 
 
-def _event(key: _Key, event: _OpenEvent) -> SoundEvent:
-    assert event.ended_at_s is not None
+def _event(key: _Key, event: _OpenEvent, end_s: float) -> SoundEvent:
     return SoundEvent(
         label=key[0],
         track_id=key[1],
         start_s=round(event.start_s, ANSWER_DECIMALS),
-        end_s=round(event.ended_at_s, ANSWER_DECIMALS),
+        end_s=round(end_s, ANSWER_DECIMALS),
         peak_area=event.peak_area,
-        mean_score=round(event.score_sum / event.num_samples, ANSWER_DECIMALS),
+        mean_score=event.mean_score,
     )

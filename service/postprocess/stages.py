@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from service.domain.options import AppliedOptions, SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks
+from service.domain.result import FrameMasks, ModelInfo
 from service.postprocess.events import EventTracker
 
 # The options that masks do not depend on, with their defaults.
@@ -43,7 +43,7 @@ class AnswerStages:
         """Take the next event of the masks' answer; yields what the reader gets for it."""
         if isinstance(event, ClipStarted):
             applied = self._options.resolve(event.model)
-            self._tracker = _tracker(applied)
+            self._tracker = _tracker(applied, event.model)
             yield replace(event, options=applied)
         elif isinstance(event, FrameMasks):
             if self._options.only != "events":
@@ -54,6 +54,6 @@ class AnswerStages:
             yield event
 
 
-def _tracker(options: AppliedOptions) -> EventTracker:
+def _tracker(options: AppliedOptions, model: ModelInfo) -> EventTracker:
     step_s = 0.0 if options.fps == "native" else 1.0 / options.fps
-    return EventTracker(options, start_s=options.start_s, step_s=step_s)
+    return EventTracker(options, start_s=options.start_s, step_s=step_s, offset_lag_s=model.offset_lag_s)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,9 +28,9 @@ def frame(time_s: float, scores: dict[tuple[str, int | None], float]) -> FrameMa
     return FrameMasks(time_s, time_s, 0, tuple(masks))
 
 
-def events_of(scores: Sequence[float], **rules: Any) -> list[tuple[float, float]]:
+def events_of(scores: Sequence[float], *, offset_lag_s: float = 0.0, **rules: Any) -> list[tuple[float, float]]:
     """The events of one label whose score is given every 0.1 s from 0.05 s on."""
-    tracker = EventTracker(SegmentOptions(**{**PLAIN, **rules}), step_s=STEP_S)
+    tracker = EventTracker(SegmentOptions(**{**PLAIN, **rules}), step_s=STEP_S, offset_lag_s=offset_lag_s)
     found: list[SoundEvent] = []
     for number, score in enumerate(scores):
         found += tracker.add(frame((number + 0.5) * STEP_S, {("dog", None): score}))
@@ -130,3 +131,28 @@ def test_a_doubtful_part_of_another_labels_object_is_not_heard(
     assert {event.label for event in found} == ({"dog", "drum"} if is_heard else {"drum"})
     alone = EventTracker(SegmentOptions(event_onset=0.4, event_offset=0.4, event_min_s=0.0), step_s=STEP_S)
     assert len(alone.add(FrameMasks(0.05, 0.05, 0, (part,))) + alone.finish()) == 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "rules", "expected"),
+    [
+        ([0, 0.7, 0.7, 0.7, 0.7, 0], {}, [(0.1, 0.2)]),
+        # the frames end first: nothing says that the sound is over
+        ([0, 0.7, 0.7, 0.7, 0.7], {}, [(0.1, 0.45)]),
+        # the sound may have ended before the last sample, but a pause ended the event
+        ([0, 0.7, 0.7, 0.7, 0.7, 0], {"event_gap_s": 0.5}, [(0.1, 0.2)]),
+        # an event keeps the least duration, and never lasts longer than its masks
+        ([0, 0.7, 0.7, 0, 0], {"event_min_s": 0.1}, [(0.1, 0.2)]),
+        ([0, 0.7, 0.7, 0, 0], {"event_min_s": 0.14}, [(0.1, 0.24)]),
+        ([0, 0.7, 0.7, 0, 0], {}, [(0.1, 0.2)]),
+        ([0.7, 0, 0], {}, [(0.0, 0.1)]),
+        # the pause between two events, and the duration that counts, are those of the masks
+        ([0.7, 0.7, 0.7, 0.7, 0, 0.7], {"event_gap_s": 0.11}, [(0.0, 0.55)]),
+        ([0, 0.7, 0.7, 0.7, 0.7, 0], {"event_min_s": 0.25}, [(0.1, 0.35)]),
+    ],
+)
+def test_events_end_earlier_by_the_lag_of_the_masks(
+    scores: list[float], rules: dict[str, float], expected: list[tuple[float, float]]
+) -> None:
+    found = events_of(scores, offset_lag_s=0.3, **rules)
+    assert np.allclose(found, expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from service.domain.clip import ClipInfo
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted
@@ -44,3 +46,14 @@ def test_readers_with_other_event_options_share_masks() -> None:
         SegmentOptions(threshold=0.25)
     )
     assert mask_options(SegmentOptions(threshold=0.25)) != mask_options(SegmentOptions())
+
+
+def test_the_models_lag_reaches_the_events() -> None:
+    options = SegmentOptions(event_gap_s=0.0, event_min_s=0.0)
+    stages = AnswerStages(options)
+    model = replace(MODEL, offset_lag_s=0.75)
+    masks = mask_options(options).resolve(model)
+    answer = [ClipStarted("id", model, ClipInfo(9, 9, "1:1", 5.0, 25.0, 5), masks), *FRAMES, SUMMARY]
+    events = [made for event in answer for made in stages.add(event) if isinstance(made, SoundEvent)]
+    # The masks of sample 1 reach from 1.4375 s to 2.4375 s; those of the last sample end with the clip.
+    assert [(event.start_s, event.end_s) for event in events] == [(1.4375, 1.6875), (4.4375, 4.9375)]

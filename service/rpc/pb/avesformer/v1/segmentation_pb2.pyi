@@ -222,20 +222,22 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("variant", "checkpoint", "labels", "input_height", "input_width", "world_version")
+    __slots__ = ("variant", "checkpoint", "labels", "input_height", "input_width", "world_version", "offset_lag_s")
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     INPUT_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     INPUT_WIDTH_FIELD_NUMBER: _ClassVar[int]
     WORLD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_LAG_S_FIELD_NUMBER: _ClassVar[int]
     variant: str
     checkpoint: str
     labels: _containers.RepeatedScalarFieldContainer[str]
     input_height: int
     input_width: int
     world_version: int
-    def __init__(self, variant: _Optional[str] = ..., checkpoint: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., world_version: _Optional[int] = ...) -> None: ...
+    offset_lag_s: float
+    def __init__(self, variant: _Optional[str] = ..., checkpoint: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., world_version: _Optional[int] = ..., offset_lag_s: _Optional[float] = ...) -> None: ...
 
 class LiveRequest(_message.Message):
     __slots__ = ("options", "frame", "audio")
