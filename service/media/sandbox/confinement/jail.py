@@ -23,7 +23,7 @@ _CLONE_THREAD = 0x10000
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (linux/sched.h).
 _CLONE_NEW = 0x7E020000
 _MAX_OPEN_FILES = 64
-_ALL_BITS = 0xFFFFFFFF
+_NO_DESCRIPTOR = 0xFFFFFFFF
 
 # Commands of fcntl that set an owner and a signal (F_SETOWN, F_SETSIG, O_ASYNC by F_SETFL) would let a child signal
 # processes of its user; only reading flags is left. All of ioctl is refused (FIOSETOWN, FIOASYNC do the same).
@@ -50,7 +50,8 @@ _CHILD_RULES = [
     Rule("prlimit64", argument=0, values=(0,)),
     Rule("prctl", argument=0, values=(_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP), refusal=errno.EPERM),
 ]
-_CHILD_WITH_JOB_RULES = [Rule("recvmsg", forbidden_bits=_ALL_BITS), *refuse(errno.EPERM, "prlimit64", "prctl")]
+# A child can `close` 0 and `dup` its socket there, so that no number of a descriptor is harmless but -1, which is none.
+_CHILD_WITH_JOB_RULES = [Rule("recvmsg", values=(_NO_DESCRIPTOR,)), *refuse(errno.EPERM, "prlimit64", "prctl")]
 # Calls of a zygote beside computing: fork, reap and kill children, give them their identity, limits and jobs.
 _ZYGOTE_RULES = [
     *_COMPUTING,
