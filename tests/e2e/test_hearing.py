@@ -48,7 +48,7 @@ def test_two_clips_through_the_whole_path(tmp_path: Path, capsys: pytest.Capture
     # One clip each: the same pictures and sound, so nearly the same answers.
     assert abs(figures["rotated: loss of IoU"]["value"]) < 0.1
     assert abs(figures["MP3: loss of IoU"]["value"]) < 0.1
-    assert figures["edges at 10 fps: true edges not said"]["num"] > 0
+    assert figures["edges at 10 fps: true edges not predicted"]["num"] > 0
     # An edit list that is not honoured moves every edge by 0.3 s.
     assert figures["edges at 10 fps, edit list: moved by, s (mean)"]["value"] < 0.1
     assert set(report["seconds"]) == {"all", "own", "silence", "timing", "timing_edit", "mp3", "rotated", "semantic"}

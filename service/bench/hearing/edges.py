@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.data.synthetic import MIN_VISIBLE_SHARE
 from model.data.world.mix import BLOCK_SAMPLES
 from model.network.preprocess import SAMPLE_RATE_HZ
-from service.bench.hearing.score import BoolMask, said_in
+from service.bench.hearing.score import BoolMask, predicted_mask
 from service.domain.result import FrameMasks
 
 BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE_HZ
@@ -45,11 +45,11 @@ class ClipEdges:
 
     Attributes:
         outcomes: one for each true edge.
-        is_said_false: for each predicted edge, whether no true one is within MATCH_S.
+        is_predicted_false: for each predicted edge, whether no true one is within MATCH_S.
     """
 
     outcomes: tuple[EdgeOutcome, ...]
-    is_said_false: tuple[bool, ...]
+    is_predicted_false: tuple[bool, ...]
 
 
 def state_edges(states: BoolMask) -> list[Edge]:
@@ -66,7 +66,7 @@ def steady_edges(states: BoolMask) -> list[Edge]:
     return [e for i, e in enumerate(edges) if min(lengths[i], lengths[i + 1]) >= STEADY_S - 1e-9]
 
 
-def said_edges(times_s: NDArray[np.float64], shares: NDArray[np.float64]) -> list[Edge]:
+def predicted_edges(times_s: NDArray[np.float64], shares: NDArray[np.float64]) -> list[Edge]:
     """Return the predicted edges: the times at which the covered share of an object's silhouette crosses one half.
 
     Times between samples are interpolated linearly. No edge is returned next to a NaN share.
@@ -120,13 +120,13 @@ def clip_edges(
     """
     times_s = np.array([frame.sample_time_s for frame in answered])
     size = (truth["clip"]["height"], truth["clip"]["width"])
-    masks = [said_in(frame, size) for frame in answered]
+    masks = [predicted_mask(frame, size) for frame in answered]
     silhouettes = [ids[frame.index] for frame in answered]
     outcomes: list[EdgeOutcome] = []
     is_false: list[bool] = []
     for slot, sounds in states.items():
         shares = _shares(masks, silhouettes, slot=slot)
-        predicted = said_edges(times_s, shares)
+        predicted = predicted_edges(times_s, shares)
         true = [e for e in steady_edges(sounds) if _is_watched(e, times_s, shares)]
         lags = match(true, predicted)
         outcomes += [EdgeOutcome(number, e.is_on, lag) for e, lag in zip(true, lags, strict=True)]

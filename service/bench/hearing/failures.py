@@ -66,7 +66,9 @@ def cell(sample: Sample, *, clips: Path) -> Image.Image:
     truth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     entry = next(frame for frame in truth["frames"] if frame["sample_time_s"] == sample.time_s)
     size = (truth["clip"]["height"], truth["clip"]["width"])
-    frame = overlay(read_frame(path, entry["index"]), union_of(entry["masks"], size), coco_mask.decode(sample.said) > 0)
+    frame = overlay(
+        read_frame(path, entry["index"]), union_of(entry["masks"], size), coco_mask.decode(sample.predicted) > 0
+    )
     height = round(PICTURE_PX * size[0] / size[1])
     picture = Image.new("RGB", (PICTURE_PX, height + CAPTION_PX), "white")
     picture.paste(Image.fromarray(frame).resize((PICTURE_PX, height)))

@@ -34,7 +34,7 @@ class Sample:
     is_off_screen: bool
     iou: float
     share: float
-    said: dict[str, Any]  # predicted mask, RLE
+    predicted: dict[str, Any]  # predicted mask, RLE
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def union_of(entries: Sequence[dict[str, Any]], size: tuple[int, int]) -> BoolMa
     return union
 
 
-def said_in(frame: FrameMasks, size: tuple[int, int]) -> BoolMask:
+def predicted_mask(frame: FrameMasks, size: tuple[int, int]) -> BoolMask:
     """Return all pixels of an answer's frame, (H, W). Raises ValueError for masks of another size."""
     for mask in frame.masks:
         if mask.segmentation.size != size:
@@ -72,7 +72,7 @@ def compare(condition: str, number: int, truth: dict[str, Any], answered: Sequen
     """Return the outcome of each sample of an answer."""
     size = _size(truth)
     for frame, true_frame in zip(answered, truth["frames"], strict=True):
-        predicted, true = said_in(frame, size), union_of(true_frame["masks"], size)
+        predicted, true = predicted_mask(frame, size), union_of(true_frame["masks"], size)
         yield Sample(
             condition=condition,
             clip=number,
@@ -83,7 +83,7 @@ def compare(condition: str, number: int, truth: dict[str, Any], answered: Sequen
             is_off_screen=bool(true_frame["off_screen_sounding"]),
             iou=iou_of(predicted, true),
             share=float(predicted.mean()),
-            said=coco_mask.encode(np.asfortranarray(predicted, np.uint8)),
+            predicted=coco_mask.encode(np.asfortranarray(predicted, np.uint8)),
         )
 
 

@@ -135,9 +135,9 @@ def _lag_rows(edges: dict[str, list[ClipEdges]]) -> Iterator[Row]:
             some = [(c, lag) for c, is_lag_on, lag in lags if is_lag_on == is_on]
             yield Row(f"  {text}: median lag of {kind}, s", [(c, abs(lag)) for c, lag in some], None, median)
             yield Row(f"  {text}: median signed lag of {kind}, s", some, None, median)
-        yield Row(f"  {text}: true edges not said", [(o.clip, float(o.lag_s is None)) for o in outcomes])
-        numbered = [(i, float(is_false)) for i, clip in enumerate(clips) for is_false in clip.is_said_false]
-        yield Row(f"  {text}: said edges without a true one", numbered)
+        yield Row(f"  {text}: true edges not predicted", [(o.clip, float(o.lag_s is None)) for o in outcomes])
+        numbered = [(i, float(is_false)) for i, clip in enumerate(clips) for is_false in clip.is_predicted_false]
+        yield Row(f"  {text}: predicted edges without a true one", numbered)
     if "timing" in edges and "timing_edit" in edges:
         plain = {clip.outcomes[0].clip: clip.outcomes for clip in edges["timing"] if clip.outcomes}
         edited = [(o, plain[o.clip][i]) for clip in edges["timing_edit"] for i, o in enumerate(clip.outcomes)]

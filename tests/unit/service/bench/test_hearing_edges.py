@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from service.bench.hearing.edges import BLOCK_S, Edge, clip_edges, match, said_edges, state_edges, steady_edges
+from service.bench.hearing.edges import BLOCK_S, Edge, clip_edges, match, predicted_edges, state_edges, steady_edges
 from service.domain.result import FrameMasks, Mask, Rle
 
 SIZE = (40, 60)
@@ -46,13 +46,13 @@ def test_a_known_delay_is_the_lag(delay_s: float) -> None:
     found = clip_edges(7, TRUTH, _ids(), {1: _states((1.0, 2.5)), 2: _states()}, answer)
     assert [(o.clip, o.is_on) for o in found.outcomes] == [(7, True), (7, False)]
     assert [o.lag_s for o in found.outcomes] == pytest.approx([delay_s, delay_s], abs=0.051)
-    assert found.is_said_false == (False, False)
+    assert found.is_predicted_false == (False, False)
 
 
 def test_what_is_never_said_has_no_lag_and_what_is_said_of_another_is_false() -> None:
     found = clip_edges(0, TRUTH, _ids(), {1: _states((1.0, 2.5)), 2: _states()}, _answer((1.0, 2.5), slot=2))
     assert [o.lag_s for o in found.outcomes] == [None, None]
-    assert found.is_said_false == (True, True)
+    assert found.is_predicted_false == (True, True)
 
 
 def test_an_edge_too_late_to_be_seen_in_full_does_not_count() -> None:
@@ -72,11 +72,11 @@ def test_flicker_is_no_edge_to_be_measured_but_excuses_what_is_said() -> None:
     assert [e.time_s for e in state_edges(states)] == pytest.approx([1.0, 1.1, 3.0, 4.0])
     assert [e.time_s for e in steady_edges(states)] == pytest.approx([3.0, 4.0])
     found = clip_edges(0, TRUTH, _ids(), {1: states}, _answer((1.0, 1.3), (3.0, 4.0), slot=1))
-    assert found.is_said_false == (False,) * 4
+    assert found.is_predicted_false == (False,) * 4
 
 
 def test_crossings_lie_on_the_line_between_samples() -> None:
-    edges = said_edges(np.array([0.0, 0.1, 0.2, 0.3, 0.4]), np.array([0.0, 1.0, np.nan, 0.8, 0.3]))
+    edges = predicted_edges(np.array([0.0, 0.1, 0.2, 0.3, 0.4]), np.array([0.0, 1.0, np.nan, 0.8, 0.3]))
     assert [e.is_on for e in edges] == [True, False]
     assert [e.time_s for e in edges] == pytest.approx([0.05, 0.36])
 

@@ -124,8 +124,8 @@ def test_edges_of_a_shifted_track_are_paired_with_the_plain_ones() -> None:
     assert found["edges at 10 fps: median lag, s"]["value"] == pytest.approx(0.15)
     assert found["edges at 10 fps, edit list: median lag, s"]["value"] == pytest.approx(0.3)
     assert found["edges at 10 fps, edit list: median lag, s"]["passed"] is False
-    assert found["edges at 10 fps: true edges not said"]["value"] == pytest.approx(1 / 3)
-    assert found["edges at 10 fps: said edges without a true one"]["value"] == 0.5
+    assert found["edges at 10 fps: true edges not predicted"]["value"] == pytest.approx(1 / 3)
+    assert found["edges at 10 fps: predicted edges without a true one"]["value"] == 0.5
     assert found["edges at 10 fps, edit list: moved by, s (mean)"]["value"] == pytest.approx(0.15)
     assert found["edges at 10 fps, edit list: moved by, s (mean)"]["num"] == 2
 
