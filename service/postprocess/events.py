@@ -155,7 +155,7 @@ class EventTracker:
         heard = [
             (key, event)
             for key, event in taken
-            if event.peak_score >= self._rules.event_onset and _sure_s(event) >= least_s
+            if event.peak_score >= self._rules.event_onset and _weighted_length_s(event) >= least_s
         ]
         return sorted((self._told(key, event) for key, event in heard), key=event_order)
 
@@ -174,7 +174,7 @@ def event_order(event: SoundEvent) -> tuple[float, float, str, int]:
     return (event.start_s, event.end_s, event.label, -1 if event.track_id is None else event.track_id)
 
 
-def _sure_s(event: _OpenEvent) -> float:
+def _weighted_length_s(event: _OpenEvent) -> float:
     assert event.ended_at_s is not None
     return (event.ended_at_s - event.start_s) * event.mean_score
 

@@ -79,7 +79,7 @@ class LabelTracks:
         """
         self.forget(time_s)
         numbers = components(inside, least_area=_SPECK_SHARE * inside.size, most=MAX_TRACKS)
-        frame = FrameObjects.begun(numbers, bins, list(self._tracks), time_s=time_s)
+        frame = FrameObjects.of_frame(numbers, bins, list(self._tracks), time_s=time_s)
         rest = self._take_expected(frame)
         rest = self._find_lost(frame, rest)
         self._begin(frame, rest)
@@ -142,7 +142,7 @@ class LabelTracks:
         for track_id, mask in frame.found.items():
             track = known.get(track_id)
             if track is None:
-                self._tracks.append(Track.begun(track_id, mask, frame.bins, time_s=frame.time_s))
+                self._tracks.append(Track.starting_at(track_id, mask, frame.bins, time_s=frame.time_s))
             elif track_id in frame.alone:
                 track.see_alone(mask, frame.bins, time_s=frame.time_s)
             else:

@@ -43,7 +43,7 @@ class Track:
     velocity: Vector = (0.0, 0.0)
 
     @classmethod
-    def begun(cls, track_id: int, mask: Bools, bins: Bins, *, time_s: float) -> Track:
+    def starting_at(cls, track_id: int, mask: Bools, bins: Bins, *, time_s: float) -> Track:
         """Return a new track of a mask (h, w) that is not empty."""
         return cls(track_id, mask, centre(mask), float(mask.sum()), histogram(bins, mask), time_s, time_s)
 
@@ -109,7 +109,7 @@ class FrameObjects:
     _centres: dict[int, Vector] = field(default_factory=dict)
 
     @classmethod
-    def begun(cls, numbers: Places, bins: Bins, tracks: list[Track], *, time_s: float) -> FrameObjects:
+    def of_frame(cls, numbers: Places, bins: Bins, tracks: list[Track], *, time_s: float) -> FrameObjects:
         """Return what is known before any object is found."""
         components = [numbers == place for place in range(1, int(numbers.max()) + 1)]
         expected = [moved(track.silhouette, track.offset_at(time_s)) for track in tracks]

@@ -70,7 +70,9 @@ def even(labelled: LabelledFrame) -> LabelledFrame:
     )
 
 
-def ask(client: RestClient | GrpcClient, index: PicturesIndex, folder: Path, picture: Picture) -> list[PairAnswer]:
+def answer_pairs(
+    client: RestClient | GrpcClient, index: PicturesIndex, folder: Path, picture: Picture
+) -> list[PairAnswer]:
     """Post the pairs of a picture one after the other."""
     labelled = even(read_picture(picture))
     answers = []
@@ -96,7 +98,7 @@ def measure(url: str, index: PicturesIndex, pictures: Sequence[Picture], *, work
     """Figures of the service at `url`; the same as those of `avesformer evaluate --data pictures`."""
     figures = PicturesFigures(index.kinds)
     with tempfile.TemporaryDirectory() as folder, open_client(url) as client, ThreadPoolExecutor(workers) as pool:
-        answers = pool.map(partial(ask, client, index, Path(folder)), pictures)
+        answers = pool.map(partial(answer_pairs, client, index, Path(folder)), pictures)
         for entry in chain.from_iterable(answers):
             count_answer(figures, entry, index)
     return figures.summary()

@@ -92,7 +92,7 @@ def prepare(plan: Plan, watch: Stopwatch) -> None:
                 watch.add(name, "write", value)
 
 
-def ask(url: str, plan: Plan, name: str) -> list[Answer]:
+def answer_clips(url: str, plan: Plan, name: str) -> list[Answer]:
     """Post the clips of a condition that apply; return the answers in the clips' order."""
     options = SegmentOptions(fps=CONDITIONS[name].fps)
 
@@ -112,7 +112,7 @@ def measure(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -> None:
     with Progress() as bar:
         for name in bar.track(plan.names, description="asking the service"):
             start_s = time.perf_counter()
-            for number, truth, frames in ask(url, plan, name):
+            for number, truth, frames in answer_clips(url, plan, name):
                 if name.startswith("timing"):
                     ids, states = load_timing(plan.folder, number)
                     outcomes.edges.setdefault(name, []).append(clip_edges(number, truth, ids, states, frames))
@@ -124,7 +124,7 @@ def measure(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -> None:
 def measure_labels(url: str, plan: Plan, outcomes: Outcomes, watch: Stopwatch) -> None:
     """Post the plain clips again, to a semantic checkpoint."""
     start_s = time.perf_counter()
-    for number, truth, frames in ask(url, plan, "own"):
+    for number, truth, frames in answer_clips(url, plan, "own"):
         outcomes.samples.setdefault(SEMANTIC, []).extend(compare(SEMANTIC, number, truth, frames))
         outcomes.labels.extend(compare_labels(number, truth, frames))
     watch.add(SEMANTIC, "ask", time.perf_counter() - start_s)

@@ -68,7 +68,7 @@ def make_world_clip(scene: Scene) -> WorldClip:
 
 
 @contextmanager
-def answering(settings: Settings, checkpoint: str) -> Iterator[Respond]:
+def running_responder(settings: Settings, checkpoint: str) -> Iterator[Respond]:
     """A service with a shipped checkpoint, as a function from a file and options to its answer."""
     with (
         running_service(settings.model_copy(update={"checkpoint": Path(checkpoint)})) as service,

@@ -22,8 +22,8 @@ from service.bench.world.clips import (
     SECONDS,
     Respond,
     WorldClip,
-    answering,
     make_world_clip,
+    running_responder,
 )
 from service.bench.world.event_score import EventTally, true_events
 from service.domain.options import SegmentOptions
@@ -40,7 +40,7 @@ def measure_events(plan: BenchPlan, on_step: OnStep, *, num_clips: int = NUM_CLI
     tallies = {name: EventTally() for name in CHECKPOINTS}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        services = {name: stack.enter_context(answering(plan.settings, name)) for name in CHECKPOINTS}
+        services = {name: stack.enter_context(running_responder(plan.settings, name)) for name in CHECKPOINTS}
         for number in range(num_clips):
             on_step(f"events, clip {number + 1} of {num_clips}")
             options = SceneOptions(seconds=SECONDS, aspect=ASPECT)

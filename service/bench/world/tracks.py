@@ -21,7 +21,16 @@ from model.data.synthetic import MIN_VISIBLE_SHARE
 from model.data.world.crossing import draw_crossing
 from model.data.world.mix import is_near_edge
 from service.bench.figures import BenchPlan, Figures, OnStep
-from service.bench.world.clips import ASPECT, FPS, NUM_CLIPS, SECONDS, Respond, WorldClip, answering, make_world_clip
+from service.bench.world.clips import (
+    ASPECT,
+    FPS,
+    NUM_CLIPS,
+    SECONDS,
+    Respond,
+    WorldClip,
+    make_world_clip,
+    running_responder,
+)
 from service.bench.world.track_score import MATCH_IOU, TrackedFrame, hota, idf1, mask_ious
 from service.domain.options import SegmentOptions
 from service.domain.result import SOUNDING, FrameMasks, Mask, ModelInfo, Rle
@@ -40,7 +49,7 @@ def measure_tracks(plan: BenchPlan, on_step: OnStep, *, num_clips: int = NUM_CLI
     """Return IDF1 and HOTA with the model's masks and with true ones."""
     predicted: list[list[TrackedFrame]] = []
     true: list[list[TrackedFrame]] = []
-    with tempfile.TemporaryDirectory() as folder, answering(plan.settings, CHECKPOINT) as respond:
+    with tempfile.TemporaryDirectory() as folder, running_responder(plan.settings, CHECKPOINT) as respond:
         for number in range(num_clips):
             on_step(f"tracks, clip {number + 1} of {num_clips}")
             clip = make_world_clip(draw_crossing(FIRST_SEED + number, seconds=SECONDS, aspect=ASPECT))

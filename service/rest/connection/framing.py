@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.domain.errors import ServiceError
-from service.rest.connection.websocket import asks_for_websocket
+from service.rest.connection.websocket import is_websocket_request
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _UPGRADE = re.compile(rb"(?i)\nupgrade(?=[ \t]*:)")
@@ -121,7 +121,7 @@ class RequestSplitter:
             return None
         self._num_blank = self._searched = 0
         head = self._cut(found.end())
-        if asks_for_websocket(head):
+        if is_websocket_request(head):
             return Piece(head, is_head=True, is_websocket=True)
         # Other offers to change the protocol are ignored (RFC 9110, 7.8): the parser would take the body for theirs.
         return Piece(_UPGRADE.sub(_IGNORED_UPGRADE, head), is_head=True)

@@ -19,7 +19,7 @@ PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 20.0
 
 
-def asks_for_websocket(head: bytes) -> bool:
+def is_websocket_request(head: bytes) -> bool:
     """Return whether a request head opens the WebSocket /live."""
     return bool(_LIVE_TARGET.match(head)) and bool(_UPGRADE.search(head))
 

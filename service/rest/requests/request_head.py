@@ -66,7 +66,7 @@ def parse_head(scope: Scope) -> RequestHead:
         boundary=None if is_json else _boundary(headers),
         length=_length(headers.get("content-length")),
         timeout_s=_timeout_s(headers.get("x-request-timeout")),
-        may_use_cache=not _says(headers.getlist("cache-control"), "no-cache"),
+        may_use_cache=not _has_directive(headers.getlist("cache-control"), "no-cache"),
         options=parse_query(scope["query_string"]),
         idempotency_key=headers.get("idempotency-key"),
         is_json=is_json,
@@ -137,7 +137,7 @@ def _timeout_s(given: str | None) -> float | None:
     return timeout_s
 
 
-def _says(values: list[str], directive: str) -> bool:
+def _has_directive(values: list[str], directive: str) -> bool:
     return any(part.strip().lower() == directive for value in values for part in value.split(","))
 
 
