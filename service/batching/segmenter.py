@@ -108,7 +108,8 @@ class LocalSegmenter(MicroBatcher):
             self._metrics.worker_up.set_function(lambda: 0)
         await end_tasks([self._watch] if self._watch else [])
         await super().aclose()
-        if not await self._device.stop(timeout_s=STOP_TIMEOUT_S):
+        timeout_s = STOP_TIMEOUT_S if self._device.is_healthy() else 0.0  # a call that hangs has had its time
+        if not await self._device.stop(timeout_s=timeout_s):
             logger.error("device thread did not end in time")
         await asyncio.to_thread(self._encoders.shutdown, cancel_futures=True)
 

@@ -211,7 +211,8 @@ async def test_a_poisoned_clip_is_given_up_and_its_neighbours_are_answered(
     poison = make_chunk(seed=1, request_id="poisoned")
     poison.samples.frames[1, 0, 0] = POISON_COLOUR
     healthy = [make_chunk(seed=seed, request_id=f"healthy{seed}") for seed in range(8)]
-    async with front(server.url) as segmenter, asyncio.timeout(HANG_S):
+    # A busy machine starts a worker in half a minute, and both are gone more than once.
+    async with front(server.url, worker_grace_s=HANG_S) as segmenter, asyncio.timeout(3 * HANG_S):
         for worker in workers:
             await worker.wait_ready()
         keeper = asyncio.create_task(keep_alive(workers))
