@@ -348,7 +348,7 @@ def test_training_needs_no_decoder_nor_the_service(tree: Path, tmp_path: Path) -
         "import sys; from pathlib import Path; from dataclasses import replace\n"
         "sys.modules.update(dict.fromkeys(('av', 'pycocotools', 'service', 'fastapi', 'cv2', 'grpc')))\n"
         "from model.training.recipes import recipe; from model.training.trainer import Trainer; import model.__main__\n"
-        "import model.cli.training, model.training.ablation\n"
+        "import model.cli.training, model.training.ablation.synthetic, model.training.ablation.run\n"
         f"config = replace(recipe('ms3-r50', overrides={SMALL!r}), root={str(tree)!r})\n"
         f"trainer = Trainer(config, out=Path({str(tmp_path)!r})); trainer.step(); trainer.save(); trainer.close()\n"
         "Trainer(recipe('tiny-synthetic'), out=Path('x'))\n"
