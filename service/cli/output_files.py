@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from service.client.answer import Answer, answer_events
+from service.client.answer import Answer, answer_events, answer_start
 from service.codec.answer_json import encode_document_end, encode_document_start, encode_frame, encode_line
 from service.domain.option_table import Option
 from service.domain.option_types import Choice
-from service.domain.request import ClipStarted
+from service.domain.request import AnswerEvent
 
 # Ends of file names by format. Server-sent events are no file, and the overlay needs the clip.
 SUFFIXES = {
@@ -33,16 +34,19 @@ FORMAT = Option(
 _NO_BOUND = 1 << 62
 
 
-def write_answer(answer: Answer, path: Path, *, name: str, is_compressed: bool) -> None:
+def write_answer(
+    answer: Answer, path: Path, *, streamed: Sequence[AnswerEvent], name: str, is_compressed: bool
+) -> None:
     """Write an answer as the service would send it; the file appears when it is complete.
 
     Args:
         answer: to write.
+        streamed: the events of the answer in the order in which they came, which is that of NDJSON lines.
         path: of the file; `-` is stdout, with a newline behind a JSON document.
         name: of SUFFIXES.
         is_compressed: run lengths as COCO's strings.
     """
-    parts = _parts(answer, name=name, is_compressed=is_compressed)
+    parts = _parts(answer, streamed, name=name, is_compressed=is_compressed)
     if str(path) == "-":
         for part in parts:
             sys.stdout.buffer.write(part)
@@ -60,17 +64,17 @@ def write_answer(answer: Answer, path: Path, *, name: str, is_compressed: bool) 
         partial.unlink(missing_ok=True)
 
 
-def _parts(answer: Answer, *, name: str, is_compressed: bool) -> Iterable[bytes]:
+def _parts(answer: Answer, streamed: Sequence[AnswerEvent], *, name: str, is_compressed: bool) -> Iterable[bytes]:
     if name == "json":
         return _json_parts(answer, is_compressed=is_compressed)
     if name == "ndjson":
-        return (encode_line(event, is_compressed=is_compressed) for event in answer_events(answer))
+        events = itertools.chain([answer_start(answer)], streamed[1:])  # the first one may lack what the end tells
+        return (encode_line(event, is_compressed=is_compressed) for event in events)
     return _formatted_parts(answer, name=name, is_compressed=is_compressed)
 
 
 def _json_parts(answer: Answer, *, is_compressed: bool) -> Iterator[bytes]:
-    started = ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
-    yield encode_document_start(started, answer.summary)
+    yield encode_document_start(answer_start(answer), answer.summary)
     for place, frame in enumerate(answer.frames):
         yield (b"," if place else b"") + encode_frame(frame, is_compressed=is_compressed)
     yield encode_document_end(answer.summary, answer.events)

@@ -165,10 +165,19 @@ class _Segmenting:
     async def _segment(self, answerer: Answerer, clip: Path, target: Targets, progress: Progress) -> Answer:
         batch = self._batch
         bar = progress.add_task(clip.name, total=None)
-        answer = await answerer.answer(clip, batch.options, lambda event: _show(event, progress, bar))
+        streamed: list[AnswerEvent] = []
+
+        def take(event: AnswerEvent) -> None:
+            _show(event, progress, bar)
+            if isinstance(event, ClipStarted):  # the first event, also of a retry
+                streamed.clear()
+            streamed.append(event)
+
+        answer = await answerer.answer(clip, batch.options, take)
         progress.update(bar, total=len(answer.frames), completed=len(answer.frames))
         if target.answer is not None:
-            write_answer(answer, target.answer, name=batch.form, is_compressed=batch.is_compressed)
+            form, is_compressed = batch.form, batch.is_compressed
+            write_answer(answer, target.answer, streamed=streamed, name=form, is_compressed=is_compressed)
         if target.overlay is not None:
             await asyncio.to_thread(_write_overlay, clip, target.overlay, answer, progress)
         return answer

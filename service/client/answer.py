@@ -84,9 +84,14 @@ class Answer:
         return plot(self, axes=axes, value=value)
 
 
+def answer_start(answer: Answer) -> ClipStarted:
+    """Return the first part of an answer, with what only its end tells."""
+    return ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
+
+
 def answer_events(answer: Answer) -> Iterator[AnswerEvent]:
     """Yield the parts of an answer in the order of a stream; sound events come behind the last frame."""
-    yield ClipStarted(answer.request_id, answer.model, answer.clip, answer.options)
+    yield answer_start(answer)
     yield from answer.frames
     yield from answer.events
     yield answer.summary

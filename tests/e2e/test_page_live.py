@@ -52,6 +52,8 @@ def test_the_camera_shows_live_masks_and_stops(tmp_path: Path) -> None:
         assert browser.wait_for(NUM_PAINTED) > 0
         assert "pictures a second" in browser.value_of("document.getElementById('live-figures').textContent")
         assert browser.value_of("document.querySelector('#live-legend .label').textContent") == "sounding"
+        browser.value_of("document.getElementById('live-instances').click()")
+        browser.wait_for("document.querySelector('#live-legend .label')?.textContent.startsWith('sounding ')")
         browser.value_of("document.getElementById('live-stop').click()")
         assert browser.value_of(STATUS) == "Stopped."
         assert browser.value_of("document.getElementById('camera').srcObject.active") is False

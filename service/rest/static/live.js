@@ -33,6 +33,7 @@ export class Live {
     byId("live-start").addEventListener("click", () => this.start());
     byId("live-stop").addEventListener("click", () => this.stop("Stopped."));
     byId("tab-clips").addEventListener("click", () => { if (this.media) this.stop("Stopped."); });
+    byId("live-instances").addEventListener("change", () => this.#reconnect());
     byId("live-views").addEventListener("change", (event) => { this.view = event.target.value; this.#draw(); });
   }
 
@@ -71,6 +72,16 @@ export class Live {
     byId("live-status").classList.toggle("error", isError);
   }
 
+  /** Start a new stream with the options as they are now; camera and microphone stay open. */
+  #reconnect() {
+    if (!this.socket) return;
+    const old = this.socket;
+    clearInterval(this.timer);
+    this.frame = null;
+    this.#connect();
+    old.close();
+  }
+
   #connect() {
     const url = new URL("../v1/live", import.meta.url);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -79,7 +90,9 @@ export class Live {
     this.legend.clear();
     socket.addEventListener("open", () => {
       const key = this.apiKey();
-      socket.send(JSON.stringify({ type: "options", max_audio_wait_s: 0.2, max_waiting_frames: 2, ...(key && { api_key: key }) }));
+      const instances = byId("live-instances").checked;
+      const options = { type: "options", max_audio_wait_s: 0.2, max_waiting_frames: 2, instances, ...(key && { api_key: key }) };
+      socket.send(JSON.stringify(options));
     });
     socket.addEventListener("message", (event) => { if (socket === this.socket) this.#take(JSON.parse(event.data)); });
     socket.addEventListener("close", () => { if (socket === this.socket) this.stop("The service ended the stream. Start again.", true); });
