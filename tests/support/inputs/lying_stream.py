@@ -6,7 +6,7 @@ import io
 from fractions import Fraction
 
 import av
-from support.inputs.clips import make_clip
+from support.inputs.clips import ClipSpec, make_clip
 
 _LENGTH_BYTES = 4
 _FRAME_TICKS = 512
@@ -39,6 +39,32 @@ def lying_clip(small: bytes, large: bytes) -> bytes:
                     if packet.size:
                         packet.stream = sound_stream
                         target.mux(packet)
+    return out.getvalue()
+
+
+def changing_clip(first: ClipSpec, then: ClipSpec) -> bytes:
+    """Return an MP4 with the sample entry, pictures and sound of `first`, then the pictures of `then`."""
+    out = io.BytesIO()
+    small, large = make_clip(first), make_clip(then)
+    with (
+        av.open(io.BytesIO(small)) as source,
+        av.open(io.BytesIO(small)) as heard,
+        av.open(io.BytesIO(large)) as following,
+        av.open(out, "w", format="mp4") as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        sound = target.add_stream_from_template(heard.streams.audio[0])
+        pictures = [*source.demux(source.streams.video[0]), *following.demux(following.streams.video[0])]
+        for number, picture in enumerate(each for each in pictures if each.size):
+            packet = av.Packet(bytes(picture))
+            packet.pts = packet.dts = number * _FRAME_TICKS
+            packet.duration = _FRAME_TICKS
+            packet.time_base, packet.stream, packet.is_keyframe = _TIME_BASE, stream, picture.is_keyframe
+            target.mux(packet)
+        for packet in heard.demux(heard.streams.audio[0]):
+            if packet.size:
+                packet.stream = sound
+                target.mux(packet)
     return out.getvalue()
 
 

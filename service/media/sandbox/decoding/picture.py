@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import mmap
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -26,6 +27,8 @@ from service.media.sandbox.decoding.orientation import orientation_of
 from service.media.sandbox.decoding.packets import Plan
 from service.media.sandbox.decoding.sampling import Shown
 
+# Messages of libavutil's av_image_check_size2 and of libdav1d for a picture over `max_pixels`.
+_TOO_LARGE = re.compile(r"(\d+x\d+) exceeds (?:specified max pixel count|limit)")
 _UNTAGGED_HD_HEIGHT = 720
 # Of 4:4:4 with more than 8 bits. A clip that fits its estimate has 128 MiB left: two such pictures of the most pixels.
 _MAX_BYTES_PER_PIXEL = 6
@@ -65,6 +68,20 @@ def check_pixels(width: int, height: int, policy: MediaPolicy) -> None:
             "picture_too_large",
             f"The picture has {width}x{height} pixels, over the limit of {policy.max_pixels}; scale the clip down.",
         )
+
+
+def check_log(log: Iterable[tuple[int, str, str]]) -> None:
+    """Raise `picture_too_large` if FFmpeg refused a picture for its size, which its error codes do not tell.
+
+    Args:
+        log: level, decoder and text of each message; FFmpeg's last message is often about a consequence.
+    """
+    for _, _, text in log:
+        if refused := _TOO_LARGE.search(text):
+            raise ServiceError(
+                "picture_too_large",
+                f"The stream changes to pictures of {refused[1]} pixels, over the limit; scale the clip down.",
+            )
 
 
 def _check_memory(context: VideoCodecContext) -> None:
@@ -117,7 +134,6 @@ class PictureDecoder:
         self._num_decoded = 0
         self._last_pts: int | None = None
         self._last_duration = 0
-        self._is_oversized = False
 
     @property
     def last_duration_s(self) -> float:
@@ -151,26 +167,22 @@ class PictureDecoder:
                 return
 
     def check_any(self) -> None:
-        """Raise `picture_too_large` or `no_frames` if no frame could be decoded."""
-        if self._num_decoded:
-            return
-        if self._is_oversized:
-            raise ServiceError(
-                "picture_too_large", "The coded pictures are larger than the limit; scale the clip down."
-            )
-        raise ServiceError("no_frames", "No frame of the picture track could be decoded; the file may be damaged.")
+        """Raise `no_frames` if no frame could be decoded."""
+        if not self._num_decoded:
+            raise ServiceError("no_frames", "No frame of the picture track could be decoded; the file may be damaged.")
 
     def _decode(self, packet: av.Packet[VideoStream] | None) -> Iterator[Shown[VideoFrame]]:
         tick = self._note(packet)
         try:
-            frames = self._stream.decode(packet)
+            with av.logging.Capture() as log:
+                frames = self._stream.decode(packet)
         except MemoryError:
             raise
-        except (av.FFmpegError, ValueError) as error:  # one bad packet; the others may be good
+        except (av.FFmpegError, ValueError):  # one bad packet; the others may be good
             if tick is not None:
                 self._undecoded.remove(tick)
                 heapq.heapify(self._undecoded)
-            self._is_oversized |= "exceeds specified max pixel count" in str(getattr(error, "log", ""))
+            check_log(log)
             _check_memory(self._stream.codec_context)
             return
         for frame in frames:
