@@ -37,9 +37,11 @@ class Job:
         state: `done`, `failed` and `cancelled` are final. A cancelled job is erased, so only followers of its events
             see that state.
         progress: share of answered samples, 0 to 1.
-        attempt: number of runs started; each run writes its own parts.
-        num_deaths: number of runs whose process crashed.
+        attempt: number of runs started; each run writes its own parts, behind those that it continues.
+        num_deaths: number of runs in a row whose process crashed before it had stored anything.
         part_starts: for each stored part of the answer, the number of its first line.
+        part_attempts: for each stored part, the run that wrote it.
+        num_lines_continued: number of lines that were stored when the last run started.
         num_lines: number of stored lines of the answer.
         code, detail: error of a failed job.
         traceparent: span of the request that submitted it; empty without one.
@@ -63,7 +65,9 @@ class Job:
     attempt: int = 0
     num_deaths: int = 0
     part_starts: tuple[int, ...] = ()
+    part_attempts: tuple[int, ...] = ()
     num_lines: int = 0
+    num_lines_continued: int = 0
     code: str | None = None
     detail: str | None = None
     traceparent: str = ""
@@ -87,5 +91,6 @@ class Job:
         return f"{self.blob_prefix()}/upload"
 
     def part_name(self, number: int) -> str:
-        """Return the name of the blob of a part of its answer."""
-        return f"{self.blob_prefix()}/{self.attempt}/{number}"
+        """Return the name of the blob of a part of its answer; of the next part, where it is to be written."""
+        attempt = self.part_attempts[number] if number < len(self.part_attempts) else self.attempt
+        return f"{self.blob_prefix()}/{attempt}/{number}"

@@ -107,10 +107,17 @@ class AnswerLog:
         await self._blobs.put(job.part_name(len(job.part_starts)), b"".join(self._lines))
         num_lines = job.num_lines + len(self._lines)
         await self._lease.save(
-            part_starts=(*job.part_starts, job.num_lines), num_lines=num_lines, progress=self._progress()
+            part_starts=(*job.part_starts, job.num_lines),
+            part_attempts=(*job.part_attempts, job.attempt),
+            num_lines=num_lines,
+            progress=self._progress(),
         )
         self._lines, self._num_bytes, self._since_s = [], 0, self._clock()
         self._due_bytes = self._flush_bytes
+
+    def resume(self, num_samples: int | None, *, num_frames: int) -> None:
+        """Count the frames that earlier runs stored."""
+        self._num_samples, self._num_frames = num_samples, num_frames
 
     def _progress(self) -> float:
         if not self._num_samples:

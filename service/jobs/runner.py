@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from service.aio.tasks import end_tasks
 from service.aio.waits import ends_within
@@ -22,6 +22,7 @@ from service.domain.job import Job, ResultPut
 from service.domain.request import AnswerEvent, RequestContext, accept_traceparent
 from service.domain.result import FrameMasks, Summary
 from service.jobs.lease import AnswerLog, JobLease, LeaseLostError
+from service.jobs.resume import StoredAnswer, read_stored
 from service.media.spool import Spool
 from service.media.upload import Upload
 from service.ports import Answering, JobStore
@@ -35,7 +36,16 @@ _RETRY_S = 1.0
 _RENEWALS_PER_LEASE = 5
 # Number of recently ended jobs over which the drain rate is measured.
 _RATE_JOBS = 16
-# A job fails as `poison_clip` after this many crashes of its process. Workers have a stricter limit for single chunks.
+# Fields of a job whose answer is computed from the start.
+_NOTHING_STORED: Final[dict[str, Any]] = {
+    "part_starts": (),
+    "part_attempts": (),
+    "num_lines": 0,
+    "num_lines_continued": 0,
+    "progress": 0.0,
+}
+# A job fails as `poison_clip` after this many crashes of its process in a row without progress. Workers have a stricter
+# limit for single chunks.
 MAX_DEATHS = 5
 
 
@@ -259,15 +269,16 @@ class JobRunner:
         """Compute the answer of the job. Store final failures in the job; raise those that will be retried."""
         job = lease.job
         if not job.has_ended:
-            num_deaths = job.num_deaths + (job.state == "running")
+            stored = await read_stored(job, self._parts.blobs)
+            has_advanced = stored is not None and job.num_lines > job.num_lines_continued
+            num_deaths = (0 if has_advanced else job.num_deaths) + (job.state == "running")
             started = {"started_at_s": job.started_at_s or self._wall_clock(), "num_deaths": num_deaths}
-            await lease.save(
-                state="running", attempt=job.attempt + 1, part_starts=(), num_lines=0, progress=0.0, **started
-            )
+            kept = {"num_lines_continued": job.num_lines} if stored is not None else _NOTHING_STORED
+            await lease.save(state="running", attempt=job.attempt + 1, **kept, **started)
             try:
                 if num_deaths >= MAX_DEATHS:
                     raise ServiceError("poison_clip", "Processes crashed while working on this job; it is not retried.")
-                await self._answer(lease)
+                await self._continue(lease, stored)
             except ServiceError as error:
                 if self._may_try_again(lease.job, error):
                     raise
@@ -287,7 +298,16 @@ class JobRunner:
             except ServiceError:
                 await asyncio.sleep(_RETRY_S)
 
-    async def _answer(self, lease: JobLease) -> None:
+    async def _continue(self, lease: JobLease, stored: StoredAnswer | None) -> None:
+        """Compute what is missing of the answer; the whole answer if another model answers now."""
+        if stored is None or not stored.is_whole:
+            await self._answer(lease, stored)
+        if stored is not None and stored.is_outdated:
+            logger.info("a job starts again, because the model has changed", extra={"job_id": lease.job.job_id})
+            await lease.save(**_NOTHING_STORED, attempt=lease.job.attempt + 1)
+            await self._answer(lease, None)
+
+    async def _answer(self, lease: JobLease, stored: StoredAnswer | None) -> None:
         job = lease.job
         trace = {"traceparent": accept_traceparent(job.traceparent), "operation": "job"}
         with self._parts.request_log.record(request_id=job.request_id, transport="job", **trace) as record:
@@ -304,8 +324,12 @@ class JobRunner:
             record.span.set(job_id=job.job_id, attempt=job.attempt)
             async with self._upload(job) as upload:
                 record.upload_bytes, record.is_body_read = upload.size, True
-                events = self._parts.answering.answer(upload, job.options, context)
+                options = job.options if stored is None else stored.remaining(job.options)
+                events = self._parts.answering.answer(upload, options, context)
                 log = self._log(lease)
+                if stored is not None:
+                    log.resume(stored.started.clip.num_samples, num_frames=stored.num_frames)
+                    events = stored.follow(events)
                 async with aclosing(events):
                     async for event in events:
                         await log.write(event)

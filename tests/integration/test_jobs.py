@@ -240,6 +240,31 @@ def test_jobs_outlive_a_kill_and_a_restart(tmp_path: Path) -> None:
             assert len(client.get(f"{location}/result").json()["frames"]) == 60 + number
 
 
+def test_a_killed_job_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    num_frames, clip = 240, bright_clip(240)
+    settings = {"state_dir": tmp_path, "port": free_port(), "fake_batch_s": 0.2}
+    with ServiceProcess(**settings) as process, httpx.Client(base_url=process.url, timeout=HANG_S) as client:
+        location = client.post("/v1/jobs?fps=native", files={"video": clip}).headers["location"]
+        wait_until(lambda: client.get(location).json()["progress"] > 0.4)
+        num_stored = round(client.get(location).json()["progress"] * num_frames)
+        process.process.send_signal(signal.SIGKILL)
+        process.process.wait()
+    with ServiceProcess(**settings) as process, httpx.Client(base_url=process.url, timeout=HANG_S) as client:
+        state = ended(client, location)
+        assert state["state"] == "done"
+        # the last stored sample is computed again: the rest of the clip begins with it
+        assert process.metric("avesformer_samples_total") <= num_frames - num_stored + 1
+        result = client.get(f"{location}/result").json()
+        whole = client.post(
+            "/v1/segment?fps=native", files={"video": clip}, headers={"Cache-Control": "no-cache"}
+        ).json()
+    for answer in (result, whole):
+        answer["clip"]["audio"].pop("notes")  # of the last run
+    assert content(result) == content(whole)
+    assert result["events"] == whole["events"]
+    assert len(result["events"]) > 0
+
+
 def test_keys_outlive_a_restart(tmp_path: Path) -> None:
     settings = {"state_dir": tmp_path, "port": free_port()}
     headers = {"Idempotency-Key": "kept", "Cache-Control": "no-cache"}

@@ -40,6 +40,8 @@ class Paced:
     def __init__(self) -> None:
         self.failures: list[Exception] = []
         self.contexts: list[RequestContext] = []
+        self.computed: list[int] = []
+        self.model = FakePredictor().info
         self.num_inside = 0
         self.most_inside = 0
         self.num_cut = 0
@@ -53,13 +55,16 @@ class Paced:
         self.contexts.append(context)
         self.num_inside += 1
         self.most_inside = max(self.most_inside, self.num_inside)
-        model = FakePredictor().info
+        model = self.model
         is_whole = False
         try:
             clip = ClipInfo(4, 3, "1:1", 2.0, 25.0, NUM_FRAMES)
             yield ClipStarted(context.request_id, model, clip, options.resolve(model))
             for number in range(NUM_FRAMES):
+                if number + 0.9375 < options.start_s:
+                    continue
                 await asyncio.sleep(FRAME_S)
+                self.computed.append(number)
                 if self.failures and number == NUM_FRAMES // 2:
                     raise self.failures.pop(0)
                 yield FrameMasks(number + 0.9375, float(number), number, ())
@@ -129,13 +134,15 @@ class Site:
         self._stack.push_async_callback(runner.aclose)
         return runner
 
-    async def submit(self, *, webhook: str | None = None, result_url: str | None = None) -> Job:
+    async def submit(
+        self, *, webhook: str | None = None, result_url: str | None = None, options: SegmentOptions | None = None
+    ) -> Job:
         upload = await self.spool.open_upload(max_bytes=1000)
         await upload.write(b"clip" * 60)
         upload.finish()
         try:
             asked = {"webhook": webhook, "result_url": result_url}
-            request = JobRequest("r", OWNER, SegmentOptions(), may_use_cache=False, **asked)
+            request = JobRequest("r", OWNER, options or SegmentOptions(), may_use_cache=False, **asked)
             return await self.jobs.submit(upload, request)
         finally:
             upload.close()
