@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     max_queued_bytes: int = Field(1 * _GIB, ge=_MIB, description="Decoded samples waiting, bytes")
     max_upload_bytes: int = Field(256 * _MIB, ge=1024, description="Largest upload, bytes")
     max_clip_s: float = Field(600.0, gt=0, le=86_400, description="Longest clip, seconds (1 s of grace)")
+    job_max_clip_s: float = Field(7200.0, gt=0, le=86_400, description="Longest clip of a job, seconds (1 s of grace)")
     max_pixels: int = Field(4096 * 2304, ge=1024, description="Largest picture, pixels")
     max_samples: int = Field(18_000, ge=1, description="Most samples of one request")
     max_answer_bytes: int = Field(512 * _MIB, ge=1024, description="Largest JSON answer, bytes")

@@ -104,7 +104,7 @@ class CachedAnswers:
         self._turns = turns
         self._metrics = metrics
         self._clock = clock
-        self._computed: dict[str, _Computed] = {}
+        self._computed: dict[tuple[str, bool], _Computed] = {}
 
     async def check(self, options: SegmentOptions) -> None:
         """Raise a ServiceError if the options cannot be served, before the upload is read."""
@@ -143,7 +143,8 @@ class CachedAnswers:
             context.deadline.timeout_s(self._clock), partial(deadline_exceeded, "the look-up in the cache")
         ):
             key = self._key(upload, options, await self._segmenter.describe(), context.owner)
-            kept = None if key in self._computed else await self._cache.get(key)
+            equal = (key, context.is_interactive)
+            kept = None if equal in self._computed else await self._cache.get(key)
         if kept is not None:
             self._metrics.cache_lookups_total.labels("hit").inc()
             upload.drop()
@@ -156,30 +157,33 @@ class CachedAnswers:
                     yield hit
             return
         async with (
-            self._sharing(key, upload, options, context) as shared,
+            self._sharing(equal, upload, options, context) as shared,
             aclosing(shared.read(context.deadline, clock=self._clock)) as events,
         ):
             yield events
 
     @asynccontextmanager
     async def _sharing(
-        self, key: str, upload: Upload, options: SegmentOptions, context: RequestContext
+        self, equal: tuple[str, bool], upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncIterator[SharedAnswer]:
-        """Join the computation of an equal request, or start one. It is ended when its last reader leaves."""
-        computed = self._computed.get(key)
+        """Join the computation of an equal request, or start one. It is ended when its last reader leaves.
+
+        Jobs share with jobs only: they have other limits and a lower priority.
+        """
+        computed = self._computed.get(equal)
         is_new = computed is None or computed.answer.error is not None
         self._metrics.cache_lookups_total.labels("miss" if is_new else "joined").inc()
         if computed is not None and not is_new:
             upload.drop()
         else:
-            computed = self._computed[key] = self._start(upload, options, context)
+            computed = self._computed[equal] = self._start(upload, options, context)
         computed.num_readers += 1
         try:
             yield computed.answer
         finally:
             computed.num_readers -= 1
             if not computed.num_readers:
-                await self._finish(key, computed)
+                await self._finish(equal, computed)
 
     def _start(self, upload: Upload, options: SegmentOptions, context: RequestContext) -> _Computed:
         """Start a computation that can outlive this request. It has no deadline of its own; its readers have."""
@@ -191,17 +195,17 @@ class CachedAnswers:
         work.add_done_callback(lambda _: upload.close())
         return _Computed(answer, work)
 
-    async def _finish(self, key: str, computed: _Computed) -> None:
+    async def _finish(self, equal: tuple[str, bool], computed: _Computed) -> None:
         """Store a complete answer or cancel an incomplete one. Requests may join while the answer is being stored."""
         answer = computed.answer
         try:
             if answer.is_complete and not computed.is_kept and answer.num_bytes <= self._policy.max_entry_bytes:
                 computed.is_kept = True
-                await self._cache.put(key, answer.content())
+                await self._cache.put(equal[0], answer.content())
         finally:
             if not computed.num_readers:
-                if self._computed.get(key) is computed:
-                    del self._computed[key]
+                if self._computed.get(equal) is computed:
+                    del self._computed[equal]
                 await end_tasks([computed.work])
                 answer.close()
 

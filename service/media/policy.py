@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.domain.options import AppliedOptions
 
@@ -100,6 +100,17 @@ class MediaPolicy:
     progress_s: float = 30.0
     max_wall_s: float = 3600.0
 
+    def for_length(self, max_clip_s: float) -> MediaPolicy:
+        """Return the policy for clips of another length. What a clip costs by its length grows in proportion."""
+        scale = max(1.0, max_clip_s / self.max_clip_s)
+        return replace(
+            self,
+            max_clip_s=max_clip_s,
+            max_frames=round(self.max_frames * scale),
+            max_cpu_s=self.max_cpu_s * scale,
+            max_wall_s=self.max_wall_s * scale,
+        )
+
     @property
     def max_coded_pixels(self) -> int:
         """Return the limit for FFmpeg, which rounds coded sizes up to blocks of up to 128. Our own check is exact."""
@@ -113,11 +124,15 @@ class MediaPolicy:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRequest:
-    """What to decode of an upload: options as applied and the model's input size in pixels."""
+    """What to decode of an upload: options as applied and the model's input size in pixels.
+
+    `is_job` says that the limits of jobs apply.
+    """
 
     options: AppliedOptions
     frame_height: int
     frame_width: int
+    is_job: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
     async with AsyncExitStack() as stack:
         decoders = DecoderPool(
             media_policy(settings),
+            job_policy=media_policy(settings).for_length(settings.job_max_clip_s),
             num_decoders=settings.num_decoders,
             max_live_streams=settings.max_live_streams,
             clock=clock,

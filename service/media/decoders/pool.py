@@ -31,15 +31,24 @@ class DecoderPool:
     Args:
         policy: limits of one upload.
         num_decoders: most uploads that are decoded at once, first come, first served; also most pictures at once.
+        job_policy: limits of the upload of a job; None for those of any upload.
         max_live_streams: most streams with a still-picture decoder.
         clock: monotonic seconds.
         metrics: counts failures by code.
     """
 
     def __init__(
-        self, policy: MediaPolicy, *, num_decoders: int, clock: Clock, metrics: Metrics, max_live_streams: int = 32
+        self,
+        policy: MediaPolicy,
+        *,
+        num_decoders: int,
+        clock: Clock,
+        metrics: Metrics,
+        job_policy: MediaPolicy | None = None,
+        max_live_streams: int = 32,
     ) -> None:
         self._policy = policy
+        self._job_policy = job_policy or policy
         self._clock = clock
         self._metrics = metrics
         self._link = ZygoteLink()
@@ -90,12 +99,13 @@ class DecoderPool:
         Raises:
             ServiceError: the upload cannot be decoded; `deadline_exceeded`, `decoder_gone`.
         """
+        policy = self._job_policy if request.is_job else self._policy
         slot = Slot(self._slots, self._memory, deadline, self._clock)
         reader = ClipReader(
-            self._link, self._policy, upload, request, slot=slot, deadline=deadline, clock=self._clock, lend=lend
+            self._link, policy, upload, request, slot=slot, deadline=deadline, clock=self._clock, lend=lend
         )
         try:
-            await slot.swap_memory(self._policy.granted_bytes)
+            await slot.swap_memory(policy.granted_bytes)
             try:
                 await reader.start()
                 yield reader
