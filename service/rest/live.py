@@ -30,6 +30,7 @@ from service.domain.deadline import Deadline
 from service.domain.errors import Kind, ServiceError
 from service.domain.live import LiveEvent, LiveInput, LiveMasks
 from service.domain.request import RequestContext
+from service.rest.connection.websocket import note_stream
 from service.rest.errors import Problem
 from service.rest.parts import RestParts
 
@@ -126,6 +127,7 @@ class LiveSocket:
             await self._writer.send(encode_live_event(event))
 
         with rest.admission.admit(context):
+            note_stream(self._websocket.scope)
             async with self._writer.beating(HEARTBEAT):
                 await self._parts.live.run(self._inputs(), options=start.options, emit=emit, context=context)
 

@@ -17,6 +17,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.domain.errors import ServiceError
+from service.rest.connection.answer_transport import GentleTransport
 from service.rest.connection.framing import Piece, RequestSplitter
 from service.rest.connection.policy import PROBE_PATHS, ConnectionPolicy
 from service.rest.connection.refusals import encoded_refusal, host_error, refusing_app, too_many_connections
@@ -54,7 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the timeout of the first head; evict an idle connection if there are too many."""
         self._socket_transport = transport
-        super().connection_made(_GentleTransport(transport, self))  # type: ignore[arg-type]  # a proxy of one
+        super().connection_made(GentleTransport(transport, self, loop=self.loop))  # type: ignore[arg-type]  # a proxy of one
         plain = transport.get_extra_info("socket")
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._policy.send_buffer_bytes)
         self._idle_since_s = self.loop.time()
@@ -184,6 +185,11 @@ class BoundedProtocol(HttpToolsProtocol):
             return None
         return (0 if self.cycle is not None else 1, self._idle_since_s)
 
+    def evict(self) -> None:
+        """Drop the connection to make room for another one."""
+        if self._socket_transport is not None:
+            self._socket_transport.abort()
+
     def close_gently(self) -> None:
         """Close; with a request still arriving, read and discard it for a while first."""
         transport = self._socket_transport
@@ -297,14 +303,15 @@ class BoundedProtocol(HttpToolsProtocol):
         ranked = [
             (rank, number, other)
             for number, other in enumerate(self.connections)
-            if isinstance(other, BoundedProtocol) and other is not self and (rank := other.eviction_rank) is not None
+            if isinstance(other, BoundedProtocol | WebSocketProtocol)
+            and other is not self
+            and (rank := other.eviction_rank) is not None
         ]
         if not ranked:
             return False
         victim = min(ranked)[2]
         self.connections.discard(victim)
-        if victim._socket_transport is not None:
-            victim._socket_transport.abort()
+        victim.evict()
         return True
 
     def _arm(self, timeout_s: float) -> None:
@@ -335,22 +342,3 @@ class BoundedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self._linger(transport)
-
-
-class _GentleTransport:
-    """The connection's transport with `close` and `is_closing` by way of the protocol."""
-
-    def __init__(self, transport: asyncio.Transport, protocol: BoundedProtocol) -> None:
-        self._transport = transport
-        self._protocol = protocol
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def close(self) -> None:
-        """Close, letting the client read the answer first."""
-        self._protocol.close_gently()
-
-    def is_closing(self) -> bool:
-        """Whether the connection takes no more requests."""
-        return self._protocol.is_lingering or self._transport.is_closing()

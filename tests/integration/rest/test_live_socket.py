@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -211,3 +213,42 @@ async def test_streams_beyond_the_limit_are_refused() -> None:
         (last,) = await rest_of(second)
         assert last["problem"]["code"] == "too_many_requests"
         assert second.close_code == 1013
+
+
+async def test_idle_sockets_give_way_to_others_and_streams_stay() -> None:
+    """A socket without options may be anyone's, so that a crowd of them must not take all connections."""
+    async with (
+        running_front(max_connections=16) as crowded,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{crowded.http_port}") as client,
+    ):
+        async with opened(crowded) as stream:
+            await say(stream, type="options", max_waiting_frames=64)
+            assert json.loads(await stream.recv())["type"] == "model"
+            idle = [await opened(crowded) for _ in range(40)]
+            for path in ("/livez", "/version", "/livez"):
+                assert (await client.get(path, timeout=HANG_S)).status_code == 200
+            await stream.send(encode_live_input(noise(0.0, 0.5)))
+            await stream.send(encode_live_input(raw_frame(0.4, bright_picture())))
+            await say(stream, type="end")
+            assert [message["type"] for message in await rest_of(stream)][-1] == "end"
+        for socket in idle:
+            await socket.close()
+
+
+@pytest.mark.parametrize("sent", [b"\x81\x82\0\0\0\0\xff\xfe", b""])
+async def test_what_a_client_does_wrong_is_no_fault_of_the_service(
+    front: RunningFront, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of these logged an error with a traceback, so that a stranger could fill the log."""
+    key = b"" if sent else b"Origin: https://elsewhere\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.http_port)
+    writer.write(
+        b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" + key + b"\r\n"
+    )
+    async with asyncio.timeout(HANG_S):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        await reader.read()
+    writer.close()
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
