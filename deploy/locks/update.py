@@ -23,6 +23,11 @@ LOCKS = ROOT / "deploy" / "locks"
 # The images', see the Dockerfile.
 PLATFORM = ("--python-version", "3.11.14", "--python-platform", "x86_64-manylinux_2_28")
 HEADER = "# Made by deploy/locks/update.py from pyproject.toml; do not edit.\n"
+# Says in `torch-cpu.txt` that its hashes were not taken from the index.
+FROM_WHEELS = (
+    "# The hash is that of a wheel at hand (--cpu-wheels): CPython 3.11 on x86-64 Linux, the images' only platform.\n"
+    "# PyTorch's index could not be reached to compare it; other platforms (aarch64) are not covered.\n"
+)
 # Left out of the images: training curves (and the web server that they bring along), and the pictures of AVSBench.
 TRAINING_ONLY = ("pillow", "tensorboard")
 CPU_INDEX = ("--extra-index-url", "https://download.pytorch.org/whl/cpu", "--index-strategy", "unsafe-best-match")
@@ -56,9 +61,9 @@ def requirements_of(extra: str) -> list[str]:
     return found
 
 
-def write(name: str, blocks: dict[str, str]) -> None:
-    """Writes one lock file, sorted by package."""
-    (LOCKS / name).write_text(HEADER + "".join(blocks[key] for key in sorted(blocks)))
+def write(name: str, blocks: dict[str, str], *, note: str = "") -> None:
+    """Writes one lock file, sorted by package, with a note behind the header."""
+    (LOCKS / name).write_text(HEADER + note + "".join(blocks[key] for key in sorted(blocks)))
     sys.stdout.write(f"{name}: {len(blocks)} packages\n")
 
 
@@ -89,6 +94,6 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--cpu-wheels"]:
         locked = re.search(r"(?m)^torch==([0-9.]+)", (LOCKS / "torch-cuda.txt").read_text())[1]
-        write("torch-cpu.txt", {"torch": hashed_wheels(Path(sys.argv[2]), locked)})
+        write("torch-cpu.txt", {"torch": hashed_wheels(Path(sys.argv[2]), locked)}, note=FROM_WHEELS)
     else:
         main()
