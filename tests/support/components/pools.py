@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 from support.components.decoding import SIDE_PX, Decoded, collect
 
 from service.domain.clip import ClipInfo
@@ -122,3 +123,9 @@ def status_of(pid: int) -> dict[str, str]:
     """The fields of /proc/PID/status."""
     pairs = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {name: value.strip() for name, value in pairs}
+
+
+def zygote_of() -> psutil.Process:
+    """The only zygote."""
+    (zygote,) = psutil.Process().children()
+    return zygote
