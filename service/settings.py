@@ -41,7 +41,12 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(
         None, ge=1, le=256, description="Threads of the device thread; empty: measured rule"
     )
-    max_batch: int | None = Field(None, ge=1, le=1024, description="Samples a batch; empty: 64 on GPU, 16 on CPU")
+    max_batch: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Most samples a batch, fewer where larger ones save no time; empty: 64 on GPU, 16 on CPU",
+    )
     batch_window_s: float = Field(0.005, ge=0, le=1, description="Longest wait for more samples, seconds")
     device_timeout_s: float = Field(
         20.0,

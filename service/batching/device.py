@@ -184,7 +184,7 @@ class BatchRunner:
         self.memory_bytes = 0
 
     def load(self) -> None:
-        """Create the predictor and warm up every batch shape, so that no request pays for the first call of a shape."""
+        """Create the predictor and warm up the batch shapes, so that no request pays for the first call of a shape."""
         self._predictor = self._make_predictor()
         self.info = _model_info(self._predictor.info)
         self.compute_type = self._predictor.compute_type

@@ -87,7 +87,7 @@ class LocalSegmenter(MicroBatcher):
         )
 
     async def start(self) -> None:
-        """Load the predictor and warm up every batch shape on the device thread; ready when it returns.
+        """Load the predictor and warm up the batch shapes on the device thread; ready when it returns.
 
         Raises:
             Exception: any error of loading the model. After that the segmenter can only be closed.

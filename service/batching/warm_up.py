@@ -1,9 +1,11 @@
-"""Warm-up of a predictor: every batch shape is run once, and its cost is measured."""
+"""Warm-up of a predictor: batch shapes are run once, and their costs measured, as long as larger ones are worth it."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,17 @@ logger = logging.getLogger(__name__)
 # A batch shape that took less than this many seconds is timed again, because its first call includes allocation and
 # the choice of kernels.
 WARM_UP_REPEAT_S = 0.25
+# A call of this many seconds delays what arrives meanwhile, and its arrays stay in memory. Such a shape is used only if
+# it saves this share of the time per sample of the best smaller one; on a CPU many do not.
+LONG_CALL_S = 0.1
+LEAST_SAVING = 0.05
 
 
 def warm_up(predictor: Predictor, sizes: Sequence[int], *, height: int, width: int, clock: Clock) -> dict[int, float]:
-    """Return the seconds of one call by batch shape. Shapes that do not fit the device are left out.
+    """Return the seconds of one call by batch shape.
+
+    The first shape that does not fit the device, or takes `LONG_CALL_S` without saving time, is left out, and so are
+    all larger ones, which are not run. Memory that the calls have freed goes back to the system.
 
     Args:
         predictor: what to run.
@@ -40,8 +49,23 @@ def warm_up(predictor: Predictor, sizes: Sequence[int], *, height: int, width: i
         except MemoryError:
             logger.warning("batch shape does not fit the device", extra={"num_samples": size})
             break
+        if cost_s >= LONG_CALL_S and not _saves_time(size, cost_s, costs_s):
+            break
         costs_s[size] = cost_s
+    _release_freed_memory()
     return costs_s
+
+
+def _saves_time(size: int, cost_s: float, smaller_s: Mapping[int, float]) -> bool:
+    best_s = min((seconds / num for num, seconds in smaller_s.items()), default=math.inf)
+    return cost_s / size <= (1 - LEAST_SAVING) * best_s
+
+
+def _release_freed_memory() -> None:
+    """Let the C library return freed memory to the system; do nothing where it is not glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _call_s(predictor: Predictor, frames: NDArray[np.uint8], windows: NDArray[np.float32], *, clock: Clock) -> float:

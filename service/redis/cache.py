@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
+from service.aio.waits import bounded_wait
 from service.domain.errors import ServiceError
-from service.redis.link import PREFIX, RedisLink
+from service.redis.link import PREFIX, RedisLink, backend_down
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,9 @@ class RedisCache:
     async def get(self, key: str) -> bytes | None:
         """Return the answer, or None if it is not cached."""
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with bounded_wait(_PATIENCE_S, backend_down):
                 found: bytes | None = await self._link.script(_GET, [_ENTRY + key, _ORDER], [key])
-        except (ServiceError, TimeoutError):
+        except ServiceError:
             return None
         return found
 
@@ -80,7 +80,7 @@ class RedisCache:
             return
         try:
             keys = [_ENTRY + key, _ORDER, _SIZES, _TOTAL]
-            async with asyncio.timeout(_PATIENCE_S):
+            async with bounded_wait(_PATIENCE_S, backend_down):
                 await self._link.script(_PUT, keys, [key, answer, self._ttl_ms, self._max_bytes, _ENTRY])
-        except (ServiceError, TimeoutError):
+        except ServiceError:
             logger.info("an answer could not be cached")

@@ -1,0 +1,48 @@
+"""Warm-up: which batch shapes are kept, by what they cost on a clock that the predictor moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.batching.warm_up import warm_up
+from service.predictors.fake import FakePredictor
+
+
+class TimedPredictor(FakePredictor):
+    """Costs `costs_s[num_samples]` of its own clock."""
+
+    def __init__(self, costs_s: dict[int, float]) -> None:
+        super().__init__(input_height=16, input_width=16)
+        self.costs_s = costs_s
+        self.now_s = 0.0
+        self.sizes: list[int] = []
+
+    def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.sizes.append(len(frames))
+        self.now_s += self.costs_s[len(frames)]
+        return super().predict(frames, windows)
+
+
+@pytest.mark.parametrize(
+    ("costs_s", "kept", "run"),
+    [
+        ({1: 0.02, 2: 0.03, 4: 0.05, 8: 0.09}, {1, 2, 4, 8}, {1, 2, 4, 8}),  # each shape saves time
+        ({1: 0.08, 2: 0.16, 4: 0.34, 8: 0.8}, {1}, {1, 2}),  # none does: later ones are not even run
+        ({1: 0.06, 2: 0.10, 4: 0.19, 8: 0.4}, {1, 2, 4}, {1, 2, 4, 8}),  # the last one saves less than the least share
+        ({1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08}, {1, 2, 4, 8}, {1, 2, 4, 8}),  # short calls delay nobody
+        ({1: 0.5, 2: 0.9, 4: 1.2, 8: 2.0}, {1, 2, 4, 8}, {1, 2, 4, 8}),  # long calls that save time
+    ],
+)
+def test_shapes_are_kept_as_long_as_they_save_time(costs_s: dict[int, float], kept: set[int], run: set[int]) -> None:
+    predictor = TimedPredictor(costs_s)
+    measured = warm_up(predictor, sorted(costs_s), height=16, width=16, clock=lambda: predictor.now_s)
+    assert set(measured) == kept
+    assert set(predictor.sizes) == run
+    assert measured == pytest.approx({size: costs_s[size] for size in kept})
+
+
+def test_the_first_shape_is_kept_whatever_it_costs() -> None:
+    predictor = TimedPredictor({1: 30.0})
+    assert warm_up(predictor, [1], height=16, width=16, clock=lambda: predictor.now_s) == {1: 30.0}
