@@ -11,23 +11,17 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from service.aio.tasks import first_error
 from service.aio.waits import bounded_wait, ends_within
+from service.core.live_frames import FrameWork, LivePolicy, QueuedFrame
 from service.core.usage import KeyUsage
-from service.domain.chunk import Chunk, MaskPolicy, SampleBlock, SegmentedChunk
-from service.domain.deadline import Clock, Deadline
+from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
-from service.domain.options import AppliedOptions
 from service.domain.request import RequestContext
-from service.domain.result import ANSWER_DECIMALS, FrameMasks, ModelInfo, SoundEvent
+from service.domain.result import ANSWER_DECIMALS, FrameMasks, SoundEvent
 from service.media.decoders.pool import DecoderPool
-from service.media.decoders.stills import StillDecoder
 from service.media.live_sound import MAX_TIMESTAMP_S, LiveSound
 from service.ports import Segmenter
 from service.postprocess.events import EventTracker
@@ -40,21 +34,6 @@ Emit = Callable[[LiveEvent], Awaitable[None]]
 # of this process was lost. Other errors concern one frame.
 _ENDS_STREAM = frozenset({"draining"})
 _DRAINING_RETRY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class LivePolicy:
-    """Limits of one stream.
-
-    Attributes:
-        max_pixels: pixels of a raw picture.
-        frame_timeout_s: deadline of a frame, from its arrival.
-        idle_s: longest time without input. An idle client occupies a scarce slot. Same limit as for a stalled reader.
-    """
-
-    max_pixels: int
-    frame_timeout_s: float = 10.0
-    idle_s: float = 30.0
 
 
 class LiveStreams:
@@ -89,7 +68,7 @@ class LiveStreams:
         model = await self._segmenter.describe()
         applied = options.resolve(model)
         with self._decoders.open_stills() as pictures:
-            work = _FrameWork(
+            work = FrameWork(
                 self._segmenter, pictures, self._policy, model, applied, context, self._clock, usage=self._usage
             )
             events = EventTracker(options, offset_lag_s=model.offset_lag_s)
@@ -110,21 +89,12 @@ class LiveStreams:
             stream.end_after_current_frame()
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A queued frame; `index` counts the accepted frames by arrival."""
-
-    frame: LiveFrame
-    index: int
-    received_at_s: float
-
-
 class _Stream:
     """The queue, the sound and the two tasks of one stream."""
 
     def __init__(
         self,
-        work: _FrameWork,
+        work: FrameWork,
         events: EventTracker,
         *,
         options: LiveOptions,
@@ -140,7 +110,7 @@ class _Stream:
         self._sound = LiveSound()
         self._events = events
         self._instances = InstanceTracker() if options.instances else None
-        self._line: deque[_Waiting] = deque()
+        self._line: deque[QueuedFrame] = deque()
         self._num_frames = 0
         self._num_dropped = 0
         self._last_timestamp_s = -math.inf
@@ -192,7 +162,7 @@ class _Stream:
             detail = f"LiveFrame.timestamp_s: {frame.timestamp_s:g} does not rise over the last frame's, {last:g}."
             raise ServiceError("malformed_body", detail)
         self._last_timestamp_s = frame.timestamp_s
-        self._line.append(_Waiting(frame, self._num_frames, self._clock()))
+        self._line.append(QueuedFrame(frame, self._num_frames, self._clock()))
         self._num_frames += 1
         if len(self._line) > self._options.max_waiting_frames:
             self._line.popleft()
@@ -215,7 +185,7 @@ class _Stream:
         for event in events:
             await self._emit(event)
 
-    async def _next(self) -> _Waiting | None:
+    async def _next(self) -> QueuedFrame | None:
         """Return the oldest queued frame; None when the stream is over."""
         while True:
             if self._is_draining:
@@ -227,7 +197,7 @@ class _Stream:
                 return None
             await self._next_change()
 
-    async def _masks(self, waiting: _Waiting) -> FrameMasks:
+    async def _masks(self, waiting: QueuedFrame) -> FrameMasks:
         picture = await self._work.picture(waiting.frame)
         await self._wait_for_sound(waiting)
         window = self._sound.window(waiting.frame.timestamp_s)
@@ -236,7 +206,7 @@ class _Stream:
             return segmented.frames[0]
         return await asyncio.to_thread(self._instances.add, segmented.frames[0], picture.frame, segmented.maps_of(0))
 
-    async def _wait_for_sound(self, waiting: _Waiting) -> None:
+    async def _wait_for_sound(self, waiting: QueuedFrame) -> None:
         """Wait until the frame's sound has arrived, the wait is over, or no more sound can come."""
         give_up_at_s = waiting.received_at_s + self._options.max_audio_wait_s
         while not (self._is_over or self._is_draining or self._sound.has_heard(waiting.frame.timestamp_s)):
@@ -248,7 +218,7 @@ class _Stream:
         self._changed.clear()
         await self._changed.wait()
 
-    async def _emit_masks(self, masks: FrameMasks, waiting: _Waiting) -> None:
+    async def _emit_masks(self, masks: FrameMasks, waiting: QueuedFrame) -> None:
         async with self._emitting:
             latency_s = round(self._clock() - waiting.received_at_s, ANSWER_DECIMALS)
             await self._transport_emit(LiveMasks(masks, latency_s, self._num_dropped))
@@ -256,90 +226,3 @@ class _Stream:
     async def _emit(self, event: LiveEvent) -> None:
         async with self._emitting:  # a transport sends one message at a time
             await self._transport_emit(event)
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """uint8 (h, w, 3) RGB at the model's size, and the size (height, width) that the client sent."""
-
-    frame: NDArray[np.uint8]
-    source_size: tuple[int, int]
-
-
-class _FrameWork:
-    """The steps of one frame: bytes to picture, picture and audio window to masks."""
-
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        pictures: StillDecoder,
-        policy: LivePolicy,
-        model: ModelInfo,
-        applied: AppliedOptions,
-        context: RequestContext,
-        clock: Clock,
-        *,
-        usage: KeyUsage | None,
-    ) -> None:
-        self._usage = usage
-        self._segmenter = segmenter
-        self._pictures = pictures
-        self._policy = policy
-        self._model = model
-        self._applied = applied
-        self._context = context
-        self._clock = clock
-
-    def is_device_healthy(self) -> bool:
-        """Return whether this process's device answers; True where workers have the devices."""
-        return self._segmenter.is_healthy()
-
-    async def picture(self, frame: LiveFrame) -> _Picture:
-        """Decode and scale; raises `broken`, `malformed_body`, `picture_too_large`, `too_many_requests`."""
-        self._check(frame)
-        if self._usage is not None:
-            self._usage.check(self._context.caller)
-            self._usage.add_samples(self._context.caller, 1)
-        height, width = self._model.input_height, self._model.input_width
-        with self._segmenter.expect(self._context.request_id):
-            if frame.format == "jpeg":
-                return _Picture(*await self._pictures.decode_jpeg(frame.data, height=height, width=width))
-            raw = np.frombuffer(frame.data, np.uint8).reshape(frame.height, frame.width, 3)
-            resized = await self._pictures.resize_rgb(raw, height=height, width=width)
-            return _Picture(resized, (frame.height, frame.width))
-
-    async def segment(self, picture: _Picture, window: NDArray[np.int16], waiting: _Waiting) -> SegmentedChunk:
-        """Segment one sample; `window` is int16 (15600,)."""
-        timestamp_s = round(waiting.frame.timestamp_s, ANSWER_DECIMALS)
-        sample = SampleBlock(
-            frames=picture.frame[None],  # (1, h, w, 3)
-            audio=window,
-            offsets=np.zeros(1, dtype=np.int64),
-            sample_times_s=np.array([timestamp_s]),
-            timestamps_s=np.array([timestamp_s]),
-            indexes=np.array([waiting.index], dtype=np.int64),
-        )
-        chunk = Chunk(
-            request_id=self._context.request_id,
-            chunk_no=waiting.index,
-            samples=sample,
-            masks=MaskPolicy.of(self._applied, source_size=picture.source_size, model=self._model),
-            deadline=Deadline(min(self._context.deadline.at_s, waiting.received_at_s + self._policy.frame_timeout_s)),
-            checkpoint=self._model.checkpoint,
-        )
-        return await self._segmenter.segment(chunk)
-
-    def _check(self, frame: LiveFrame) -> None:
-        if frame.format == "unknown":
-            raise ServiceError("malformed_body", "LiveFrame.format: give PIXEL_FORMAT_JPEG or PIXEL_FORMAT_RGB24.")
-        if frame.format == "jpeg":
-            return
-        if frame.width < 1 or frame.height < 1:
-            raise ServiceError("malformed_body", "LiveFrame.width and height: RGB24 needs both, over 0.")
-        if frame.width * frame.height > self._policy.max_pixels:
-            limit = self._policy.max_pixels
-            raise ServiceError("picture_too_large", f"The frame has {frame.width} x {frame.height} pixels of {limit}.")
-        wanted = 3 * frame.width * frame.height
-        if len(frame.data) != wanted:
-            detail = f"LiveFrame.data: {len(frame.data)} bytes; RGB24 at {frame.width} x {frame.height} needs {wanted}."
-            raise ServiceError("malformed_body", detail)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from service.batching.emulated import DEFAULT_MAX_BATCH, BenchAccelerator
 from service.core.api_keys import ApiKeys, Authenticate
-from service.core.live import LivePolicy, LiveStreams
+from service.core.live import LiveStreams
+from service.core.live_frames import LivePolicy
 from service.domain.errors import ServiceError
 from service.jobs.runner import JobRunner
 from service.outbound.fetch import Fetcher

@@ -10,7 +10,8 @@ from typing import Any
 
 from service.aio.tasks import end_tasks
 from service.cli.front import drain, listen, warm_up
-from service.core.live import LivePolicy, LiveStreams
+from service.core.live import LiveStreams
+from service.core.live_frames import LivePolicy
 from service.domain.caller import ANONYMOUS
 from service.outbound.fetch import Fetcher, FetchPolicy
 from service.ports import Answering, Predictor

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.virtual_time import run_virtual, virtual_clock
 
-from service.core.live import LivePolicy, LiveStreams
+from service.core.live import LiveStreams
+from service.core.live_frames import LivePolicy
 from service.domain.chunk import WINDOW_SAMPLES, Chunk, SegmentedChunk
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
