@@ -28,6 +28,7 @@ from support.components.pools import (
     zygote_of,
 )
 from support.inputs.clips import make_clip
+from support.waiting import until
 
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
@@ -197,12 +198,21 @@ async def test_a_busy_zygote_is_left_alone(pool: DecoderPool) -> None:
     assert zygote_of() == zygote
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 async def test_children_that_die_before_their_job_are_replaced(pool: DecoderPool, tmp_path: Path) -> None:
     await code_of(pool, make_clip(), tmp_path)
     for _ in range(3):
-        for child in zygote_of().children():
+        children = zygote_of().children()
+        for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):  # ended with the first process of its namespace
                 child.kill()
+        await until(lambda children=children: all(map(has_ended, children)))  # a dying child still takes a job
         assert await code_of(pool, make_clip(), tmp_path) == "ok"
 
 
