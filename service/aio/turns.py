@@ -10,8 +10,8 @@ from typing import TypeVar
 # Seconds of work in one turn. A request beside it waits this long at most whenever it needs the loop.
 SLICE_S = 0.002
 # While other requests work, the loop is left to them for this many times as long as the turn before took, so that all
-# turns together use at most a third of it.
-_REST = 2.0
+# turns together use at most a fifth of it.
+_REST = 4.0
 _T = TypeVar("_T")
 
 
@@ -30,7 +30,7 @@ class Turns:
         self._is_granting = False
 
     async def paced(self, items: Iterator[_T]) -> AsyncIterator[_T]:
-        """Yield the items of a computation. It and its consumer get a turn for every `SLICE_S` seconds."""
+        """Yield the items of a computation. It and its consumer take a turn after every `SLICE_S` seconds."""
         pace = self.pace()
         for item in items:
             await pace.step()
@@ -66,15 +66,20 @@ class Turns:
 
 
 class Pace:
-    """Takes turns for one computation that calls `step` between its parts."""
+    """Takes turns for one computation that calls `step` between its parts.
+
+    The first `SLICE_S` are free, so that a short answer never waits behind a crowd of long ones.
+    """
 
     def __init__(self, turns: Turns, *, clock: Callable[[], float]) -> None:
         self._turns = turns
         self._clock = clock
-        self._turn_ends_s = float("-inf")
+        self._turn_ends_s: float | None = None
 
     async def step(self) -> None:
         """Wait for the next turn if this one has lasted for `SLICE_S`."""
-        if self._clock() >= self._turn_ends_s:
+        if self._turn_ends_s is not None:
+            if self._clock() < self._turn_ends_s:
+                return
             await self._turns.next()
-            self._turn_ends_s = self._clock() + SLICE_S
+        self._turn_ends_s = self._clock() + SLICE_S

@@ -277,6 +277,7 @@ async def test_a_cache_that_does_not_answer_holds_nobody_past_its_deadline(stage
 async def test_who_reads_a_cached_answer_holds_no_upload(stage: Stage) -> None:
     stage.script.gate.set()
     await stage.ask("one")
+    await asyncio.sleep(0)  # the first upload is closed when its work has ended
     upload = await stage.upload()
     context = RequestContext("two", "rest", NO_DEADLINE)
     async with aclosing(stage.cached.answer(upload, SegmentOptions(), context)) as events:
