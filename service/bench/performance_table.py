@@ -70,6 +70,7 @@ SECTIONS: Mapping[str, Sequence[Row]] = {
     ],
     "Service": [
         *_service_rows(),
+        Row("example clip, first mask after the upload's end: median ms", "service.first_mask.p50_s", 1000, 0),
         Row("16 clients, 10 s of 720p: clips/s", "service.hd.clips_per_s"),
         Row("16 clients, 10 s of 720p: CPU seconds a clip", "service.hd.cpu_s_per_clip", decimals=3),
         Row("16 clients, 10 s of 720p: CPU time over the floor", "service.hd.cpu_ratio_to_floor"),

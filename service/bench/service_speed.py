@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from service.bench.figures import BenchPlan, Figures, OnStep, latency_figures
+from service.bench.first_mask import measure_first_mask
 from service.bench.hd_speed import floor_cpu_s, measure_hd, measure_keep_alive
 from service.bench.http_load import Load, drive
 from service.bench.live_speed import measure_live
@@ -41,6 +42,7 @@ def measure_service(plan: BenchPlan, on_step: OnStep, *, frames_per_s: float | N
     floor_s = floor_cpu_s(plan, on_step)
     on_step("service starting")
     with running_service(plan.settings) as service:
+        figures |= measure_first_mask(plan, service, on_step)
         for clients in CLIENTS:
             on_step(f"service, {clients} clients")
             figures |= _drive_clips(f"service.c{clients}", clip, service, clients, plan.seconds)

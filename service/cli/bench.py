@@ -35,7 +35,7 @@ _SHIPPED = (Path("lite"), Path("tiny"))
 _BATCHES = (1, 4, 16)
 _CLIP_S = 10
 # Length of the progress bar: about the number of steps of all parts of speed, and the clips of the other parts.
-_SPEED_STEPS = 48
+_SPEED_STEPS = 49
 _QUALITY_STEPS = {"tracks": 40, "events": 40}
 # Decimals of a ratio to an earlier run.
 _RATIO_DECIMALS = 3

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from load import abuse, growth, strangers
+from load import abuse, growth, long_job, strangers
 from support.proof import Experiment, Found, Run, main
 from support.servers.service_process import ServiceProcess
 
@@ -40,6 +40,11 @@ EXPERIMENTS = (
     Experiment("R9", "second half grows by under 10 MiB per 10 000 requests; a planted leak is found", growth.r9),
     Experiment("R12", "what abandoned requests held is free within 1 s", on_one_service(strangers.r12)),
     Experiment("R14", "the same bytes for the same clip beside any neighbours", on_one_service(strangers.r14)),
+    Experiment(
+        "job",
+        "two hours of video as a job, killed half-way: done, at most a minute computed twice, memory flat",
+        long_job.run,
+    ),
     Experiment("keys", "no request of the key within its share is refused", abuse.keys),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import pytest
-from load import abuse, chaos, deaths, growth, soak
+from load import abuse, chaos, deaths, growth, long_job, soak
 from support.proof import FAST, Experiment, Found, Run
 
 pytestmark = pytest.mark.e2e
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.e2e
 
 @pytest.mark.parametrize(
     "experiment",
-    [deaths.r5, growth.r9, abuse.keys],
-    ids=["R5", "R9", "keys"],
+    [deaths.r5, growth.r9, abuse.keys, long_job.run],
+    ids=["R5", "R9", "keys", "job"],
 )
 async def test_crowds_and_deaths_cost_nothing_that_was_promised(experiment: Callable[[Run], Awaitable[Found]]) -> None:
     assert (await experiment(Run(seed=1, sizes=FAST))).faults == []

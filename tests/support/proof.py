@@ -26,6 +26,7 @@ class Sizes:
         requests: mixed requests of R9.
         cancels: requests abandoned in R12.
         repeats: times that the same clip is asked in R14.
+        job_s: length of the clip of the long job, in seconds.
     """
 
     clips: int = 10_000
@@ -35,9 +36,10 @@ class Sizes:
     requests: int = 20_000
     cancels: int = 1000
     repeats: int = 1000
+    job_s: float = 7200.0
 
 
-FAST = Sizes(clips=60, kills=4, seconds=1.0, slow=20, requests=60, cancels=24, repeats=16)
+FAST = Sizes(clips=60, kills=4, seconds=1.0, slow=20, requests=60, cancels=24, repeats=16, job_s=200.0)
 """What `make test` runs."""
 
 
