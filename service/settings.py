@@ -45,7 +45,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="Most samples a batch, fewer where larger ones save no time; empty: 64 on GPU, 16 on CPU",
+        description="Most samples a batch, on a CPU fewer where larger ones save no time; empty: 64 on GPU, 16 on CPU",
     )
     batch_window_s: float = Field(0.005, ge=0, le=1, description="Longest wait for more samples, seconds")
     device_timeout_s: float = Field(

@@ -194,7 +194,12 @@ class BatchRunner:
             logger.warning("the CPU is used although NVIDIA devices are present", extra={"nvidia_devices": found})
         info = self.info
         costs_s = warm_up(
-            self._predictor, self._sizes, height=info.input_height, width=info.input_width, clock=self._clock
+            self._predictor,
+            self._sizes,
+            height=info.input_height,
+            width=info.input_width,
+            clock=self._clock,
+            is_cpu=self.device_facts["device"] == "cpu",
         )
         self.plan = BatchPlan(costs_s)
         self.memory_bytes = self._predictor.memory_bytes()

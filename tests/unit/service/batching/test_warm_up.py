@@ -13,15 +13,17 @@ from service.predictors.fake import FakePredictor
 class TimedPredictor(FakePredictor):
     """Costs `costs_s[num_samples]` of its own clock."""
 
-    def __init__(self, costs_s: dict[int, float]) -> None:
+    def __init__(self, costs_s: dict[int, float], *, disturbed: tuple[int, ...] = ()) -> None:
         super().__init__(input_height=16, input_width=16)
         self.costs_s = costs_s
+        self.disturbed = disturbed
         self.now_s = 0.0
         self.sizes: list[int] = []
 
     def predict(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> NDArray[np.float32]:
         self.sizes.append(len(frames))
-        self.now_s += self.costs_s[len(frames)]
+        is_disturbed = len(self.sizes) in self.disturbed
+        self.now_s += 10.0 if is_disturbed else self.costs_s[len(frames)]
         return super().predict(frames, windows)
 
 
@@ -37,7 +39,8 @@ class TimedPredictor(FakePredictor):
 )
 def test_shapes_are_kept_as_long_as_they_save_time(costs_s: dict[int, float], kept: set[int], run: set[int]) -> None:
     predictor = TimedPredictor(costs_s)
-    measured = warm_up(predictor, sorted(costs_s), height=16, width=16, clock=lambda: predictor.now_s)
+    clock = lambda: predictor.now_s  # noqa: E731
+    measured = warm_up(predictor, sorted(costs_s), height=16, width=16, clock=clock, is_cpu=True)
     assert set(measured) == kept
     assert set(predictor.sizes) == run
     assert measured == pytest.approx({size: costs_s[size] for size in kept})
@@ -46,3 +49,14 @@ def test_shapes_are_kept_as_long_as_they_save_time(costs_s: dict[int, float], ke
 def test_the_first_shape_is_kept_whatever_it_costs() -> None:
     predictor = TimedPredictor({1: 30.0})
     assert warm_up(predictor, [1], height=16, width=16, clock=lambda: predictor.now_s) == {1: 30.0}
+
+
+def test_a_gpu_keeps_every_shape() -> None:
+    predictor = TimedPredictor({1: 0.08, 2: 0.16, 4: 0.34})
+    assert set(warm_up(predictor, [1, 2, 4], height=16, width=16, clock=lambda: predictor.now_s)) == {1, 2, 4}
+
+
+def test_one_disturbed_call_leaves_no_shape_out() -> None:
+    predictor = TimedPredictor({1: 0.2, 2: 0.3, 4: 0.4}, disturbed=(4, 6))  # the first call of 2, then of 4
+    measured = warm_up(predictor, [1, 2, 4], height=16, width=16, clock=lambda: predictor.now_s, is_cpu=True)
+    assert measured == pytest.approx({1: 0.2, 2: 0.3, 4: 0.4})
