@@ -253,7 +253,7 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path: Path) -> None:
         state = ended(client, location)
         assert state["state"] == "done"
         # the last stored sample is computed again: the rest of the clip begins with it
-        assert process.metric("avesformer_samples_total") <= num_frames - num_stored + 1
+        assert 0 < process.metric("samples_total") <= num_frames - num_stored + 1
         result = client.get(f"{location}/result").json()
         whole = client.post(
             "/v1/segment?fps=native", files={"video": clip}, headers={"Cache-Control": "no-cache"}

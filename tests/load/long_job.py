@@ -58,7 +58,7 @@ def _scene(folder: Path, job_s: float) -> Found:
         first.process.wait()
     with ServiceProcess(**settings) as second, second.client() as client:
         after, state = _follow(second, client, location, until=1.0)
-        computed = round(second.metric("avesformer_samples_total"))
+        computed = round(second.metric("samples_total"))
         frames = [frame["sample_time_s"] for frame in client.get(f"{location}/result").json().get("frames", ())]
         disk_bytes = sum(path.stat().st_size for path in (folder / "state").rglob("*") if path.is_file())
     again = max(0, computed - (num_samples - num_stored))  # some may have been stored after the last look
@@ -75,6 +75,7 @@ def _scene(folder: Path, job_s: float) -> Found:
     }
     never = {
         "the job did not end as done": state != "done",
+        "the kill came after the end": not computed,
         "samples are missing or there twice": frames != [number + 0.9375 for number in range(num_samples)],
         "more than the last minute was computed twice": again > 60,
         f"memory grew by over {MAX_GROWTH_MIB:g} MiB": growth_mib > MAX_GROWTH_MIB,

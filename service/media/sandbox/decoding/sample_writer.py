@@ -66,6 +66,7 @@ class SampleWriter:
         self._waiting: list[_Sample] = []
         self._since_s = 0.0
         self._beat_s = time.monotonic()
+        sound_track.on_progress = self._beat
         self._last_frame: VideoFrame | None = None
         self._last_rgb: NDArray[np.uint8] | None = None
 
@@ -99,10 +100,15 @@ class SampleWriter:
 
     def tick(self) -> None:
         """Send a block that has waited long enough, or report progress. Called at every packet."""
-        now_s = time.monotonic()
-        if self._waiting and now_s - self._since_s >= _BLOCK_AGE_S:
+        if self._waiting and time.monotonic() - self._since_s >= _BLOCK_AGE_S:
             self.flush()
-        elif now_s - self._beat_s >= _PROGRESS_S:
+        else:
+            self._beat()
+
+    def _beat(self) -> None:
+        """Report progress where none was reported for a while. Sends no block."""
+        now_s = time.monotonic()
+        if now_s - self._beat_s >= _PROGRESS_S:
             self._beat_s = now_s
             self._outbox.progress()
 

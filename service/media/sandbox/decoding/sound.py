@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
@@ -85,6 +85,7 @@ class SoundTrack:
         self._settled = 0  # positions before this one are final
         self._found: set[str] = set()
         self._is_silent = True
+        self.on_progress: Callable[[], None] = lambda: None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -98,6 +99,7 @@ class SoundTrack:
         self._forget_before(begin)
         while self._settled < end and not self._has_ended:
             self._advance(end)
+            self.on_progress()  # the first window of a late part comes behind all sound before it
         mean, loudest = self._view(begin, end)
         is_antiphase = self._is_cancelled(mean, loudest)
         chosen: NDArray[np.int16] = (loudest if is_antiphase else mean).copy()

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support.components.decoding import Decoded, decode_here, make_job
+from support.components.decoding import Decoded, ListOutbox, decode_here, make_job
 from support.inputs.clips import ClipSpec, make_clip
 from support.inputs.hostile import find, patch
 from support.inputs.odd_clips import ODD_SPECS
 
 from service.domain.errors import ServiceError
+from service.media.sandbox.decoding import sample_writer
+from service.media.sandbox.decoding.sample_writer import SampleWriter
 from service.media.sandbox.decoding.sound import window_end
 
 RATE_HZ = 16_000
@@ -44,6 +46,17 @@ def test_a_click_is_heard_when_the_flash_is_seen(name: str) -> None:
         loud = np.flatnonzero(near > 0.3)
         first = loud[loud > (decoded.timestamps_s[at] - 0.2) * RATE_HZ][0] / RATE_HZ
         assert abs(first - decoded.timestamps_s[at]) < 0.02  # half a frame at 25 per second
+
+
+def test_progress_is_reported_while_the_sound_before_a_late_part_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours of sound can lie before the first window; a decoder without progress for 30 s is ended."""
+    reports: list[None] = []
+    monkeypatch.setattr(ListOutbox, "progress", lambda self: reports.append(None))
+    monkeypatch.setattr(sample_writer, "_PROGRESS_S", 0.0)
+    monkeypatch.setattr(SampleWriter, "tick", lambda self: None)  # reports of the picture's packets
+    decoded = decode_here(make_clip(ClipSpec(num_frames=750)), make_job(start_s=29.0))
+    assert len(decoded.frames) == 1
+    assert len(reports) > 20  # about one a second of sound
 
 
 def test_nothing_of_the_future_is_heard() -> None:
