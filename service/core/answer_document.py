@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent
-from service.domain.result import Summary
 from service.formats.formatter import Formatter
 from service.media.spool_file import SpoolFile
 
@@ -16,27 +13,27 @@ from service.media.spool_file import SpoolFile
 MEMORY_BYTES = 1024**2
 
 
-async def write_document(
-    events: AsyncGenerator[AnswerEvent, None], formatter: Formatter, file: SpoolFile, *, max_bytes: int
-) -> Summary | None:
-    """Write an answer into a file. What `formatter.opening` then returns goes before it.
+class AnswerDocument:
+    """An answer that becomes one file, event by event. What `formatter.opening` returns at the end goes before it.
 
-    Returns:
-        The end of the answer.
-
-    Raises:
-        ServiceError: of `events`; `answer_too_large`, `storage_full`.
+    Args:
+        formatter: makes bytes of events.
+        file: takes them.
+        max_bytes: largest document.
     """
-    summary: Summary | None = None
-    async with aclosing(events):
-        async for event in events:
-            data = await asyncio.to_thread(formatter.add, event) if formatter.is_slow else formatter.add(event)
-            if file.size + len(data) > max_bytes:
-                raise too_large(max_bytes)
-            file.write(data)
-            if isinstance(event, Summary):
-                summary = event
-    return summary
+
+    def __init__(self, formatter: Formatter, file: SpoolFile, *, max_bytes: int) -> None:
+        self._formatter = formatter
+        self._file = file
+        self._max_bytes = max_bytes
+
+    async def add(self, event: AnswerEvent) -> None:
+        """Write an event. Raises `answer_too_large`, `storage_full`."""
+        make = self._formatter.add
+        data = await asyncio.to_thread(make, event) if self._formatter.is_slow else make(event)
+        if self._file.size + len(data) > self._max_bytes:
+            raise too_large(self._max_bytes)
+        self._file.write(data)
 
 
 def too_large(max_bytes: int) -> ServiceError:

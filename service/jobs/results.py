@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from service.core.answer_document import MEMORY_BYTES, write_document
+from service.core.answer_document import MEMORY_BYTES, AnswerDocument
 from service.domain.errors import ServiceError
 from service.domain.job import Job, ResultPut
 from service.domain.request import AnswerEvent
@@ -87,7 +88,10 @@ class ResultSender:
         max_bytes = self._policy.max_bytes
         formatter = formatter_of(job.result_format, is_compressed=True, max_bytes=max_bytes)
         with self._spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=job.owner) as file:
-            await write_document(self._answer_of(job), formatter, file, max_bytes=max_bytes)
+            document = AnswerDocument(formatter, file, max_bytes=max_bytes)
+            async with aclosing(self._answer_of(job)) as events:
+                async for event in events:
+                    await document.add(event)
             opening = formatter.opening()
             await self._putter.put(
                 job.result_url,

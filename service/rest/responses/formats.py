@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from service.core.answer_document import MEMORY_BYTES, too_large, write_document
+from service.core.answer_document import MEMORY_BYTES, AnswerDocument, too_large
 from service.core.request_log import RequestRecord
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
@@ -83,9 +83,12 @@ async def send_answer(
     max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
     formatter = formatter_of(chosen.name, is_compressed=chosen.is_compressed, max_bytes=max_bytes)
     with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=party) as file:
-        summary = await write_document(events, formatter, file, max_bytes=max_bytes)
-        if summary is not None:
-            record_end(summary, record)
+        document = AnswerDocument(formatter, file, max_bytes=max_bytes)
+        async with aclosing(events):
+            async for event in events:
+                await document.add(event)
+                if isinstance(event, Summary):
+                    record_end(event, record)
         opening = formatter.opening()
         await sender.start(_headers(chosen.name, len(opening) + file.size))
         await sender.write(opening)
