@@ -28,7 +28,7 @@ Random = np.random.Generator
 KIND_POWER = 0.4
 # Of a kind's pictures, the source is drawn with the power of its number of origins, so that few street scenes are not
 # lost among many pictures of single objects.
-SOURCE_POWER = 0.5
+SOURCE_POWER = 0.3
 # Share of the pictures that are tiled from two or four others: small objects, several kinds at once.
 TILED_SHARE = 0.2
 # Share of pictures that are a background with pasted objects only, and of real ones that get an object pasted.
