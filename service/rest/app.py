@@ -38,7 +38,9 @@ _STATIC_TYPES = {
     ".mp4": "video/mp4",
 }
 # Names are looked up here and never become paths.
-_STATIC_FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in _STATIC_TYPES}
+_STATIC_FILES = {
+    path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.suffix in _STATIC_TYPES
+}
 _CORS_REQUEST_HEADERS = (
     "Authorization",
     "Cache-Control",
@@ -137,7 +139,7 @@ def _page_router(app: FastAPI, *, version: str) -> APIRouter:
         return _page("index.html", request)
 
     async def docs(request: Request) -> Response:
-        return _page("docs.html", request)
+        return _page("api_docs/docs.html", request)
 
     async def static(name: str) -> Response:
         path = _STATIC_FILES.get(name)
@@ -151,7 +153,7 @@ def _page_router(app: FastAPI, *, version: str) -> APIRouter:
         "/v1/docs": docs,
         "/openapi.json": openapi,
         "/v1/openapi.json": openapi,
-        "/static/{name}": static,
+        "/static/{name:path}": static,
     }
     for path, endpoint in endpoints.items():
         router.add_api_route(path, endpoint, methods=["GET", "HEAD"])

@@ -83,13 +83,19 @@ async def test_options_and_headers_are_parameters_of_the_route(tmp_path):
 
 async def test_pages_are_served_by_us_alone(tmp_path):
     async with rest_front(tmp_path) as front:
-        for path in ("/", "/docs", "/v1/docs", "/static/page.js", "/static/page.css"):
+        for path in ("/", "/docs", "/v1/docs", "/static/page.js", "/static/viewer/viewer.css"):
             response = await front.client.get(path)
             assert response.status_code == 200, path
             assert "default-src 'self'" in response.headers["content-security-policy"]
             assert "http://" not in response.text.replace("http://www.w3.org", "")
             assert "https://" not in response.text
-        for path in ("/static/../app.py", "/static/%2e%2e%2fapp.py", "/static/nothing.js", "/static/"):
+        for path in (
+            "/static/../app.py",
+            "/static/%2e%2e%2fapp.py",
+            "/static/nothing.js",
+            "/static/",
+            "/static/api_docs/docs.html",
+        ):
             assert (await front.client.get(path)).status_code == 404, path
         assert "avesformer_requests_in_flight" in (await front.client.get("/metrics")).text
         assert (await front.client.head("/readyz")).status_code == 200

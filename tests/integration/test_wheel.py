@@ -129,6 +129,7 @@ def test_the_wheel_has_our_two_names_only(wheel: Path) -> None:
     assert {name for name in tops if not name.endswith(".dist-info")} == {"avesformer", "avesformer_client"}
     for path in (
         "service/rest/static/page.js",
+        "service/rest/static/viewer/viewer.css",
         "model/weights/lite.safetensors",
         "service/rpc/pb/avesformer/v1/segmentation_pb2.py",
     ):

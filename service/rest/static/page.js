@@ -1,9 +1,9 @@
 // The page: settings, clips, tabs. The viewer and the camera have their own files.
 
-import { Result } from "./answer.js";
-import { Live } from "./live.js";
-import { Results } from "./results.js";
-import { Viewer } from "./viewer.js";
+import { Result } from "./clips/answer.js";
+import { Live } from "./live/live.js";
+import { Results } from "./clips/results.js";
+import { Viewer } from "./viewer/viewer.js";
 import { plainWords } from "./words.js";
 
 const byId = (id) => document.getElementById(id);

@@ -159,7 +159,9 @@ async def test_an_offer_to_change_the_protocol_is_ignored(tmp_path, offer):
         writer.transport.abort()
 
 
-@pytest.mark.parametrize("name", ["a" * 5000, "..%2Fapp.py", "%00", "%ff%fe", "page.css%2Fx", ".", "%F0%9F%8E%B5"])
+@pytest.mark.parametrize(
+    "name", ["a" * 5000, "..%2Fapp.py", "%00", "%ff%fe", "page.css%2Fx", ".", "viewer", "%F0%9F%8E%B5"]
+)
 async def test_static_names_that_are_none_are_404(tmp_path, name):
     async with rest_front(tmp_path) as front:
         answer = await front.client.get(f"/static/{name}")

@@ -1,8 +1,8 @@
 // Camera and microphone over the WebSocket /live; masks are drawn over the camera's picture.
 
-import { Legend } from "./legend.js";
-import { drawFrame } from "./paint.js";
-import { cameraWords, plainWords } from "./words.js";
+import { Legend } from "../masks/legend.js";
+import { drawFrame } from "../masks/paint.js";
+import { cameraWords, plainWords } from "../words.js";
 
 const byId = (id) => document.getElementById(id);
 const MAX_SIDE_PX = 640;
@@ -83,7 +83,7 @@ export class Live {
   }
 
   #connect() {
-    const url = new URL("../v1/live", import.meta.url);
+    const url = new URL("../../v1/live", import.meta.url);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     const socket = Object.assign(new WebSocket(url), { binaryType: "arraybuffer" });
     Object.assign(this, { socket, startedMs: performance.now(), numSent: 0, numAnswered: 0, numDropped: 0, answers: [] });

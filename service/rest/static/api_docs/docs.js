@@ -45,7 +45,7 @@ function operation(path, method, spec) {
 
 const routes = document.getElementById("routes");
 try {
-  const api = await (await fetch(new URL("../openapi.json", import.meta.url))).json();
+  const api = await (await fetch(new URL("../../openapi.json", import.meta.url))).json();
   document.getElementById("title").textContent = `${api.info.title} ${api.info.version}`;
   document.getElementById("description").textContent = api.info.description ?? "";
   routes.replaceChildren();

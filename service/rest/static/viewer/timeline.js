@@ -1,8 +1,8 @@
 // Waveform, events and a curve on one time line, which seeks, zooms and is read by screen readers as a slider.
 
-import { byLabel, css, keyOf } from "./colours.js";
+import { byLabel, css, keyOf } from "../masks/colours.js";
 import { PEAKS_PER_S } from "./waveform.js";
-import { seconds } from "./words.js";
+import { seconds } from "../words.js";
 
 const WAVE_PX = 48;
 const CURVE_PX = 56;

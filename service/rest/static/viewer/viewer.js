@@ -1,12 +1,12 @@
 // Shows one answer, or two side by side: pictures, legend, time line, events, downloads.
 
-import { css, keyOf } from "./colours.js";
-import { FORMATS, download } from "./download.js";
-import { Legend } from "./legend.js";
+import { css, keyOf } from "../masks/colours.js";
+import { FORMATS, download } from "../clips/download.js";
+import { Legend } from "../masks/legend.js";
 import { Stage } from "./stage.js";
 import { Timeline } from "./timeline.js";
 import { peaksOf } from "./waveform.js";
-import { plainWords, seconds } from "./words.js";
+import { plainWords, seconds } from "../words.js";
 
 const byId = (id) => document.getElementById(id);
 

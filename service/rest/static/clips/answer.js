@@ -1,6 +1,6 @@
 // One clip on its way: upload, masks as they come, the end. Fires "change" whenever something new is known.
 
-import { plainWords } from "./words.js";
+import { plainWords } from "../words.js";
 
 let numMade = 0;
 
@@ -112,7 +112,7 @@ export class Result extends EventTarget {
   }
 }
 
-export function segmentUrl(query) { return new URL(`../v1/segment?${query}`, import.meta.url); }
+export function segmentUrl(query) { return new URL(`../../v1/segment?${query}`, import.meta.url); }
 
 /** The problem document of a failed answer; a proxy's page becomes one too. */
 export async function problemOf(answer) {

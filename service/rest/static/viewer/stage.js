@@ -1,6 +1,6 @@
 // One clip with the masks of its answer drawn over it.
 
-import { drawFrame } from "./paint.js";
+import { drawFrame } from "../masks/paint.js";
 
 export class Stage {
   /** `figure` holds a video, a canvas, a caption and the note for clips that the browser cannot show (`onBlind`). */
