@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of what reads strangers' bytes, with atheris (`make fuzz`, FUZZ_ARGS="--only form").
 
-Each target of `support/fuzz_targets.py` runs in a process of its own for some seconds. It starts from the corpus in
-`tests/assets/fuzz`, which the test suite replays, and from what earlier runs found (`build/fuzz`). A finding is written
-to `build/fuzz` and printed.
+Each target of `support/fuzz_targets.py` runs in a process of its own for some seconds. It starts from its corpus in
+`tests/assets/fuzz`, which the test suite replays, and from what earlier runs found (`build/fuzz`). libFuzzer reads
+folders inside a corpus too. A finding is written to `build/fuzz` and printed.
 """
 
 from __future__ import annotations

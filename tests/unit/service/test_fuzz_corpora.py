@@ -12,7 +12,7 @@ MAX_CORPUS_BYTES = 200_000
 
 
 def inputs_of(name: str) -> list[Path]:
-    return sorted((CORPORA / name).iterdir())
+    return sorted(path for path in (CORPORA / name).rglob("*") if path.is_file())
 
 
 def test_every_target_has_a_corpus_and_is_small() -> None:
@@ -27,4 +27,4 @@ def test_the_corpus_raises_nothing(name: str) -> None:
         try:
             TARGETS[name](path.read_bytes())
         except Exception as error:
-            raise AssertionError(f"{name}/{path.name}") from error
+            raise AssertionError(str(path.relative_to(CORPORA))) from error
