@@ -8,9 +8,10 @@ kinds heard, without fusion.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -21,7 +22,7 @@ from model.evaluation.pictures import evaluate_pictures
 from model.network.avesformer import AVESFormer
 from model.network.variants import variant
 from model.network.yamnet import Yamnet
-from model.training.ablation.run import COMMON_ARMS, Arm, Figures, Progress, measure_latency
+from model.training.ablation.run import COMMON_ARMS, Arm, Figures, Plan, Progress, measure_latency
 from model.training.config import TrainingConfig
 from model.training.distributed import ProcessGroup
 from model.training.initial_weights import load_initial_weights
@@ -30,15 +31,13 @@ from model.training.tasks.pictures import PicturesTask
 from model.training.tasks.pictures_objective import PictureBatch, PicturesObjective, heard_classes
 
 EXPERTS = Arm("experts")
-ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*COMMON_ARMS, EXPERTS)}
-FIGURES = ("iou_kinds", "two_kinds_iou", "other_sound_iou", "other_empty", "ambience_empty", "latency_ms")
 # Parts of the network that a row takes from the checkpoint.
 ENCODERS = ("backbone.", "audio.", "experts.")
 CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
-class PicturesPlan:
+class PicturesPlan(Plan):
     """Settings that all rows share.
 
     Attributes:
@@ -50,6 +49,10 @@ class PicturesPlan:
         num_pictures: validation pictures, the same for all rows.
         sound_windows: training windows that are mixed before the run.
     """
+
+    arms = MappingProxyType({arm.name: arm for arm in (*COMMON_ARMS, EXPERTS)})
+    figures = ("iou_kinds", "two_kinds_iou", "other_sound_iou", "other_empty", "ambience_empty", "latency_ms")
+    data = MappingProxyType({"data": "pictures"})
 
     root: str
     init: str
@@ -64,20 +67,9 @@ class PicturesPlan:
         """Number of optimizer steps."""
         return max(1, self.num_samples // (self.batch_pictures * TrainingConfig.sounds_per_picture))
 
-    @property
-    def arms(self) -> Mapping[str, Arm]:
-        """Rows by name."""
-        return ARMS
-
-    @property
-    def figures(self) -> tuple[str, ...]:
-        """Names of the figures of a row."""
-        return FIGURES
-
-    def header(self) -> dict[str, Any]:
-        """Plain values that must be equal in all runs of a folder; without the place of the data."""
-        plan = vars(self) | {"root": Path(self.root).name, "init": Path(self.init).name}
-        return {"data": "pictures", "plan": plan}
+    def settings(self) -> dict[str, Any]:
+        """Return the settings by name, without the place of the data."""
+        return super().settings() | {"root": Path(self.root).name, "init": Path(self.init).name}
 
     def training(self, *, seed: int) -> TrainingConfig:
         """Return the run that the batches are taken from."""
@@ -100,7 +92,7 @@ class PicturesPlan:
         )
 
     def run_seed(self, arms: Sequence[Arm], *, seed: int, out: Path, progress: Progress | None = None) -> Figures:
-        """Train and measure every row with one seed: those of `FIGURES` and `loss`, the last step's."""
+        """Train all rows on the same features, then measure them and the experts without fusion."""
         config = self.training(seed=seed)
         task = PicturesTask(config, device=torch.device("cpu"), group=ProcessGroup())
         encoders = cast(PicturesObjective, task.objective).model
@@ -134,7 +126,7 @@ class PicturesPlan:
         measured = evaluate_pictures(
             model, task.index, pictures, size_px=self.size_px, has_only_experts=has_only_experts
         ).summary()
-        return {name: measured.get(name) for name in FIGURES if name != "latency_ms"}
+        return {name: measured.get(name) for name in self.figures if name != "latency_ms"}
 
 
 @dataclass(frozen=True)

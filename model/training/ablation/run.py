@@ -10,10 +10,11 @@ import json
 import math
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 
@@ -52,24 +53,30 @@ COMMON_ARMS: tuple[Arm, ...] = (
 )
 
 
-class Plan(Protocol):
-    """Settings that all rows share, and what a seed is."""
+@dataclass(frozen=True)
+class Plan(ABC):
+    """Settings that all rows share, and what a seed is.
 
-    @property
-    def arms(self) -> Mapping[str, Arm]:
-        """Rows that there are, by name."""
-        ...
+    Attributes:
+        arms: rows that there are, by name.
+        figures: names of the figures of a row, in the order of the table.
+        data: names the data that the rows learn from.
+    """
 
-    @property
-    def figures(self) -> tuple[str, ...]:
-        """Names of the figures of a row, in the order of the table."""
-        ...
+    arms: ClassVar[Mapping[str, Arm]]
+    figures: ClassVar[tuple[str, ...]]
+    data: ClassVar[Mapping[str, Any]]
 
     def header(self) -> dict[str, Any]:
-        """Plain values that must be equal in all runs of a folder."""
-        ...
+        """Return plain values that must be equal in all runs of a folder."""
+        return {**self.data, "plan": self.settings()}
 
-    def run_seed(self, arms: Sequence[Arm], *, seed: int, out: Path, progress: Progress | None) -> Figures:
+    def settings(self) -> dict[str, Any]:
+        """Return the settings by name."""
+        return dict(vars(self))
+
+    @abstractmethod
+    def run_seed(self, arms: Sequence[Arm], *, seed: int, out: Path, progress: Progress | None = None) -> Figures:
         """Train and measure every row with one seed.
 
         Args:
@@ -79,9 +86,8 @@ class Plan(Protocol):
             progress: called with the numbers of steps done and of all steps.
 
         Returns:
-            Figures by row; None where a row has none.
+            Figures by row, those of `figures` and `loss`, the last step's; None where a row has none.
         """
-        ...
 
 
 def ablate(

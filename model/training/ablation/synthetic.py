@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import torch
 
@@ -14,7 +14,7 @@ from model.data.synthetic import WORLD_VERSION
 from model.evaluation.synthetic import FIRST_EVALUATION_SEED, evaluate_synthetic, evaluation_batches, segmenter
 from model.network.avesformer import AVESFormer
 from model.network.preprocess import normalise_frames, window_log_mel
-from model.training.ablation.run import COMMON_ARMS, Arm, Figures, Progress, measure_latency
+from model.training.ablation.run import COMMON_ARMS, Arm, Figures, Plan, Progress, measure_latency
 from model.training.config import TrainingConfig
 from model.training.tasks.synthetic_objective import PreparedBatch
 from model.training.tasks.task import seeded
@@ -22,12 +22,11 @@ from model.training.trainer import Trainer
 
 STREAM_SHUFFLE = 3
 ATTENTION_CLIPS = 8
-FIGURES = ("iou_sounding", "wrong_sound_iou", "empty_ok", "latency_ms", "attention_entropy", "attention_distance")
-ARMS: Mapping[str, Arm] = {arm.name: arm for arm in (*COMMON_ARMS, Arm("shuffled_sound", is_shuffled=True))}
+SHUFFLED = Arm("shuffled_sound", is_shuffled=True)
 
 
 @dataclass(frozen=True)
-class SyntheticPlan:
+class SyntheticPlan(Plan):
     """Settings that all arms share.
 
     Attributes:
@@ -36,6 +35,10 @@ class SyntheticPlan:
         batch_samples: samples per step.
         num_clips: unseen clips of the evaluation, the same for all arms.
     """
+
+    arms = MappingProxyType({arm.name: arm for arm in (*COMMON_ARMS, SHUFFLED)})
+    figures = ("iou_sounding", "wrong_sound_iou", "empty_ok", "latency_ms", "attention_entropy", "attention_distance")
+    data = MappingProxyType({"world_version": WORLD_VERSION})
 
     num_samples: int = 16_000
     size_px: int = 112
@@ -62,22 +65,8 @@ class SyntheticPlan:
             knobs=arm.knobs,
         )
 
-    @property
-    def arms(self) -> Mapping[str, Arm]:
-        """Rows by name."""
-        return ARMS
-
-    @property
-    def figures(self) -> tuple[str, ...]:
-        """Names of the figures of a row."""
-        return FIGURES
-
-    def header(self) -> dict[str, Any]:
-        """Plain values that must be equal in all runs of a folder."""
-        return {"world_version": WORLD_VERSION, "plan": vars(self)}
-
     def run_seed(self, arms: Sequence[Arm], *, seed: int, out: Path, progress: Progress | None = None) -> Figures:
-        """Train and measure every row with one seed: those of `FIGURES` and `loss`, the last step's."""
+        """Train all rows on the same batches, then measure them."""
         trainers = {
             arm.name: Trainer(self.training(arm, seed=seed), out=out / f"seed{seed}" / arm.name) for arm in arms
         }

@@ -14,7 +14,7 @@ from model.network.checkpoint import save_checkpoint
 from model.network.variants import variant
 from model.training.ablation.pictures import ENCODERS, PicturesPlan, _Encoded, _Row
 from model.training.ablation.run import ablate, summarise
-from model.training.ablation.synthetic import ARMS, FIGURES, SyntheticPlan, exchange_sounds
+from model.training.ablation.synthetic import SyntheticPlan, exchange_sounds
 from model.training.distributed import ProcessGroup
 from model.training.initial_weights import load_initial_weights
 from model.training.tasks.pictures import PicturesTask
@@ -26,7 +26,7 @@ SMALL = SyntheticPlan(num_samples=24, size_px=48, batch_samples=12, num_clips=8)
 
 
 def test_every_prompt_mode_and_an_all_transformer_decoder_are_arms() -> None:
-    configs = {name: SMALL.training(arm, seed=0).model_config(labels=("sounding",)) for name, arm in ARMS.items()}
+    configs = {name: SMALL.training(arm, seed=0).model_config(labels=("sounding",)) for name, arm in SMALL.arms.items()}
     assert {configs[mode].prompt.mode for mode in ("none", "add", "concat", "concat_mix")} == {
         "none",
         "add",
@@ -53,7 +53,7 @@ def test_shuffled_sound_moves_windows_and_keeps_the_truth() -> None:
 
 
 def test_a_given_batch_trains_as_the_course_s_own(tmp_path) -> None:
-    config = SMALL.training(ARMS["add"], seed=0)
+    config = SMALL.training(SMALL.arms["add"], seed=0)
     alone, given = Trainer(config, out=tmp_path / "a"), Trainer(config, out=tmp_path / "b")
     for step in range(2):
         first = alone.step()["loss"]
@@ -77,11 +77,11 @@ def test_seeds_that_are_done_are_kept_and_others_refused(tmp_path) -> None:
 def test_the_summary_is_mean_and_sample_deviation() -> None:
     figures = dict.fromkeys(("wrong_sound_iou", "empty_ok", "latency_ms", "attention_entropy", "attention_distance"))
     seeds = [{"none": {**figures, "iou_sounding": value}} for value in (0.2, 0.4)]
-    summary = summarise(seeds, FIGURES)
+    summary = summarise(seeds, SMALL.figures)
     assert json.loads(json.dumps(summary["none"]["iou_sounding"])) == pytest.approx(
         {"mean": 0.3, "deviation": 0.02**0.5}
     )
-    assert "0.300 ±0.141" in table(summary, FIGURES)[1]
+    assert "0.300 ±0.141" in table(summary, SMALL.figures)[1]
 
 
 @pytest.fixture(scope="module")
