@@ -2,78 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from service.codec.answer_json import decode_stored
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks, SoundEvent, Summary
+from service.domain.result import ANSWER_DECIMALS, FrameMasks, SoundEvent, Summary
 from service.postprocess.stages import AnswerStages
 from service.storage.blobs import Blobs
+
+# Seconds that the rest starts before the last stored sample. Stored times are rounded, and a range that starts just
+# after the last sample of a clip would be answered with one more, its last frame.
+_OVERLAP_S: Final = 10.0**-ANSWER_DECIMALS
+
+
+class _OtherAnswerError(Exception):
+    """What is stored is not what this version of the service computes from the stored frames."""
 
 
 @dataclass(slots=True)
 class StoredAnswer:
     """What earlier runs stored of an answer, and the state that its events have reached.
 
+    A process can end between any two lines, also between a frame and the sound events that it closes, or between the
+    events that the end of the clip closes.
+
     Attributes:
         started: start of the answer.
+        unstored: sound events that the stored frames gave, or the end of the clip, and that are not stored.
         num_frames: stored frames.
         last_time_s: sample time of the last one.
+        is_ending: whether an event was stored that only the end of the clip gives, so that no frame may follow.
         is_whole: whether the end was stored too.
-        is_outdated: whether `follow` found that another model answers now, so that the job has to start again.
+        is_outdated: whether `follow` found that the rest does not fit to what is stored (another model answers now, the
+            pictures of the rest have another size), so that the job has to start again.
     """
 
     started: ClipStarted
     stages: AnswerStages
+    unstored: deque[SoundEvent] = field(default_factory=deque)
     num_frames: int = 0
     last_time_s: float = 0.0
+    is_ending: bool = False
     is_whole: bool = False
     is_outdated: bool = False
 
-    def take(self, event: AnswerEvent) -> int:
-        """Take the next stored event; returns the number of lines that the answer has for it."""
+    def take(self, event: AnswerEvent) -> None:
+        """Take the next stored event. Raises _OtherAnswerError."""
         if isinstance(event, SoundEvent):
-            return 0  # comes out of the stages again
+            self._take_sound_event(event)
+            return
+        if self.unstored or self.is_whole or (isinstance(event, FrameMasks) and self.is_ending):
+            raise _OtherAnswerError
         if isinstance(event, FrameMasks):
             self.num_frames += 1
             self.last_time_s = event.sample_time_s
-        self.is_whole = isinstance(event, Summary)
-        return sum(1 for _ in self.stages.add(event))
+        if isinstance(event, Summary):
+            self._end()
+            self.is_whole = not self.unstored
+        else:
+            self.unstored.extend(staged for staged in self.stages.add(event) if isinstance(staged, SoundEvent))
 
     def remaining(self, options: SegmentOptions) -> SegmentOptions:
-        """Return the job's options for the rest of the clip. It may begin with the last stored frame."""
-        return replace(options, start_s=max(options.start_s, self.last_time_s))
+        """Return the job's options for the rest of the clip, which begins with the last stored frame or before it."""
+        return replace(options, start_s=max(options.start_s, self.last_time_s - _OVERLAP_S))
 
     async def follow(self, events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[AnswerEvent, None]:
-        """Yield the rest of the answer, given the answer to `remaining`; nothing if another model answers.
+        """Yield the rest of the answer, given the answer to `remaining`; nothing if it does not fit.
 
         Its timings are those of this run.
         """
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, ClipStarted):
-                    self.is_outdated = event.model != self.started.model
-                    if self.is_outdated:
-                        return
-                elif isinstance(event, SoundEvent):
+                if isinstance(event, SoundEvent):
                     continue  # of the rest alone
-                elif isinstance(event, FrameMasks) and event.sample_time_s <= self.last_time_s:
+                if isinstance(event, FrameMasks) and event.sample_time_s <= self.last_time_s:
                     continue
-                else:
-                    for staged in self._counted(event):
-                        yield staged
+                self.is_outdated = self.is_outdated or not self._fits(event)
+                if self.is_outdated:
+                    return
+                for staged in self._continue(event):
+                    yield staged
 
-    def _counted(self, event: FrameMasks | Summary) -> list[AnswerEvent]:
+    def _fits(self, event: ClipStarted | FrameMasks | Summary) -> bool:
+        if isinstance(event, ClipStarted):
+            size, stored_size = ((each.clip.width, each.clip.height) for each in (event, self.started))
+            return event.model == self.started.model and size == stored_size
+        return not (isinstance(event, FrameMasks) and self.is_ending)
+
+    def _continue(self, event: ClipStarted | FrameMasks | Summary) -> Iterator[AnswerEvent]:
         if isinstance(event, FrameMasks):
             self.num_frames += 1
-        else:
-            event = replace(event, num_samples=self.num_frames)
-        return list(self.stages.add(event))
+            yield from self.stages.add(event)
+            return
+        if isinstance(event, Summary):
+            self._end()
+        while self.unstored:
+            yield self.unstored.popleft()
+        if isinstance(event, Summary):
+            yield replace(event, num_samples=self.num_frames)
+
+    def _take_sound_event(self, event: SoundEvent) -> None:
+        if not self.unstored:
+            self._end()
+        if not self.unstored or self.unstored.popleft() != event:
+            raise _OtherAnswerError
+
+    def _end(self) -> None:
+        """Add the events that the end of the clip closes to `unstored`, once."""
+        if not self.is_ending:
+            self.is_ending = True
+            self.unstored.extend(self.stages.finish())
 
 
 async def read_stored(job: Job, blobs: Blobs) -> StoredAnswer | None:
@@ -94,14 +139,13 @@ async def read_stored(job: Job, blobs: Blobs) -> StoredAnswer | None:
         if data is None:
             return None
         try:
-            events = list(decode_stored(data))
-        except ServiceError:
-            return None
-        for event in events:
-            if stored is None:
-                if not isinstance(event, ClipStarted):
+            for event in decode_stored(data):
+                if stored is None and isinstance(event, ClipStarted):
+                    stored = StoredAnswer(event, AnswerStages(job.options))
+                if stored is None:
                     return None
-                stored = StoredAnswer(event, AnswerStages(job.options))
-            num_lines += stored.take(event)
-    is_same = num_lines == job.num_lines  # else the events of another version of the service
-    return stored if stored is not None and stored.num_frames and is_same else None
+                stored.take(event)
+                num_lines += 1
+        except (ServiceError, _OtherAnswerError):
+            return None
+    return stored if stored is not None and stored.num_frames and num_lines == job.num_lines else None

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from service.domain.options import AppliedOptions, SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks, ModelInfo
+from service.domain.result import FrameMasks, ModelInfo, SoundEvent
 from service.postprocess.events import EventTracker
 
 # The options that masks do not depend on, with their defaults.
@@ -50,8 +50,12 @@ class AnswerStages:
                 yield event
             yield from self._tracker.add(event)
         else:
-            yield from self._tracker.finish()
+            yield from self.finish()
             yield event
+
+    def finish(self) -> list[SoundEvent]:
+        """Return the events that the end of the clip closes; none at a second call."""
+        return self._tracker.finish()
 
 
 def _tracker(options: AppliedOptions, model: ModelInfo) -> EventTracker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 from support.components.answer_stage import Shelf
@@ -18,11 +18,12 @@ from service.domain.clip import ClipInfo
 from service.domain.job import Job, ResultPut
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
-from service.domain.result import FrameMasks, Summary
+from service.domain.result import FrameMasks, Mask, Rle, Summary
 from service.jobs.api import JobRequest, Jobs
 from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
 from service.media.spool import Spool
 from service.media.upload import Upload
+from service.postprocess.stages import AnswerStages
 from service.predictors.fake import FakePredictor
 from service.telemetry.metrics import Metrics
 
@@ -35,13 +36,19 @@ Tell = Callable[[Job], Awaitable[None]]
 
 
 class Paced:
-    """An Answering that takes half a second a frame, and fails as it is told."""
+    """An Answering that takes half a second a frame, and fails as it is told.
+
+    Attributes:
+        scores: label and score of the masks of each frame; frames beyond have none.
+    """
 
     def __init__(self) -> None:
+        self.scores: list[dict[str, float]] = []
         self.failures: list[Exception] = []
         self.contexts: list[RequestContext] = []
         self.computed: list[int] = []
         self.model = FakePredictor().info
+        self.size = (4, 3)
         self.num_inside = 0
         self.most_inside = 0
         self.num_cut = 0
@@ -52,13 +59,21 @@ class Paced:
     async def answer(
         self, upload: Upload, options: SegmentOptions, context: RequestContext
     ) -> AsyncGenerator[AnswerEvent, None]:
+        stages = AnswerStages(options)
+        async with aclosing(self._masks(options, context)) as events:
+            async for event in events:
+                for staged in stages.add(event):
+                    yield staged
+
+    async def _masks(self, options: SegmentOptions, context: RequestContext) -> AsyncGenerator[AnswerEvent, None]:
         self.contexts.append(context)
         self.num_inside += 1
         self.most_inside = max(self.most_inside, self.num_inside)
         model = self.model
         is_whole = False
         try:
-            clip = ClipInfo(4, 3, "1:1", 2.0, 25.0, NUM_FRAMES)
+            clip = ClipInfo(*self.size, "1:1", 2.0, 25.0, NUM_FRAMES)
+            num_samples = 0
             yield ClipStarted(context.request_id, model, clip, options.resolve(model))
             for number in range(NUM_FRAMES):
                 if number + 0.9375 < options.start_s:
@@ -67,12 +82,18 @@ class Paced:
                 self.computed.append(number)
                 if self.failures and number == NUM_FRAMES // 2:
                     raise self.failures.pop(0)
-                yield FrameMasks(number + 0.9375, float(number), number, ())
-            yield Summary(NUM_FRAMES, {"total": 1.0})
+                num_samples += 1
+                yield FrameMasks(number + 0.9375, float(number), number, self._masks_of(number))
+            yield Summary(num_samples, {"total": 1.0})
             is_whole = True
         finally:
             self.num_inside -= 1
             self.num_cut += not is_whole
+
+    def _masks_of(self, number: int) -> tuple[Mask, ...]:
+        scores = self.scores[number] if number < len(self.scores) else {}
+        rle = Rle((3, 4), "abc")
+        return tuple(Mask(label, score, 4, (0, 0, 2, 2), rle) for label, score in scores.items())
 
 
 class Site:

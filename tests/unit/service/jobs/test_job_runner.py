@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,6 @@ from support.waiting import until
 
 from service.domain.errors import ServiceError
 from service.domain.job import Job, ResultPut
-from service.domain.options import SegmentOptions
-from service.domain.request import ClipStarted
-from service.domain.result import Summary
 from service.jobs.api import JobEvent
 from service.jobs.runner import MAX_DEATHS
 
@@ -398,81 +394,5 @@ def test_a_fault_of_the_sender_does_not_repeat_the_job(tmp_path: Path) -> None:
         ended = await site.until_settled(await site.submit(result_url="https://store.example/key"))
         assert (ended.state, ended.attempt) == ("done", 1)
         assert ended.result_put == ResultPut("failed", "Something failed inside the service.")
-
-    play(tmp_path, scene)
-
-
-async def cut_after(site: Site, seconds: float, job: Job) -> None:
-    """Let a front work on a job for some seconds, cut it off, and wait until its lease has expired."""
-    cut = FrontView(site.shared)
-    front = site.front(view=cut)
-    await asyncio.sleep(seconds)
-    cut.is_down = True
-    await asyncio.sleep(LEASE_S + 1)
-    with suppress(ServiceError):
-        await front.aclose()
-    assert not site.shared.jobs[job.job_id].has_ended
-
-
-def test_a_job_goes_on_where_a_dead_front_stopped(tmp_path: Path) -> None:
-    async def scene(site: Site) -> None:
-        job = await site.submit()
-        await cut_after(site, 2.7, job)
-        num_stored = site.shared.jobs[job.job_id].num_lines - 1
-        assert num_stored > 2
-        before = len(site.paced.computed)
-        site.front()
-        ended = await site.until_settled(job)
-        # the last stored sample is where the rest begins
-        assert site.paced.computed[before:] == list(range(num_stored - 1, NUM_FRAMES))
-        assert await site.frames(job) == list(range(NUM_FRAMES))
-        events = [event async for event in site.jobs.answer(ended)]
-        assert isinstance(events[-1], Summary)
-        assert events[-1].num_samples == NUM_FRAMES
-        assert set(ended.part_attempts) == {1, 2}
-
-    play(tmp_path, scene)
-
-
-@pytest.mark.parametrize("options", [SegmentOptions(instances=True), SegmentOptions(only="events")])
-def test_an_answer_whose_state_is_not_stored_starts_again(tmp_path: Path, options: SegmentOptions) -> None:
-    async def scene(site: Site) -> None:
-        job = await site.submit(options=options)
-        await cut_after(site, 2.7, job)
-        before = len(site.paced.computed)
-        site.front()
-        await site.until_settled(job)
-        assert site.paced.computed[before:] == list(range(NUM_FRAMES))
-        assert await site.frames(job) == list(range(NUM_FRAMES))
-
-    play(tmp_path, scene)
-
-
-def test_an_answer_never_mixes_models(tmp_path: Path) -> None:
-    async def scene(site: Site) -> None:
-        job = await site.submit()
-        await cut_after(site, 2.7, job)
-        before = len(site.paced.computed)
-        site.paced.model = replace(site.paced.model, checkpoint="sha256:other")
-        site.front()
-        ended = await site.until_settled(job)
-        assert site.paced.computed[before:] == list(range(NUM_FRAMES))
-        events = [event async for event in site.jobs.answer(ended)]
-        assert isinstance(events[0], ClipStarted)
-        assert events[0].model.checkpoint == "sha256:other"
-        assert await site.frames(job) == list(range(NUM_FRAMES))
-
-    play(tmp_path, scene)
-
-
-def test_crashes_with_progress_between_them_are_no_poison(tmp_path: Path) -> None:
-    async def scene(site: Site) -> None:
-        job = await site.submit()
-        for _ in range(MAX_DEATHS + 1):
-            await cut_after(site, 1.2, job)
-        site.front()
-        ended = await site.until_settled(job)
-        assert (ended.state, ended.attempt) == ("done", MAX_DEATHS + 2)
-        assert await site.frames(job) == list(range(NUM_FRAMES))
 
     play(tmp_path, scene)
