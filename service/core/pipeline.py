@@ -219,9 +219,13 @@ class Pipeline:
         """Decode the upload and send its chunks. The decoder is released when the last chunk has left."""
         model = await self._segmenter.describe()
         applied = options.resolve(model)
-        is_job = flow.context.transport == "job"
-        size = {"frame_height": model.input_height, "frame_width": model.input_width}
-        request = DecodeRequest(options=applied, is_job=is_job, **size)
+        request = DecodeRequest(
+            options=applied,
+            is_job=flow.context.transport == "job",
+            frame_height=model.input_height,
+            frame_width=model.input_width,
+            heard_from_s=flow.context.heard_from_s,
+        )
         since_s = self._clock()
         with self._traces.span("decode", parent=flow.context.traceparent) as span:
             async with self._decoders.open(upload, request, deadline=flow.context.deadline, lend=flow.lend) as reader:

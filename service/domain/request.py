@@ -27,6 +27,8 @@ class RequestContext:
         caller: unit of fair sharing, limits and logs.
         idempotency_key: as given by the caller; its scope is the caller.
         traceparent: span that the work belongs to; empty without one.
+        heard_from_s: start of the answer that this one continues; its notes on the sound are about all of it. None for
+            an answer of its own.
     """
 
     request_id: str
@@ -37,6 +39,7 @@ class RequestContext:
     caller: Caller = ANONYMOUS
     idempotency_key: str | None = None
     traceparent: str = ""
+    heard_from_s: float | None = None
 
     @property
     def owner(self) -> str:

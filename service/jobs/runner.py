@@ -316,10 +316,11 @@ class JobRunner:
                 request_id=job.request_id,
                 transport="job",
                 deadline=Deadline(),
-                may_use_cache=job.may_use_cache,
+                may_use_cache=job.may_use_cache and stored is None,
                 started_at_s=self._clock(),
                 caller=record.caller,
                 traceparent=record.span.traceparent,
+                heard_from_s=None if stored is None else job.options.start_s,
             )
             record.span.set(job_id=job.job_id, attempt=job.attempt)
             async with self._upload(job) as upload:

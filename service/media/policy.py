@@ -126,13 +126,14 @@ class MediaPolicy:
 class DecodeRequest:
     """What to decode of an upload: options as applied and the model's input size in pixels.
 
-    `is_job` says that the limits of jobs apply.
+    `is_job` says that the limits of jobs apply. `heard_from_s` is explained at `DecodeJob`.
     """
 
     options: AppliedOptions
     frame_height: int
     frame_width: int
     is_job: bool = False
+    heard_from_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,8 @@ class DecodeJob:
     """Job of a decoder child: sampling, frame size, limits. Plain values, sent as JSON.
 
     `fps` None means native, `end_s` None the end of the clip, `audio_track` None the enabled default sound track.
-    `size_bytes` is the size of the upload at the start; `is_complete` whether that is all of it.
+    `size_bytes` is the size of the upload at the start; `is_complete` whether that is all of it. `heard_from_s` is
+    where the samples begin that the notes on the sound are about: before `start_s` where an answer is continued.
     """
 
     fps: float | None
@@ -152,3 +154,4 @@ class DecodeJob:
     audio_track: int | None = None
     size_bytes: int = 0
     is_complete: bool = True
+    heard_from_s: float | None = None

@@ -132,6 +132,7 @@ class ClipReader:
             audio_track=options.audio_track,
             size_bytes=self._upload.size,
             is_complete=self._upload.is_complete,
+            heard_from_s=self._request.heard_from_s,
         )
         self._reported = (job.size_bytes, job.is_complete)
         self._num_progress = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -27,6 +27,7 @@ from service.media.sandbox.decoding.sampling import (
     StreamChooser,
     TableChooser,
     assign,
+    times_before,
 )
 from service.media.sandbox.decoding.timeline import EndClaims, end_of_picture, origin_of, start_of
 from service.media.sandbox.source import UploadSource
@@ -139,6 +140,7 @@ def _decode_complete(job: DecodeJob, shown: _Picture, writer: SampleWriter) -> N
         return
     wanted = assign(table, job)
     writer.set_clip(duration_s=table.end_s, num_samples=len(wanted.times_s))
+    writer.hear(times_before(table, job).tolist())
     index_of = {int(pts): row for row, pts in enumerate(table.pts)}
     num_done = 0
     plans = (None,) if packets.is_in_decoding_order else (make_plan(packets, table, wanted.rows), None)
@@ -188,9 +190,12 @@ def _decode_growing(job: DecodeJob, track: _Picture, writer: SampleWriter) -> No
     decoder = _decoder(job, track, writer)
     assert track.stream.time_base is not None
     chooser: StreamChooser[VideoFrame] = StreamChooser(job, track.stream.time_base)
+    before = _before_range(job, track.stream.time_base)
     last_s = 0.0
     for shown in decoder.frames():
         last_s = shown.timestamp_s
+        if before is not None and not before.is_done:
+            writer.hear(time_s for time_s, _ in before.feed(shown))
         for time_s, chosen in chooser.feed(shown):
             writer.add(time_s, chosen)
         if chooser.is_done:
@@ -201,6 +206,13 @@ def _decode_growing(job: DecodeJob, track: _Picture, writer: SampleWriter) -> No
         writer.set_clip(duration_s=end_s)
     for time_s, chosen in chooser.finish(end_s):
         writer.add(time_s, chosen)
+
+
+def _before_range(job: DecodeJob, time_base: Fraction) -> StreamChooser[VideoFrame] | None:
+    """Return a chooser of the samples from `heard_from_s` up to the range; None where there are none."""
+    if job.heard_from_s is None or job.heard_from_s >= job.start_s:
+        return None
+    return StreamChooser(replace(job, start_s=job.heard_from_s, end_s=job.start_s), time_base)
 
 
 def _rewind(container: InputContainer, stream: VideoStream, packets: PacketList) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -74,6 +75,12 @@ class SampleWriter:
         """Set what is now known of the clip."""
         self._duration_s = round(duration_s, ANSWER_DECIMALS)
         self._num_expected = num_samples
+
+    def hear(self, times_s: Iterable[float]) -> None:
+        """Listen to the sound of earlier samples that are not wanted, for the notes on the sound."""
+        for time_s in times_s:
+            self._sound.window(sound.window_end(time_s))
+            self._beat()
 
     def add(self, time_s: float, shown: Shown[VideoFrame]) -> None:
         """Add one sample: make its frame and take its audio window."""

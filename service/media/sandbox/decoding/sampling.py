@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Generic, TypeVar
 
@@ -73,6 +73,14 @@ def assign(table: FrameTable, job: DecodeJob) -> Assignments:
     if not len(rows):
         rows, times = _lone_sample(table, job, end_s)
     return Assignments(times_s=times, rows=rows.astype(np.int64))
+
+
+def times_before(table: FrameTable, job: DecodeJob) -> NDArray[np.float64]:
+    """Return the times of the samples from `heard_from_s` on that are before the range, float64 (N,) seconds."""
+    if job.heard_from_s is None:
+        return np.empty(0)
+    times_s = assign(table, replace(job, start_s=job.heard_from_s)).times_s
+    return times_s[times_s < job.start_s]
 
 
 def check_range(job: DecodeJob, *, clip_end_s: float) -> None:

@@ -56,6 +56,7 @@ def test_a_job_goes_on_where_a_dead_front_stopped(tmp_path: Path) -> None:
         ended = await site.until_settled(job)
         # the last stored sample is where the rest begins
         assert site.paced.computed[before:] == list(range(num_stored - 1, NUM_FRAMES))
+        assert [context.heard_from_s for context in site.paced.contexts] == [None, 0.0]
         assert await site.frames(job) == list(range(NUM_FRAMES))
         events = [event async for event in site.jobs.answer(ended)]
         assert isinstance(events[-1], Summary)
