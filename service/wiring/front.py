@@ -21,7 +21,8 @@ from service.ports import Answering
 from service.rest.app import create_app
 from service.rest.bench import build_bench_router
 from service.rest.connection.server import HttpServer
-from service.rest.jobs_routes import JobRouteParts, build_jobs_router
+from service.rest.jobs.parts import JobRouteParts
+from service.rest.jobs.routes import build_jobs_router
 from service.rest.live import LiveRouteParts, build_live_router
 from service.rest.parts import Probes, RestParts
 from service.rpc.server import GrpcParts, GrpcServer, build_server
