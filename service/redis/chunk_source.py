@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from service.domain.chunk import MAX_CHUNK_SAMPLES, Chunk, SegmentedChunk
 from service.domain.deadline import Clock
@@ -23,15 +22,13 @@ from service.redis.link import (
     GroupExistsError,
     GroupMissingError,
     RedisLink,
-    alone_name,
-    dead_letter_name,
     fields_of,
     payload_name,
-    replies_name,
     stream_name,
 )
 from service.redis.model_directory import publish_model, withdraw_model
-from service.redis.scripts import FINISH, LEAVE, RELEASE, RENEW, TAKE
+from service.redis.queue_entry import EntryReplies, QueueEntry
+from service.redis.scripts import LEAVE, RELEASE, RENEW, TAKE
 from service.redis.wire import WireError, decode_chunk, encode_answer
 from service.telemetry.metrics import Metrics
 
@@ -45,9 +42,7 @@ DEAD_AFTER = 0.75
 # A chunk fails as `poison_clip` after this many crashes while it ran alone.
 MAX_DEATHS_ALONE = 2
 POISON = ServiceError("poison_clip", "The clip crashed its worker twice and is not retried; change the clip.")
-_REPLIES_TTL_MS = 60_000
 _ALONE_TTL_S = 86_400
-_DEAD_LETTERS_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +57,6 @@ class ChunkSourcePolicy:
 
     worker: str
     lease_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    """The stream entry of a chunk."""
-
-    stream: str
-    entry_id: str
-    ref: str
-    front: str
-    request_id: str
-
-    @property
-    def token(self) -> str:
-        """Unique id of the entry over all streams; entry ids are unique only within a stream."""
-        return f"{self.stream}/{self.entry_id}"
-
-    @property
-    def alone_name(self) -> str:
-        return alone_name(self.stream, self.entry_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +105,11 @@ class RedisChunkSource:
         self._metrics = metrics
         self._clock = clock
         self._consumer = f"{policy.worker}/{uuid.uuid4().hex}"
+        self._replies = EntryReplies(
+            jobs, data, worker=policy.worker, consumer=self._consumer, checkpoint=checkpoint, metrics=metrics
+        )
         self._streams = tuple(stream_name(checkpoint, is_interactive=flag) for flag in (True, False))
-        self._tickets: dict[str, _Ticket] = {}
+        self._entries: dict[str, QueueEntry] = {}
         self._former: list[tuple[str, str]] = []
         self._is_joined = False
         self._server_offset_s = 0.0
@@ -161,20 +139,20 @@ class RedisChunkSource:
             taken = await self._jobs.script(
                 TAKE, self._streams, [GROUP, self._consumer, max_samples, MAX_CHUNK_SAMPLES]
             )
-            tickets = [_ticket(self._streams[place - 1], entry) for place, *entry in taken]
-            if not tickets and wait_s > 0:
-                tickets = await self._wait_for_one(wait_ms=max(1, int(wait_s * 1000)))
+            entries = [QueueEntry.parse(self._streams[place - 1], entry) for place, *entry in taken]
+            if not entries and wait_s > 0:
+                entries = await self._wait_for_one(wait_ms=max(1, int(wait_s * 1000)))
         except GroupMissingError:
             self._is_joined = False
             return ()
-        return await self._open(tickets)
+        return await self._open(entries)
 
     async def reclaim(self) -> LeasedChunk | None:
         """Claim a chunk that this worker held before a restart, or one with an expired lease. None if there is none."""
         await self._join()
         try:
-            while (ticket := await self._claim()) is not None:
-                leased = await self._reopen(ticket)
+            while (entry := await self._claim()) is not None:
+                leased = await self._reopen(entry)
                 if leased is not None:
                     return leased
         except GroupMissingError:
@@ -183,25 +161,25 @@ class RedisChunkSource:
 
     async def start_alone(self, leased: LeasedChunk) -> None:
         """Record the solo run before it starts, because a crashed worker cannot. Idempotent."""
-        name = self._tickets[leased.token].alone_name
+        name = self._entries[leased.token].alone_name
         await self._jobs.pipeline([("SADD", name, leased.attempt), ("EXPIRE", name, _ALONE_TTL_S)])
 
     async def renew(self, leased_chunks: Sequence[LeasedChunk]) -> frozenset[str]:
         """Renew the leases of chunks. Return the tokens of those that this worker no longer holds."""
-        lost = {leased.token for leased in leased_chunks if leased.token not in self._tickets}
+        lost = {leased.token for leased in leased_chunks if leased.token not in self._entries}
         for stream in self._streams:
-            mine = [(d.token, self._tickets[d.token]) for d in leased_chunks if d.token in self._tickets]
-            mine = [(token, ticket) for token, ticket in mine if ticket.stream == stream]
+            mine = [(d.token, self._entries[d.token]) for d in leased_chunks if d.token in self._entries]
+            mine = [(token, entry) for token, entry in mine if entry.stream == stream]
             if not mine:
                 continue
-            words = [GROUP, self._consumer, *(ticket.entry_id for _, ticket in mine)]
+            words = [GROUP, self._consumer, *(entry.entry_id for _, entry in mine)]
             try:
                 states = await self._jobs.script(RENEW, [stream], words)
             except GroupMissingError:
                 self._is_joined, states = False, [0] * len(mine)
             lost |= {token for (token, _), state in zip(mine, states, strict=True) if state != 1}
         for token in lost:
-            self._tickets.pop(token, None)
+            self._entries.pop(token, None)
         return frozenset(lost)
 
     async def complete(self, leased: LeasedChunk, answer: SegmentedChunk | ServiceError) -> bool:
@@ -209,13 +187,13 @@ class RedisChunkSource:
 
         After a crash between the last two steps another worker replies again; the front drops the second reply.
         """
-        ticket = self._tickets.get(leased.token)
-        if ticket is None or await self.renew([leased]):
+        entry = self._entries.get(leased.token)
+        if entry is None or await self.renew([leased]):
             self.num_late_replies += 1
             return False
-        await self._reply(ticket, encode_answer(answer), attempt=leased.attempt)
-        await self._finish(ticket)
-        self._tickets.pop(leased.token, None)
+        await self._replies.reply(entry, encode_answer(answer), attempt=leased.attempt)
+        await self._replies.finish(entry)
+        self._entries.pop(leased.token, None)
         return True
 
     async def release(self, leased: LeasedChunk, *, has_crashed: bool = False) -> None:
@@ -225,11 +203,11 @@ class RedisChunkSource:
             leased: the chunk.
             has_crashed: count the unfinished solo run as a crash, because it ended the worker's device.
         """
-        ticket = self._tickets.pop(leased.token, None)
-        if ticket is not None:
-            keys = [ticket.stream, ticket.alone_name]
+        entry = self._entries.pop(leased.token, None)
+        if entry is not None:
+            keys = [entry.stream, entry.alone_name]
             idle_ms = int(self._policy.lease_s * 1000)
-            words: list[str | float] = [GROUP, self._consumer, ticket.entry_id, idle_ms, int(has_crashed)]
+            words: list[str | float] = [GROUP, self._consumer, entry.entry_id, idle_ms, int(has_crashed)]
             await self._jobs.script(RELEASE, keys, words)
 
     async def _join(self) -> None:
@@ -246,14 +224,14 @@ class RedisChunkSource:
             self._former += [(stream, name) for name in names if name.startswith(mine) and name != self._consumer]
         self._is_joined = True
 
-    async def _wait_for_one(self, *, wait_ms: int) -> list[_Ticket]:
+    async def _wait_for_one(self, *, wait_ms: int) -> list[QueueEntry]:
         names = (*self._streams, *(">" for _ in self._streams))
         reply = await self._jobs.call(
             "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", 1, "BLOCK", wait_ms, "STREAMS", *names
         )
-        return [_ticket(stream.decode(), entry) for stream, entries in reply or () for entry in entries]
+        return [QueueEntry.parse(stream.decode(), entry) for stream, entries in reply or () for entry in entries]
 
-    async def _claim(self) -> _Ticket | None:
+    async def _claim(self) -> QueueEntry | None:
         while self._former:
             stream, former = self._former[-1]
             pending = await self._jobs.call("XPENDING", stream, GROUP, "-", "+", 1, former)
@@ -263,7 +241,7 @@ class RedisChunkSource:
                 continue
             claimed = await self._jobs.call("XCLAIM", stream, GROUP, self._consumer, 0, pending[0][0])
             if claimed:
-                return _ticket(stream, claimed[0])
+                return QueueEntry.parse(stream, claimed[0])
         for stream in self._streams:
             cursor = b"0-0"
             while True:
@@ -271,108 +249,65 @@ class RedisChunkSource:
                     "XAUTOCLAIM", stream, GROUP, self._consumer, self._dead_after_ms, cursor, "COUNT", 1
                 )
                 if entries:
-                    return _ticket(stream, entries[0])
+                    return QueueEntry.parse(stream, entries[0])
                 if cursor == b"0-0":
                     break
         return None
 
-    async def _open(self, tickets: Sequence[_Ticket]) -> list[LeasedChunk]:
+    async def _open(self, entries: Sequence[QueueEntry]) -> list[LeasedChunk]:
         """Fetch the chunks of new entries. Chunks that are unreadable, missing or late are answered here."""
-        if not tickets:
+        if not entries:
             return []
-        bodies = await self._data.pipeline([("GET", payload_name(ticket.ref)) for ticket in tickets])
+        bodies = await self._data.pipeline([("GET", payload_name(entry.ref)) for entry in entries])
         leased_chunks = []
-        for ticket, body in zip(tickets, bodies, strict=True):
-            chunk = await self._read_chunk(ticket, body, attempt=1)
+        for entry, body in zip(entries, bodies, strict=True):
+            chunk = await self._read_chunk(entry, body, attempt=1)
             if chunk is not None:
-                leased_chunks.append(self._hold(ticket, LeasedChunk(token=ticket.token, chunk=chunk)))
+                leased_chunks.append(self._hold(entry, LeasedChunk(token=entry.token, chunk=chunk)))
         return leased_chunks
 
-    async def _reopen(self, ticket: _Ticket) -> LeasedChunk | None:
+    async def _reopen(self, entry: QueueEntry) -> LeasedChunk | None:
         """Fetch the chunk of a crashed worker. Fail it as `poison_clip` after `MAX_DEATHS_ALONE` crashes."""
         pending, deaths = await self._jobs.pipeline(
             [
-                ("XPENDING", ticket.stream, GROUP, ticket.entry_id, ticket.entry_id, 1),
-                ("SCARD", ticket.alone_name),
+                ("XPENDING", entry.stream, GROUP, entry.entry_id, entry.entry_id, 1),
+                ("SCARD", entry.alone_name),
             ]
         )
         attempt = pending[0][3] if pending else 2
         self._metrics.redeliveries_total.inc()
         if int(deaths or 0) >= MAX_DEATHS_ALONE:
-            await self._give_up(ticket, POISON, reason="two workers died while it ran alone", attempt=attempt)
+            await self._replies.give_up(entry, POISON, reason="two workers died while it ran alone", attempt=attempt)
             return None
-        chunk = await self._read_chunk(ticket, await self._data.call("GET", payload_name(ticket.ref)), attempt=attempt)
+        chunk = await self._read_chunk(entry, await self._data.call("GET", payload_name(entry.ref)), attempt=attempt)
         if chunk is None:
             return None
-        return self._hold(ticket, LeasedChunk(token=ticket.token, chunk=chunk, attempt=attempt, is_suspect=True))
+        return self._hold(entry, LeasedChunk(token=entry.token, chunk=chunk, attempt=attempt, is_suspect=True))
 
-    def _hold(self, ticket: _Ticket, leased: LeasedChunk) -> LeasedChunk:
-        self._tickets[leased.token] = ticket
+    def _hold(self, entry: QueueEntry, leased: LeasedChunk) -> LeasedChunk:
+        self._entries[leased.token] = entry
         return leased
 
-    async def _read_chunk(self, ticket: _Ticket, body: bytes | None, *, attempt: int) -> Chunk | None:
+    async def _read_chunk(self, entry: QueueEntry, body: bytes | None, *, attempt: int) -> Chunk | None:
         if body is None:  # its front dropped it, or Redis lost it; a front that still waits sends it again
-            await self._refuse(ticket, b"", attempt=attempt)
+            await self._replies.refuse(entry, b"", attempt=attempt)
             return None
         try:
-            chunk = decode_chunk(body, clock=self._clock, elapsed_s=self._age_s(ticket))
+            chunk = decode_chunk(body, clock=self._clock, elapsed_s=self._age_s(entry))
         except WireError as error:
             failure = ServiceError("internal", "A chunk could not be read by its worker.")
-            await self._give_up(ticket, failure, reason=f"unreadable: {error}", attempt=attempt)
+            await self._replies.give_up(entry, failure, reason=f"unreadable: {error}", attempt=attempt)
             return None
         if chunk.deadline.has_passed(self._clock):
             late = ServiceError("deadline_exceeded", "The deadline passed in the queue; send a longer timeout.")
-            await self._refuse(ticket, encode_answer(late), attempt=attempt)
+            await self._replies.refuse(entry, encode_answer(late), attempt=attempt)
             return None
         return chunk
 
-    async def _give_up(self, ticket: _Ticket, failure: ServiceError, *, reason: str, attempt: int) -> None:
-        logger.error("a chunk has failed for good", extra={"reason": reason, "attempt": attempt})
-        self._metrics.dead_letters_total.inc()
-        fields = ("ref", ticket.ref, "request_id", ticket.request_id, "reason", reason, "attempt", attempt)
-        name = dead_letter_name(self._checkpoint)
-        await self._jobs.call("XADD", name, "MAXLEN", "~", _DEAD_LETTERS_KEPT, "*", *fields)
-        await self._reply(ticket, encode_answer(failure), attempt=attempt)
-        await self._finish(ticket)
-
-    async def _reply(self, ticket: _Ticket, body: bytes, *, attempt: int) -> None:
-        """Append the reply to the front's stream, which expires unless the front reads it. Delete the payload."""
-        name = replies_name(ticket.front)
-        fields = ("ref", ticket.ref, "attempt", attempt, "worker", self._policy.worker, "body", body)
-        await self._data.pipeline(
-            [
-                ("XADD", name, "*", *fields),
-                ("PEXPIRE", name, _REPLIES_TTL_MS),
-                *([("UNLINK", payload_name(ticket.ref))] if body else []),
-            ]
-        )
-
-    async def _refuse(self, ticket: _Ticket, body: bytes, *, attempt: int) -> None:
-        """Delete the entry without work, then reply. If the reply is lost, the front sends the chunk again."""
-        if await self._finish(ticket):
-            await self._reply(ticket, body, attempt=attempt)
-
-    async def _finish(self, ticket: _Ticket) -> bool:
-        keys = [ticket.stream, ticket.alone_name]
-        return bool(await self._jobs.script(FINISH, keys, [GROUP, self._consumer, ticket.entry_id]))
-
-    def _age_s(self, ticket: _Ticket) -> float:
+    def _age_s(self, entry: QueueEntry) -> float:
         """Return the seconds since the entry was added, by the clock of Redis."""
-        added_s = int(ticket.entry_id.partition("-")[0]) / 1000
-        return max(0.0, self._clock() + self._server_offset_s - added_s)
+        return max(0.0, self._clock() + self._server_offset_s - entry.added_s)
 
     @property
     def _dead_after_ms(self) -> int:
         return max(1, int(self._policy.lease_s * DEAD_AFTER * 1000))
-
-
-def _ticket(stream: str, entry: Sequence[Any]) -> _Ticket:
-    entry_id, flat = entry
-    fields = {name.decode(): value.decode("utf-8", "replace") for name, value in fields_of(flat or ()).items()}
-    return _Ticket(
-        stream=stream,
-        entry_id=entry_id.decode(),
-        ref=fields.get("ref", ""),
-        front=fields.get("front", ""),
-        request_id=fields.get("request_id", ""),
-    )
