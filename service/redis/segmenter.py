@@ -27,13 +27,12 @@ from service.redis.link import (
     RedisLink,
     backend_down,
     fields_of,
-    payload_name,
     replies_name,
-    stream_name,
 )
 from service.redis.model_directory import WorkerDirectory
+from service.redis.outstanding import OutstandingChunk, OutstandingChunks
 from service.redis.served_models import ServedModels
-from service.redis.wire import WireError, decode_answer, encode_chunk
+from service.redis.wire import WireError, decode_answer
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -67,29 +66,6 @@ class RedisSegmenterPolicy:
     max_sends: int = 5
 
 
-@dataclass(eq=False, slots=True)
-class _Outstanding:
-    """A chunk that was sent and is not answered yet."""
-
-    chunk: Chunk
-    model: ModelInfo
-    ref: str
-    answer: asyncio.Future[SegmentedChunk]
-    sent_at_s: float
-    entry_id: bytes = b""
-    num_sends: int = 0
-    num_absences: int = 0
-    refreshed_at_s: float = 0.0
-
-    @property
-    def stream(self) -> str:
-        return stream_name(self.chunk.checkpoint, is_interactive=self.chunk.is_interactive)
-
-    def fail(self, error: ServiceError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
 class RedisSegmenter:
     """`ports.Segmenter` over Redis. Does not need torch.
 
@@ -111,7 +87,14 @@ class RedisSegmenter:
         self._clock = clock
         self._front = uuid.uuid4().hex
         self._budget = ByteBudget(policy.max_outstanding_bytes)
-        self._outstanding: dict[str, _Outstanding] = {}
+        self._outstanding = OutstandingChunks(
+            jobs,
+            data,
+            front=self._front,
+            payload_ttl_s=policy.payload_ttl_s,
+            max_sends=policy.max_sends,
+            clock=clock,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         directory = WorkerDirectory(jobs, metrics=metrics)
         self._models = ServedModels(directory, metrics=metrics, clock=clock, grace_s=policy.worker_grace_s)
@@ -127,7 +110,7 @@ class RedisSegmenter:
 
     async def aclose(self) -> None:
         """Fail outstanding chunks, stop listening, delete all data of this front from Redis."""
-        for entry in list(self._outstanding.values()):
+        for entry in self._outstanding:
             entry.fail(ServiceError("draining", "The service is shutting down; send the request again."))
         await asyncio.sleep(0)
         await end_tasks(self._tasks)
@@ -147,7 +130,7 @@ class RedisSegmenter:
     @property
     def queue_depth(self) -> int:
         """Number of samples that were sent and are not answered."""
-        return sum(len(entry.chunk.samples) for entry in self._outstanding.values())
+        return self._outstanding.num_samples
 
     @property
     def samples_per_s(self) -> float:
@@ -195,50 +178,26 @@ class RedisSegmenter:
         if self._is_out():
             raise backend_down()
         model = await self._models.of_checkpoint(chunk.checkpoint)
-        entry = _Outstanding(
+        entry = OutstandingChunk(
             chunk=replace(chunk, checkpoint=model.checkpoint),
             model=model,
             ref=uuid.uuid4().hex,
             answer=asyncio.get_running_loop().create_future(),
             sent_at_s=self._clock(),
         )
-        self._outstanding[entry.ref] = entry
+        self._outstanding.add(entry)
         self._metrics.queue_depth.set(self.queue_depth)
         try:
-            await self._send(entry)
+            await self._outstanding.send(entry)
             answer = await entry.answer
         except BaseException:
-            self._spawn(self._retire(entry))
+            self._spawn(self._outstanding.retire(entry))
             raise
         finally:
-            del self._outstanding[entry.ref]
+            self._outstanding.remove(entry)
             self._metrics.queue_depth.set(self.queue_depth)
         elapsed_s = self._clock() - entry.sent_at_s
         return replace(answer, queue_s=max(0.0, elapsed_s - answer.predict_s - answer.encode_s))
-
-    async def _send(self, entry: _Outstanding) -> None:
-        """Store the bytes before the reference, so that a worker never sees a reference without its bytes."""
-        entry.num_sends += 1
-        entry.num_absences = 0
-        if entry.num_sends > self._policy.max_sends:
-            raise backend_down()
-        chunk = entry.chunk
-        body = encode_chunk(chunk, clock=self._clock)
-        ttl_ms = int(self._policy.payload_ttl_s * 1000)
-        entry.refreshed_at_s = self._clock()
-        await self._data.call("SET", payload_name(entry.ref), body, "PX", ttl_ms)
-        header = ("ref", entry.ref, "front", self._front, "request_id", chunk.request_id)
-        fields = (*header, "no", chunk.chunk_no, "samples", len(chunk.samples))
-        entry.entry_id = await self._jobs.call("XADD", entry.stream, "*", *fields)
-
-    async def _retire(self, entry: _Outstanding) -> None:
-        """Delete a chunk that nobody waits for. A worker that runs it notices when it renews the lease."""
-        try:
-            if entry.entry_id:
-                await self._jobs.call("XDEL", entry.stream, entry.entry_id)
-            await self._data.call("UNLINK", payload_name(entry.ref))
-        except ServiceError:
-            logger.info("a dropped chunk could not be deleted and will expire")
 
     async def _read_replies(self) -> None:
         name = replies_name(self._front)
@@ -250,13 +209,13 @@ class RedisSegmenter:
             await self._data.call("XDEL", name, *(message_id for message_id, _ in messages))
 
     def _take_reply(self, fields: dict[bytes, bytes]) -> None:
-        entry = self._outstanding.get(fields.get(b"ref", b"").decode("ascii", "replace"))
+        entry = self._outstanding.find(fields.get(b"ref", b"").decode("ascii", "replace"))
         if entry is None or entry.answer.done():
             self.num_dropped_replies += 1  # answered by another attempt, or no longer awaited
             return
         body = fields.get(b"body", b"")
         if not body:
-            self._spawn(self._send_again(entry))  # the worker found no payload
+            self._spawn(self._outstanding.send_again(entry))  # the worker found no payload
             return
         try:
             answer = decode_answer(body)
@@ -280,45 +239,16 @@ class RedisSegmenter:
             self._samples_per_s += weight * (rate - self._samples_per_s)
         self._last_answer_s = now_s
 
-    async def _send_again(self, entry: _Outstanding) -> None:
-        try:
-            await self._send(entry)
-        except ServiceError as error:
-            if entry.num_sends >= self._policy.max_sends:
-                entry.fail(error)
-
     async def _watch(self) -> None:
         """Fail chunks that cannot be answered any more, and send lost chunks again."""
         try:
             await self._models.refresh()
-            await self._audit()
+            await self._outstanding.audit()
         finally:
-            for entry in list(self._outstanding.values()):
+            for entry in self._outstanding:
                 if self._is_out() or not self._models.is_served(entry.model):
                     entry.fail(backend_down())
         await asyncio.sleep(self._policy.watch_s)
-
-    async def _audit(self) -> None:
-        """Check every outstanding entry. An entry that is missing twice without an answer was lost by Redis.
-
-        A worker replies before it deletes the entry, and the reply may not have arrived at the first check.
-        """
-        entries = [entry for entry in self._outstanding.values() if entry.entry_id and not entry.answer.done()]
-        if not entries:
-            return
-        found = await self._jobs.pipeline([("XRANGE", e.stream, e.entry_id, e.entry_id) for e in entries])
-        for entry, present in zip(entries, found, strict=True):
-            entry.num_absences = 0 if present else entry.num_absences + 1
-            if entry.num_absences >= 2 and not entry.answer.done():
-                logger.warning("a chunk is missing from the queue and is sent again")
-                await self._send_again(entry)
-        due_s = self._clock() - self._policy.payload_ttl_s / 3
-        ttl_ms = int(self._policy.payload_ttl_s * 1000)
-        stale = [entry for entry in entries if entry.refreshed_at_s < due_s]
-        if stale:
-            await self._data.pipeline([("PEXPIRE", payload_name(e.ref), ttl_ms) for e in stale])
-        for entry in stale:
-            entry.refreshed_at_s = self._clock()
 
     def _is_out(self) -> bool:
         return max(self._jobs.down_for_s, self._data.down_for_s) > self._policy.outage_grace_s
