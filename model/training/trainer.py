@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,15 @@ from torch import Tensor, nn
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
 from model.training.config import Position, TrainingConfig, TrainingError
+from model.training.device import amp_dtype, autocast, choose_device
 from model.training.distributed import ProcessGroup
 from model.training.initial_weights import load_initial_weights
 from model.training.run_log import RunLog
 from model.training.run_state import RESUME_NAME, load_run, save_run
 from model.training.schedule import parameter_groups, rate_share
-from model.training.tasks.avsbench import AvsbenchTask
-from model.training.tasks.synthetic import SyntheticTask
+from model.training.tasks.build import build_task
 from model.training.tasks.synthetic_objective import PreparedBatch
-from model.training.tasks.task import TrainingTask, seeded
+from model.training.tasks.task import seeded
 
 CHECKPOINT_NAME = "model.safetensors"
 BEST_NAME = "best.safetensors"
@@ -63,13 +62,14 @@ class Trainer:
         self.out = out
         self.clock = clock
         self.group = group or ProcessGroup()
-        self.device = torch.device(_choose_device(config.device, self.group))
-        self.task = _make_task(config, device=self.device, group=self.group)
+        self.device = choose_device(config.device, self.group)
+        self.task = build_task(config, device=self.device, group=self.group)
         self.objective = self.task.objective
         self.initial = load_initial_weights(self.model, config)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.objective, config), lr=0.0)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype() is torch.float16)
+        self._dtype = amp_dtype(config.amp, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype is torch.float16)
         self.position = Position()
         self.is_stopping = False
         self.log = RunLog(out, has_tensorboard=config.has_tensorboard)
@@ -152,7 +152,7 @@ class Trainer:
             parameters["lr"] = rate * parameters.get("rate", 1.0)
         batch = given or self.task.batch(step, size_px=size_px)
         self._set_training_mode()
-        with self._autocast():
+        with autocast(self._dtype, self.device):
             losses = self.objective(batch)
         numbers = self._shared(losses)
         self.optimizer.zero_grad(set_to_none=True)
@@ -278,16 +278,6 @@ class Trainer:
             self.position.best = float(value)
             self._write_checkpoint(BEST_NAME, figures)
 
-    def _amp_dtype(self) -> torch.dtype | None:
-        choice = self.config.amp
-        if choice == "auto":
-            choice = "bf16" if self.device.type == "cuda" else "off"
-        return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = self._amp_dtype()
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
-
     def _update_average(self) -> None:
         # The decay rises to its final value, so that the average forgets the random initial weights.
         step = self.position.step
@@ -310,20 +300,3 @@ class Trainer:
         model = AVESFormer(self.model.config).to(self.device)
         model.load_state_dict(state)
         return model.eval()
-
-
-def _make_task(config: TrainingConfig, *, device: torch.device, group: ProcessGroup) -> TrainingTask:
-    if config.data == "synthetic":
-        return SyntheticTask(config, device=device, group=group)
-    if config.data == "pictures":
-        # Imported here because only this task needs PyAV and OpenCV.
-        from model.training.tasks.pictures import PicturesTask
-
-        return PicturesTask(config, device=device, group=group)
-    return AvsbenchTask(config, device=device, group=group)
-
-
-def _choose_device(name: str, group: ProcessGroup) -> str:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return f"cuda:{group.local_rank}" if name == "cuda" and group.size > 1 else name
