@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from service.domain.result import FrameMasks
 from service.ports import JobStore
 from service.storage.blobs import Blobs
 
+# Seconds before a failed store operation is retried.
+RETRY_S = 1.0
 # Most parts that wait in memory while the blob store is unreachable (8 MiB of run lengths).
 _PARTS_HELD = 32
 
@@ -43,6 +46,15 @@ class JobLease:
                 raise LeaseLostError
             self.job = changed
 
+    async def end(self, *, at_s: float, **changes: Any) -> None:
+        """Save that the job has ended, as soon as the store accepts it. Raises LeaseLostError.
+
+        Args:
+            at_s: seconds since 1970.
+            changes: fields of the job.
+        """
+        await until_stored(lambda: self.save(ended_at_s=at_s, **changes))
+
     async def settle(self) -> None:
         """Mark the job as completely finished, including its webhook."""
         async with self._saving:
@@ -63,6 +75,16 @@ class JobLease:
         self.is_lost = True
         if self.work is not None:
             self.work.cancel()
+
+
+async def until_stored(write: Callable[[], Awaitable[None]]) -> None:
+    """Retry a write to the store until it is accepted. Raises LeaseLostError."""
+    while True:
+        try:
+            await write()
+            return
+        except ServiceError:
+            await asyncio.sleep(RETRY_S)
 
 
 class AnswerLog:

@@ -16,8 +16,9 @@ from service.answers.idempotency import Idempotency, IdempotentAnswering
 from service.answers.result_cache import CachedAnswers, CachePolicy
 from service.domain.caller import Caller
 from service.jobs.api import Jobs
+from service.jobs.parts import JobPolicy, RunnerParts
 from service.jobs.results import ResultPolicy, ResultSender
-from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
+from service.jobs.runner import JobRunner
 from service.jobs.webhooks import WebhookPolicy, Webhooks
 from service.outbound.put import PutPolicy, Putter
 from service.ports import Answering, JobStore, KeyStore, ResultCache

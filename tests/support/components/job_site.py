@@ -20,7 +20,8 @@ from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted, RequestContext
 from service.domain.result import FrameMasks, Mask, Rle, Summary
 from service.jobs.api import JobRequest, Jobs
-from service.jobs.runner import JobPolicy, JobRunner, RunnerParts
+from service.jobs.parts import JobPolicy, RunnerParts
+from service.jobs.runner import JobRunner
 from service.media.spool import Spool
 from service.media.upload import Upload
 from service.postprocess.stages import AnswerStages

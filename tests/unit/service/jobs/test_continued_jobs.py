@@ -17,7 +17,7 @@ from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, SoundEvent, Summary
-from service.jobs.runner import MAX_DEATHS
+from service.jobs.computation import MAX_DEATHS
 
 # Two events that one frame closes, one that another closes, and three that the end of the clip closes.
 SCORES = [

@@ -15,7 +15,7 @@ from support.waiting import until
 from service.domain.errors import ServiceError
 from service.domain.job import Job, ResultPut
 from service.jobs.api import JobEvent
-from service.jobs.runner import MAX_DEATHS
+from service.jobs.computation import MAX_DEATHS
 
 
 def test_a_job_is_answered_in_parts_and_told(tmp_path: Path) -> None:
