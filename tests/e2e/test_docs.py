@@ -28,7 +28,8 @@ GUARD_S = 240
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     folder = tmp_path_factory.mktemp("state")
-    with ServiceProcess(module="support.servers.serve_shipped", state_dir=folder, device="cpu") as process:
+    shipped = {"checkpoint": "tiny", "device": "cpu"}  # `lite` answers the same calls, at ten times the work
+    with ServiceProcess(module="support.servers.serve_shipped", state_dir=folder, **shipped) as process:
         yield process
 
 

@@ -241,7 +241,7 @@ def test_jobs_outlive_a_kill_and_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_killed_job_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    num_frames, clip = 240, bright_clip(240)
+    num_frames, clip = 120, bright_clip(120)
     settings = {"state_dir": tmp_path, "port": free_port(), "fake_batch_s": 0.2}
     with ServiceProcess(**settings) as process, httpx.Client(base_url=process.url, timeout=HANG_S) as client:
         location = client.post("/v1/jobs?fps=native", files={"video": clip}).headers["location"]

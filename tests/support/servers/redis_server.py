@@ -50,7 +50,7 @@ class RedisServer:
         durable = ["--appendonly", "yes", "--appendfsync", "always"] if self._is_durable else ["--appendonly", "no"]
         self._directory.mkdir(parents=True, exist_ok=True)
         place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
-        command = [BINARY, *place, "--save", "", *durable, *cluster]
+        command = [BINARY, *place, "--save", "", "--repl-diskless-sync-delay", "0", *durable, *cluster]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _wait_for(self.port, b"PING", b"+PONG")
         if self._is_cluster:
