@@ -8,24 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network.config import MOBILENET_DEEPLAB, BackboneConfig, NormKind
+from model.network.config import EFFICIENTNET_DEEPLAB, MOBILENET_DEEPLAB, BackboneConfig, NormKind
 from model.network.layers import ConvNorm
-from model.network.mobilenet import MobileNetDeepLab
+from model.network.mobilenet import DeepLabBackbone, EfficientNetLiteDeepLab, MobileNetDeepLab
 from model.network.pvt_v2 import PvtV2
 from model.network.resnet import ResNet
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
 
-BACKBONES: Mapping[str, Callable[..., ResNet | PvtV2 | MobileNetDeepLab]] = {
+BACKBONES: Mapping[str, Callable[..., ResNet | PvtV2 | DeepLabBackbone]] = {
     "resnet": ResNet,
     "pvt_v2": PvtV2,
     MOBILENET_DEEPLAB: MobileNetDeepLab,
+    EFFICIENTNET_DEEPLAB: EfficientNetLiteDeepLab,
 }
 
 
 class VisualBackbone(nn.Module):
-    """Feature maps at strides 4, 8, 16 and, except for `mobilenet_v2_deeplab`, 32.
+    """Feature maps at strides 4, 8, 16 and, except for those that end in `_deeplab`, 32.
 
     Args:
         config: model type (a key of `BACKBONES`) and keyword arguments of that class.
@@ -51,8 +52,8 @@ class VisualBackbone(nn.Module):
             frames: (B, 3, H, W) normalised, H and W multiples of 16.
 
         Returns:
-            Maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up; `mobilenet_v2_deeplab` has no
-            map of stride 32.
+            Maps (B, C_i, H / s_i, W / s_i) for s = 4, 8, 16, 32, the last rounded up; networks that end in
+            `_deeplab` have no map of stride 32.
         """
         pyramid: tuple[Tensor, ...] = self.network(frames)
         return pyramid

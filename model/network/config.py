@@ -24,8 +24,10 @@ VGGISH_DIM = 128
 YAMNET_DIM = 1024
 # Masks cannot outlast their sound by more than the window: 15 600 samples at 16 kHz.
 MAX_OFFSET_LAG_S = 0.975
-# Model type of the backbone of `lite`; the others are names of transformers' AutoBackbone.
+# Model types of the backbones with DeepLab's pooling head; the first is that of `lite`. The others are names of
+# transformers' AutoBackbone.
 MOBILENET_DEEPLAB = "mobilenet_v2_deeplab"
+EFFICIENTNET_DEEPLAB = "efficientnet_lite0_deeplab"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class BackboneConfig:
     """The visual backbone.
 
     Attributes:
-        model_type: `resnet`, `pvt_v2` or `mobilenet_v2_deeplab`.
+        model_type: `resnet`, `pvt_v2`, `mobilenet_v2_deeplab` or `efficientnet_lite0_deeplab`.
         options: keyword arguments of that model type's class (`model.network.backbones.BACKBONES`).
     """
 

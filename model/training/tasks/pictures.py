@@ -20,7 +20,7 @@ from model.evaluation.picture_pairs import choose_pictures
 from model.evaluation.pictures import evaluate_pictures
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND
-from model.network.mobilenet import MobileNetDeepLab
+from model.network.mobilenet import DeepLabBackbone
 from model.network.preprocess import normalise_frames
 from model.network.yamnet import Yamnet
 from model.public_weights.load import load_public_weights
@@ -188,13 +188,13 @@ def choose_sounds(bank: SoundBank, present: list[list[int]], config: TrainingCon
     return numbers
 
 
-def _teacher(model: AVESFormer, config: TrainingConfig) -> MobileNetDeepLab | None:
+def _teacher(model: AVESFormer, config: TrainingConfig) -> DeepLabBackbone | None:
     """Return a separate backbone with the public weights of `config.teacher_weights`, in eval mode."""
     if not config.teacher_weights:
         return None
     other = AVESFormer(model.config)
     load_public_weights(other, backbone=config.teacher_weights)
-    return cast(MobileNetDeepLab, other.backbone.network.eval())
+    return cast(DeepLabBackbone, other.backbone.network.eval())
 
 
 def _freeze(model: AVESFormer, config: TrainingConfig) -> None:
@@ -204,12 +204,8 @@ def _freeze(model: AVESFormer, config: TrainingConfig) -> None:
         ValueError: the network has another backbone or audio branch.
     """
     backbone, audio = model.backbone.network, model.audio
-    if not isinstance(backbone, MobileNetDeepLab) or not isinstance(audio, Yamnet) or model.experts is None:
-        raise ValueError(f"pictures: the variant {config.variant} has no MobileNetV2, YAMNet or kind experts")
-    backbone.mobilenet_v2.num_frozen_layers = config.visual_frozen_layers
-    if config.visual_frozen_layers:
-        backbone.mobilenet_v2.conv_stem.requires_grad_(False)
-        for layer in list(backbone.mobilenet_v2.layer)[: config.visual_frozen_layers]:
-            layer.requires_grad_(False)
+    if not isinstance(backbone, DeepLabBackbone) or not isinstance(audio, Yamnet) or model.experts is None:
+        raise ValueError(f"pictures: the variant {config.variant} has no DeepLab backbone, YAMNet or kind experts")
+    backbone.mobilenet_v2.freeze(config.visual_frozen_layers)
     for number in range(1, config.audio_frozen_layers + 1):
         cast(nn.Module, getattr(audio, f"layer{number}")).requires_grad_(False)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND
 from model.network.kinds import KindExperts, enlarge
-from model.network.mobilenet import MobileNetDeepLab
+from model.network.mobilenet import DeepLabBackbone
 from model.network.yamnet import Yamnet
 from model.public_weights.experts import PASCAL_CLASSES
 from model.training.losses import IGNORED_CLASS, semantic_mask_loss
@@ -74,7 +74,7 @@ class PicturesObjective(nn.Module):
         model: AVESFormer,
         *,
         num_audio_layers: int,
-        teacher: MobileNetDeepLab | None = None,
+        teacher: DeepLabBackbone | None = None,
         teacher_weight: float = 1.0,
     ) -> None:
         super().__init__()

@@ -24,14 +24,22 @@ def lite() -> AVESFormer:
 
 @pytest.mark.parametrize("is_depthwise", [False, True])
 @pytest.mark.parametrize(
-    ("size", "padding"), [((12, 16), (0, 1, 0, 1)), ((13, 15), (1, 1, 1, 1)), ((13, 16), (0, 1, 1, 1))]
+    ("kernel", "size", "padding"),
+    [
+        (3, (12, 16), (0, 1, 0, 1)),
+        (3, (13, 15), (1, 1, 1, 1)),
+        (3, (13, 16), (0, 1, 1, 1)),
+        (5, (12, 16), (1, 2, 1, 2)),
+        (5, (13, 15), (2, 2, 2, 2)),
+        (5, (13, 16), (1, 2, 2, 2)),
+    ],
 )
 def test_strided_convolutions_pad_as_tensorflow_does(
-    is_depthwise: bool, size: tuple[int, int], padding: tuple[int, ...]
+    is_depthwise: bool, kernel: int, size: tuple[int, int], padding: tuple[int, ...]
 ) -> None:
-    """Even sizes after the end, odd ones on both sides."""
+    """Even sizes more after the end, odd ones the same on both sides."""
     torch.manual_seed(0)
-    layer = SameConv(6, 6, kernel=3, stride=2, is_depthwise=is_depthwise, activation="none")
+    layer = SameConv(6, 6, kernel=kernel, stride=2, is_depthwise=is_depthwise, activation="none")
     features = torch.randn(2, 6, *size)
     groups = 6 if is_depthwise else 1
     padded = F.pad(features, padding)
@@ -39,9 +47,10 @@ def test_strided_convolutions_pad_as_tensorflow_does(
     assert torch.allclose(layer(features), expected, atol=1e-5)
 
 
-def test_dilated_convolution_by_parts_is_the_same_with_its_gradient() -> None:
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_dilated_convolution_by_parts_is_the_same_with_its_gradient(kernel: int) -> None:
     torch.manual_seed(0)
-    layer = SameConv(8, 8, kernel=3, dilation=2, is_depthwise=True, activation="none")
+    layer = SameConv(8, 8, kernel=kernel, dilation=2, is_depthwise=True, activation="none")
     features = torch.randn(2, 8, 10, 12)
     with torch.no_grad():
         expected = layer(features)
@@ -50,9 +59,8 @@ def test_dilated_convolution_by_parts_is_the_same_with_its_gradient() -> None:
     by_parts.square().sum().backward()
     own = layer.convolution.weight.grad
     layer.convolution.weight.grad = None
-    F.conv2d(
-        features, layer.convolution.weight, layer.convolution.bias, padding=2, dilation=2, groups=8
-    ).square().sum().backward()
+    weight, bias = layer.convolution.weight, layer.convolution.bias
+    F.conv2d(features, weight, bias, padding=kernel - 1, dilation=2, groups=8).square().sum().backward()
     assert own is not None
     assert torch.allclose(own, layer.convolution.weight.grad, rtol=1e-4, atol=1e-3)
 

@@ -10,21 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.model.tflite_files import NUM_PASCAL, convolutions, deeplab_file, floats, stored
 from support.model.tflite_writer import StoredLayer, StoredTensor, write_tflite
-from torch import nn
 from torch.nn import functional as F
 
 from model.data.mp4 import read_mp4
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND
-from model.network.layers import SameConv
 from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
 from model.network.variants import variant
 from model.public_weights.load import WeightsError, load_public_weights
 from model.public_weights.tflite_file import TfliteError, read_tflite
 
 KINDS = ("dog", "clock", "train")
-NUM_PASCAL, NUM_AUDIOSET = 21, 521
+NUM_AUDIOSET = 521
 # The place of "Silence" in yamnet_class_map.csv.
 SILENCE = 494
 
@@ -41,24 +40,6 @@ def example() -> tuple[list[np.ndarray], np.ndarray]:
     return read_mp4(Path(__file__).parents[3] / "assets" / "example.mp4", width=513, height=513)
 
 
-def floats(values: np.ndarray) -> StoredTensor:
-    return StoredTensor(values.astype(np.float32))
-
-
-def stored(convolution: nn.Conv2d, random: np.random.Generator) -> StoredLayer:
-    """Random numbers of a convolution's shape, in TensorFlow's order of axes."""
-    shape = tuple(convolution.weight.shape)
-    is_depthwise = convolution.groups > 1
-    weight = random.standard_normal(shape) * 0.05
-    axes = (1, 2, 3, 0) if is_depthwise else (0, 2, 3, 1)
-    bias = random.standard_normal(shape[0]) * 0.05
-    return StoredLayer("depthwise" if is_depthwise else "conv", floats(weight.transpose(axes)), floats(bias))
-
-
-def convolutions(network: nn.Module) -> list[nn.Conv2d]:
-    return [module.convolution for module in network.modules() if isinstance(module, SameConv)]
-
-
 def yamnet_file(model: AVESFormer, path: Path, *, seed: int = 0) -> list[StoredLayer]:
     random = np.random.default_rng(seed)
     mel = StoredLayer("dense", floats(random.standard_normal((64, 257))), floats(np.zeros(64)))
@@ -68,19 +49,6 @@ def yamnet_file(model: AVESFormer, path: Path, *, seed: int = 0) -> list[StoredL
     )
     path.write_bytes(write_tflite([mel, *layers, classifier]))
     return [*layers, classifier]
-
-
-def deeplab_file(model: AVESFormer, path: Path, *, seed: int = 0) -> list[StoredLayer]:
-    random = np.random.default_rng(seed)
-    *features, pool, aspp, projection = [stored(entry, random) for entry in convolutions(model.backbone.network)]
-    classifier = StoredLayer(
-        "conv",
-        floats(random.standard_normal((NUM_PASCAL, 1, 1, 256))),
-        floats(random.standard_normal(NUM_PASCAL)),
-    )
-    # In the public file the branch of the picture's mean comes after the one of each place.
-    path.write_bytes(write_tflite([*features, aspp, pool, projection, classifier]))
-    return [*features, pool, aspp, projection, classifier]
 
 
 def test_integers_per_channel_and_per_tensor(tmp_path: Path) -> None:

@@ -2,16 +2,27 @@
 
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from support.model.efficientnet_state import published_efficientnet_lite
 from support.model.pictures_folder import KINDS, write_pictures_folder
+from support.model.tflite_files import deeplab_file
+from typer.testing import CliRunner
 
 from model.cli.ablation import table
+from model.cli.main import app
+from model.data.pictures.frames import IGNORED, LabelledFrame, read_picture, squash
+from model.data.pictures.index import read_index
 from model.data.synthetic import TRAINING_SEEDS, sample_batch
 from model.network.avesformer import AVESFormer
 from model.network.checkpoint import save_checkpoint
+from model.network.mobilenet import EfficientNetLiteDeepLab
 from model.network.variants import variant
+from model.training.ablation.backbones import VOC_HEAD, BackbonesPlan, Seer, iou_seen
+from model.training.ablation.backbones import _Row as BackboneRow
 from model.training.ablation.pictures import ENCODERS, PicturesPlan, _Encoded, _Row
 from model.training.ablation.run import ablate, summarise
 from model.training.ablation.synthetic import SyntheticPlan, exchange_sounds
@@ -127,3 +138,71 @@ def test_a_row_on_pictures_changes_only_what_fuses(pictures_plan: PicturesPlan) 
     assert all(
         torch.equal(before[name], value) for name, value in encoders.state_dict().items() if name.startswith(ENCODERS)
     )
+
+
+@pytest.fixture(scope="module")
+def backbones_plan(tmp_path_factory: pytest.TempPathFactory) -> BackbonesPlan:
+    """A plan over the tests' own pictures, with random weights in the public files' forms."""
+    folder = tmp_path_factory.mktemp("backbones")
+    root = write_pictures_folder(folder / "root", per_kind=10)
+    torch.manual_seed(0)
+    deeplab_file(AVESFormer(variant("lite", labels=("background", *KINDS))), folder / "deeplab.tflite")
+    torch.save(published_efficientnet_lite(), folder / "efficientnet.pth")
+    weights = {
+        "mobilenet_v2_deeplab": str(folder / "deeplab.tflite"),
+        "efficientnet_lite0_deeplab": str(folder / "efficientnet.pth"),
+    }
+    return BackbonesPlan(str(root), weights, num_samples=4, size_px=64, batch_pictures=2, num_pictures=20)
+
+
+def test_backbones_are_compared_by_the_command(backbones_plan: BackbonesPlan, tmp_path: Path) -> None:
+    weights = [part for name, file in backbones_plan.weights.items() for part in ("--weights", f"{name}={file}")]
+    sizes = ["--size", "64", "--samples", "8", "--clips", "20", "--seeds", "0", "--out", str(tmp_path)]
+    command = ["ablate", "--data", "backbones", "--root", backbones_plan.root, *sizes]
+    done = CliRunner().invoke(app, [*command, *weights])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    assert summary["plan"]["weights"]["mobilenet_v2_deeplab"] == "deeplab.tflite"
+    assert set(summary["arms"]) == {"mobilenet_v2", VOC_HEAD, "efficientnet_lite0"}
+    for row in summary["arms"].values():
+        assert 0 <= row["iou_seen"]["mean"] <= 1
+        assert row["latency_ms"]["mean"] > 0
+    missing = CliRunner().invoke(app, command)
+    assert missing.exit_code == 1
+    assert "--weights mobilenet_v2_deeplab=FILE" in missing.stderr
+
+
+def test_a_backbone_stays_and_its_head_learns(backbones_plan: BackbonesPlan) -> None:
+    index = read_index(Path(backbones_plan.root))
+    fresh, published = (BackboneRow(name, index, backbones_plan, seed=0).network for name in ("mobilenet_v2", VOC_HEAD))
+    for name, value in fresh.state_dict().items():
+        is_layer = name.startswith("backbone.mobilenet_v2.")
+        is_learned = name.startswith(("backbone.segmentation_head.", "classifier."))
+        assert is_layer != is_learned
+        assert torch.equal(value, published.state_dict()[name]) == is_layer
+    row = BackboneRow("efficientnet_lite0", index, backbones_plan, seed=0)
+    before = {name: value.clone() for name, value in row.network.state_dict().items()}
+    picture = squash(read_picture(index.pictures[0]), size_px=64)
+    row.step([picture, picture], 0)
+    changed = {name for name, value in row.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if not name.startswith("backbone.mobilenet_v2.")}
+
+
+def test_iou_seen_is_over_the_pixels_of_all_pictures() -> None:
+    class Left(Seer):
+        """Sees kind 1 in the left half of every frame."""
+
+        def forward(self, frames: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(frames), 2, *frames.shape[-2:])
+            logits[:, 0, :, 4:] = 1
+            logits[:, 1, :, :4] = 1
+            return logits
+
+    network = Left(EfficientNetLiteDeepLab(), torch.nn.Conv2d(1, 2, 1))
+    classes = np.zeros((10, 8, 8), np.uint8)
+    classes[:, :, 2:6] = 1  # half of it is seen
+    classes[0, :, 4:] = IGNORED  # and in one picture, the rest does not count
+    pictures = [LabelledFrame(np.zeros((8, 8, 3), np.uint8), entry) for entry in classes]
+    seen, truth, answer = 10 * 16, 9 * 32 + 16, 10 * 32
+    assert iou_seen(network, pictures) == pytest.approx(seen / (truth + answer - seen))
+    assert iou_seen(network, pictures[:9]) is None

@@ -129,4 +129,4 @@ def test_a_variant_without_the_branches_is_refused(folder: Path, tmp_path: Path)
         ["train", "lite-pictures", "--root", str(folder), "--out", str(tmp_path), "--set", "variant=tiny"],
     )
     assert result.exit_code == 1
-    assert "has no MobileNetV2" in result.stderr
+    assert "has no DeepLab backbone" in result.stderr
