@@ -8,7 +8,18 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# A log gets a line of progress this often.
+LINE_S = 60.0
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -28,7 +39,7 @@ def one_line_failures() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(title: str, *, unit: str, is_shown: bool = True) -> Iterator[tuple[Progress, Any]]:
-    """A progress bar on stderr, silent where stderr is no terminal."""
+    """A progress bar on stderr; a line a minute where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,8 +49,31 @@ def progress_bar(title: str, *, unit: str, is_shown: bool = True) -> Iterator[tu
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not (is_shown and console.is_terminal)) as bar:
-        yield bar, bar.add_task(title, total=None, note="")
+    if not is_shown or console.is_terminal:
+        made = Progress(*columns, console=console, disable=not is_shown)
+    else:
+        made = LineProgress(console=console, disable=True)
+    with made as bar:
+        yield bar, bar.add_task(title, total=None, note="", unit=unit)
+
+
+class LineProgress(Progress):
+    """Progress for a log: at most a line every `LINE_S` seconds."""
+
+    _printed_s: float | None = None
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """Take new numbers, and print them if a line is due."""
+        super().update(task_id, **fields)
+        now_s = self.get_time()
+        self._printed_s = now_s if self._printed_s is None else self._printed_s
+        if now_s - self._printed_s >= LINE_S:
+            self._printed_s = now_s
+            task = self.tasks[self.task_ids.index(task_id)]
+            total = "?" if task.total is None else f"{task.total:.0f}"
+            fields_shown = f"{task.fields['unit']} {task.fields['note']}".rstrip()
+            elapsed_s = round(task.elapsed or 0)
+            self.console.print(f"{task.description}: {task.completed:.0f}/{total} {fields_shown}, {elapsed_s} s")
 
 
 def print_table(rows: Sequence[tuple[str, object]]) -> None:
