@@ -18,6 +18,8 @@ from model.network.checkpoint import SHIPPED_CHECKPOINT, Checkpoint, load_checkp
 from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Frames are cut into places of this size at the coarsest fused stride.
+SIZE_STEP_PX = 16
 # Attribute names under which a module keeps a convolution and the batch norm after it: our layers', the ResNet's.
 CONV_NORM_NAMES = (("conv", "norm"), ("convolution", "normalization"))
 
@@ -32,7 +34,7 @@ class PredictorInfo:
 
     Attributes:
         variant: name of the model variant.
-        checkpoint: `sha256:` and the hash of the file.
+        checkpoint: `sha256:` and the hash of the file; with another frame size than the file's, `@` and that size.
         labels: labels of the masks, in order; without the background of semantic models.
         world_version: version of the synthetic world it was trained on, or None.
         input_height: frame height in pixels.
@@ -78,7 +80,12 @@ class Predictor:
 
     @staticmethod
     def load(
-        path: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+        path: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int | None = None,
+        input_px: int | None = None,
     ) -> Predictor:
         """Read a checkpoint and put it on a device.
 
@@ -88,18 +95,23 @@ class Predictor:
             dtype: `auto` (bfloat16 on CUDA, float32 on CPU), `float32`, `bfloat16` or `float16`. On a CPU with matrix
                 units bfloat16 is faster, but single masks differ by more than the tolerance of equal answers.
             threads: CPU threads of torch in this process; None leaves torch's choice.
+            input_px: frame height and width; None takes the checkpoint's.
 
         Raises:
             CheckpointError: the file is missing, damaged or too new.
-            ValueError: an unknown device or dtype, or CUDA where there is none.
+            ValueError: an unknown device or dtype, CUDA where there is none, or a size that is no multiple of 16.
         """
         place = choose_device(device)
         chosen = ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
         if chosen not in DTYPES:
             raise ValueError(f"dtype: got {dtype!r}, expected auto, {', '.join(DTYPES)}")
+        if input_px is not None and (input_px < SIZE_STEP_PX or input_px % SIZE_STEP_PX):
+            raise ValueError(f"input_px: got {input_px}, expected a multiple of {SIZE_STEP_PX}")
         if threads is not None:
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(SHIPPED_CHECKPOINT if path is None else Path(path))
+        if input_px is not None:
+            checkpoint = checkpoint.resized(input_px)
         return Predictor(checkpoint, device=place, dtype=DTYPES[chosen])
 
     @property

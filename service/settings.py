@@ -33,6 +33,14 @@ class Settings(BaseSettings):
     checkpoint: Path | None = Field(
         None, description="Checkpoint file or shipped name (lite, tiny, tiny-semantic); empty: lite"
     )
+    input_px: int | None = Field(
+        None,
+        ge=64,
+        le=1024,
+        multiple_of=16,
+        description="Height and width of the frames that the model gets: smaller is faster and sees less; "
+        "empty: the checkpoint's",
+    )
     device: Literal["auto", "cpu", "cuda"] | str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,17 @@ class Checkpoint:
     digest: str
     world_version: int | None
     training: Mapping[str, Any]
+
+    def resized(self, input_px: int) -> Checkpoint:
+        """Return the same weights for frames of another size, under another digest: `DIGEST@SIZE`.
+
+        Args:
+            input_px: frame height and width, a multiple of 16.
+        """
+        if (self.config.input_height, self.config.input_width) == (input_px, input_px):
+            return self
+        config = replace(self.config, input_height=input_px, input_width=input_px)
+        return replace(self, config=config, digest=f"{self.digest}@{input_px}")
 
     def build(self) -> AVESFormer:
         """Return the network with these weights, in eval mode, on the CPU.

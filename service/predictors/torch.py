@@ -13,7 +13,12 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def load_predictor(
-    checkpoint: Path | None, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+    checkpoint: Path | None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    input_px: int | None = None,
 ) -> Predictor:
     """Load a checkpoint on the calling thread, which then owns the predictor.
 
@@ -22,6 +27,7 @@ def load_predictor(
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, float32, bfloat16 or float16.
         threads: torch threads on the CPU; None takes `default_threads`.
+        input_px: frame height and width; None takes the checkpoint's.
 
     Raises:
         ValueError: the checkpoint, device or dtype cannot be used; the message says why.
@@ -29,7 +35,7 @@ def load_predictor(
     from model.inference import Predictor as TorchPredictor
 
     chosen = default_threads() if threads is None else threads
-    return TorchPredictor.load(checkpoint, device=device, dtype=dtype, threads=chosen)
+    return TorchPredictor.load(checkpoint, device=device, dtype=dtype, threads=chosen, input_px=input_px)
 
 
 def default_threads() -> int:

@@ -267,5 +267,5 @@ def worker_name(worker: str) -> str:
 
 
 def _tagged(checkpoint: str) -> str:
-    digest = checkpoint.removeprefix("sha256:")[:32]
-    return f"{PREFIX}chunks:{{{digest}}}"
+    digest, at, size_px = checkpoint.removeprefix("sha256:").partition("@")
+    return f"{PREFIX}chunks:{{{digest[:32]}{at}{size_px}}}"

@@ -44,7 +44,11 @@ def predictor_maker(settings: Settings) -> MakePredictor:
         from service.predictors.torch import load_predictor
 
         return load_predictor(
-            settings.checkpoint, device=settings.device, dtype=settings.dtype, threads=settings.torch_threads
+            settings.checkpoint,
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=settings.torch_threads,
+            input_px=settings.input_px,
         )
 
     return make

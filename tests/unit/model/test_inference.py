@@ -114,3 +114,19 @@ def test_bfloat16_stays_close(checkpoint: Path, predictor: Predictor, batch: tup
     assert 0 < difference.max() < 0.3
     assert (half.compute_type, predictor.compute_type) == ("bfloat16", "float32")
     assert (half.device_facts["device"], half.device_facts["dtype"]) == ("cpu", "bfloat16")
+
+
+def test_another_frame_size_is_another_model(predictor: Predictor, checkpoint: Path) -> None:
+    smaller = Predictor.load(checkpoint, device="cpu", threads=1, input_px=96)
+    assert (smaller.info.input_height, smaller.info.input_width) == (96, 96)
+    assert smaller.info.checkpoint == f"{predictor.info.checkpoint}@96"
+    frames = np.zeros((1, 96, 96, 3), np.uint8)
+    logits = smaller.predict(frames, np.zeros((1, 15_600), np.float32))
+    assert (
+        logits.shape[-1] * predictor.info.input_width
+        == 96 * predictor.predict(np.zeros((1, 160, 160, 3), np.uint8), np.zeros((1, 15_600), np.float32)).shape[-1]
+    )
+    assert Predictor.load(checkpoint, device="cpu", threads=1, input_px=160).info == predictor.info
+    for wrong in (0, 8, 100, -16):
+        with pytest.raises(ValueError, match=f"input_px: got {wrong}, expected a multiple of 16"):
+            Predictor.load(checkpoint, device="cpu", input_px=wrong)
