@@ -18,7 +18,7 @@ from service.aio.tasks import end_tasks
 from service.aio.turns import Turns
 from service.aio.waits import bounded_wait, ends_within
 from service.answers.shared_answer import SharedAnswer
-from service.codec.answer_json import decode_stored
+from service.codec.answer_json import decode_stored_line
 from service.core.pipeline import Pipeline
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.options import SegmentOptions
@@ -220,7 +220,7 @@ class CachedAnswers:
     ) -> AsyncGenerator[AnswerEvent, None]:
         """Yield the events of a cached answer, the summary with the timings of this request."""
         lines = iter(file.readline, b"")
-        async for event in self._turns.paced(event for line in lines for event in decode_stored(line)):
+        async for event in self._turns.paced(map(decode_stored_line, lines)):
             if isinstance(event, Summary):
                 came_s = started_s if context.started_at_s is None else context.started_at_s
                 spent = {"upload": started_s - came_s, "total": self._clock() - came_s}

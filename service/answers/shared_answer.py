@@ -12,7 +12,7 @@ from functools import partial
 
 from service.aio.turns import Turns
 from service.aio.waits import bounded_wait
-from service.codec.answer_json import decode_stored, encode_line
+from service.codec.answer_json import decode_stored_line, encode_line
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.domain.errors import ServiceError
 from service.domain.request import AnswerEvent, ClipStarted
@@ -117,7 +117,7 @@ class SharedAnswer:
         if number >= num_old:
             return self._recent[number - num_old]
         start = self._start_of(number)
-        return next(decode_stored(os.pread(self._file.fileno(), self._ends[number] - start, start)))
+        return decode_stored_line(os.pread(self._file.fileno(), self._ends[number] - start, start))
 
     def _append(self, event: AnswerEvent) -> None:
         line = encode_line(event)

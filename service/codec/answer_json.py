@@ -71,15 +71,20 @@ def decode_line(line: bytes) -> AnswerEvent | Problem | None:
 
 
 def decode_stored(data: bytes) -> Iterator[AnswerEvent]:
-    """Yield the events of lines that `encode_line` wrote; raises ServiceError `internal` for anything else."""
-    for line in io.BytesIO(data):  # shares the bytes; a list of lines would copy the whole answer for each reader
-        try:
-            event = decode_line(line)
-        except (ValueError, ServiceError) as error:
-            raise ServiceError("internal", "A stored answer could not be read.") from error
-        if event is None or isinstance(event, Problem):
-            raise ServiceError("internal", "A stored answer could not be read.")
-        yield event
+    """Return the events of lines that `encode_line` wrote; an iterator that raises as `decode_stored_line`."""
+    # BytesIO shares the bytes; a list of lines would copy the whole answer for each reader.
+    return map(decode_stored_line, io.BytesIO(data))
+
+
+def decode_stored_line(line: bytes) -> AnswerEvent:
+    """Return the event of a line that `encode_line` wrote; raises ServiceError `internal` for anything else."""
+    try:
+        event = decode_line(line)
+    except (ValueError, ServiceError) as error:
+        raise ServiceError("internal", "A stored answer could not be read.") from error
+    if event is None or isinstance(event, Problem):
+        raise ServiceError("internal", "A stored answer could not be read.")
+    return event
 
 
 def encode_document_start(started: ClipStarted, summary: Summary) -> bytes:

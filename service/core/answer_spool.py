@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from service.codec.answer_json import decode_stored, encode_line
+from service.codec.answer_json import decode_stored_line, encode_line
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks, Summary
 from service.media.spool import Spool
@@ -102,7 +102,7 @@ class AnswerSpool:
             return frame
         if not self._num_in_file:
             return None
-        event = next(decode_stored(self._file.readline()))
+        event = decode_stored_line(self._file.readline())
         self._num_in_file -= 1
         if not self._num_in_file:
             self._file.clear()

@@ -23,6 +23,9 @@ class ConnectionPolicy:
             that a client that sends before it reads sees the answer instead of a reset.
         send_buffer_bytes: what the kernel may hold of an answer. Its own choice of up to 4 MiB a connection would
             hide for long that a reader has stalled.
+        unsent_bytes: what may wait of an answer, once in the kernel and once in this process, that the network does
+            not take yet. A fast reader is limited by `send_buffer_bytes` alone, because bytes on their way do not
+            count; for a stalled one little is prepared in vain.
     """
 
     max_connections: int = 1024
@@ -32,3 +35,4 @@ class ConnectionPolicy:
     last_head_s: float = 0.5
     linger_s: float = 10.0
     send_buffer_bytes: int = 256 * 1024
+    unsent_bytes: int = 16 * 1024

@@ -27,6 +27,8 @@ from service.rest.connection.websocket import WebSocketProtocol
 _CONNECTION_KEY = "avesformer.connection"
 # Bytes of pipelined requests that may wait for the answer in progress. Reading is paused long before.
 _MAX_WAITING_BYTES = 1024**2
+# The option of Linux, which Python 3.11 does not name (linux/tcp.h).
+_TCP_NOTSENT_LOWAT = 25
 
 
 def connection_of(scope: Scope) -> BoundedProtocol | None:
@@ -56,8 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the timeout of the first head; evict an idle connection if there are too many."""
         self._socket_transport = transport
         super().connection_made(GentleTransport(transport, self, loop=self.loop))  # type: ignore[arg-type]  # a proxy of one
-        plain = transport.get_extra_info("socket")
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._policy.send_buffer_bytes)
+        _bound_writes(transport, self._policy)
         self._idle_since_s = self.loop.time()
         self._arm(self._policy.head_timeout_s)
         if len(self.connections) > self._policy.max_connections and not self._evict_another():
@@ -342,3 +343,11 @@ class BoundedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self._linger(transport)
+
+
+def _bound_writes(transport: asyncio.Transport, policy: ConnectionPolicy) -> None:
+    """Bound what waits for the client in the kernel and in the transport."""
+    plain = transport.get_extra_info("socket")
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, policy.send_buffer_bytes)
+    plain.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, policy.unsent_bytes)
+    transport.set_write_buffer_limits(high=policy.unsent_bytes)

@@ -87,8 +87,11 @@ class Sender:
     async def _beat(self, heartbeat: bytes, interrupt: Interrupt) -> None:
         while True:
             silent_s = self._clock() - self._written_at_s
-            if silent_s < message_writer.HEARTBEAT_S or self._writing.locked():
+            if silent_s < message_writer.HEARTBEAT_S:
                 await asyncio.sleep(max(_LEAST_SLEEP_S, message_writer.HEARTBEAT_S - silent_s))
+                continue
+            if self._writing.locked():  # a piece waits for the reader
+                await asyncio.sleep(message_writer.HEARTBEAT_S)
                 continue
             try:
                 await self.write(heartbeat)

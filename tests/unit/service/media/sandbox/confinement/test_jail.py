@@ -28,8 +28,11 @@ SYS_STATX, SYS_NEWFSTATAT, SYS_CLONE3, SYS_DUP, SYS_RECVMSG = 332, 262, 435, 32,
 WORKED, OS_ERROR, MEMORY_ERROR = 0, 7, 8
 FILTERS = Filters()
 X32_BIT = 0x40000000
-# uretprobe and uprobe, which Linux from 6.14 on lets pass every filter, and which end or fail outside of a probe.
+# uretprobe and uprobe: Linux from 6.14 on asks no filter about them (`__secure_computing` in kernel/seccomp.c), so that
+# none can deny them. Outside of a probe the first ends the process and the second fails.
 PAST_SECCOMP = {335, 336}
+# Numbers behind all that a kernel has today.
+FUTURE_CALLS = (600, 1000, 4096, 2**20, 2**30 - 1, 2**31 - 1)
 _NUM_CALLS = 600
 CALLS_WITH_RULES = {
     number
@@ -200,6 +203,21 @@ def test_every_other_call_of_the_kernel_ends_the_child() -> None:
     }
     assert survived == {}
     assert run_jailed(lambda: call(X32_BIT | 39)) == -signal.SIGSYS  # getpid by another name
+
+
+@on_x86
+@pytest.mark.parametrize("number", FUTURE_CALLS)
+def test_numbers_that_no_kernel_has_end_the_child(number: int) -> None:
+    """The filters are lists of what is allowed: what they do not name is denied."""
+    assert run_jailed(lambda: call(number, 0, 0, 0, 0, 0, 0)) == -signal.SIGSYS
+    assert in_zygotes_filter(lambda: call(number, 0, 0, 0, 0, 0, 0)) == -signal.SIGSYS
+
+
+@on_x86
+@pytest.mark.parametrize("number", sorted(PAST_SECCOMP))
+def test_what_passes_every_filter_does_nothing(number: int) -> None:
+    for run in (run_jailed, in_zygotes_filter):
+        assert run(lambda: call(number, 0, 0, 0, 0, 0, 0)) in (-signal.SIGSYS, -signal.SIGILL, OS_ERROR)
 
 
 @on_x86
