@@ -172,7 +172,7 @@ class JobStore(Protocol):
         """Return the job as last saved."""
         ...
 
-    async def was_known(self, job_id: str) -> bool:
+    async def has_expired(self, job_id: str) -> bool:
         """Return whether a job with this id existed and has expired."""
         ...
 
@@ -188,7 +188,7 @@ class JobStore(Protocol):
         """Save the job and renew its lease. Return False if it was erased or another holder has claimed it."""
         ...
 
-    async def give_back(self, job: Job, *, holder: str) -> None:
+    async def requeue(self, job: Job, *, holder: str) -> None:
         """Save the job and put it at the head of the queue."""
         ...
 

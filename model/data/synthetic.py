@@ -43,7 +43,7 @@ class SampleBatch:
         masks: (B, H, W) bool, visible pixels of the objects that sound.
         kind_map: (B, H, W) uint8, 0 background, else 1 + kind index of the topmost object.
         sounding_kinds: (B, len(KINDS)) bool, kinds that sound by the truth rule, on screen or off.
-        ambiguous: (B,) bool, where the truth may be argued (docs/contract.md).
+        ambiguous: (B,) bool, where the truth is ambiguous (docs/contract.md).
         clip_ids: (B,) int64, the seeds.
     """
 

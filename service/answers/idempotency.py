@@ -86,11 +86,11 @@ class Idempotency:
             use.first_reply = found.reply
             yield use
             return
-        keeping = asyncio.create_task(self._keep(scope))
+        renewal = asyncio.create_task(self._renew_periodically(scope))
         try:
             yield use
         finally:
-            await end_tasks([keeping])
+            await end_tasks([renewal])
             await self._end(use)
 
     async def _end(self, use: KeyUse) -> None:
@@ -102,7 +102,7 @@ class Idempotency:
         except ServiceError:
             logger.warning("an idempotency key could not be stored")
 
-    async def _keep(self, scope: str) -> None:
+    async def _renew_periodically(self, scope: str) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
             try:
@@ -198,7 +198,7 @@ class IdempotentAnswering:
                 if error.kind not in _FORGOTTEN:
                     use.reply = json.dumps({"code": error.code, "detail": error.detail}).encode()
                 raise
-            await self._keep(use, file, context.deadline)
+            await self._store(use, file, context.deadline)
 
     def _note(self, event: AnswerEvent, file: SpoolFile) -> None:
         """Append a line to the file. Empty the file if the answer does not fit."""
@@ -211,7 +211,7 @@ class IdempotentAnswering:
             logger.warning("an answer could not be stored for its idempotency key")
             file.clear()
 
-    async def _keep(self, use: KeyUse, file: SpoolFile, deadline: Deadline) -> None:
+    async def _store(self, use: KeyUse, file: SpoolFile, deadline: Deadline) -> None:
         """Store the recorded answer. The caller has received it already, so a failure is only logged."""
         num_bytes = file.size
         if not num_bytes:

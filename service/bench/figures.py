@@ -51,13 +51,13 @@ def cpu_s(call: Callable[[], object], *, num_calls: int) -> float:
     """Return the least CPU seconds of a call and its child processes; other work disturbs them less than wall time."""
     best_s = float("inf")
     for _ in range(num_calls):
-        before_s = _spent_s()
+        before_s = _total_cpu_s()
         call()
-        best_s = min(best_s, _spent_s() - before_s)
+        best_s = min(best_s, _total_cpu_s() - before_s)
     return best_s
 
 
-def _spent_s() -> float:
+def _total_cpu_s() -> float:
     """Return the CPU seconds so far of this process and its ended children."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)

@@ -28,7 +28,7 @@ _TESTS_S, _BENCH_S = 150.0, 300.0
 _GPU_TESTS = ("tests/numerics", "tests/unit/model/data/world")
 _STDERR = 2  # descriptor
 # pytest's exit status where no test has the marker.
-_NO_TESTS = 5
+_NO_TESTS_COLLECTED = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def _run_tests(device: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", *_GPU_TESTS]
     command += [] if device.startswith("cuda") else ["--collect-only"]
     status = subprocess.run(command, cwd=_ROOT, stdout=_STDERR, timeout=_TESTS_S).returncode
-    if status not in (0, _NO_TESTS):
+    if status not in (0, _NO_TESTS_COLLECTED):
         raise subprocess.CalledProcessError(status, command)
 
 

@@ -25,9 +25,9 @@ _CLIENTS = 6 * ACCELERATOR.max_batch
 _SIDE_PX = 64
 _SETTLE_S = 3.0
 _START_S = 60.0
-_LOOK_S = 0.1
+_POLL_S = 0.1
 # Least number of batches in a figure: answers come a batch at a time.
-_BATCHES = 20
+_MIN_BATCHES = 20
 
 
 def measure_workers(plan: BenchPlan, on_step: OnStep) -> Figures:
@@ -77,7 +77,7 @@ async def _samples_per_s(segmenter: RedisSegmenter, seconds: float) -> float:
     try:
         await asyncio.sleep(_SETTLE_S)
         since_s = time.perf_counter()
-        await asyncio.sleep(max(2 * seconds, _BATCHES * ACCELERATOR.full_batch_s))
+        await asyncio.sleep(max(2 * seconds, _MIN_BATCHES * ACCELERATOR.full_batch_s))
     finally:
         for task in clients:
             task.cancel()
@@ -90,10 +90,10 @@ async def _samples_per_s(segmenter: RedisSegmenter, seconds: float) -> float:
 
 
 async def _until_two_workers(metrics: Metrics) -> None:
-    for _ in range(round(_START_S / _LOOK_S)):
+    for _ in range(round(_START_S / _POLL_S)):
         if metrics.registry.get_sample_value("avesformer_worker_up") == 2:
             return
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
     raise RuntimeError("the second worker did not start in time")
 
 

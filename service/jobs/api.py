@@ -144,7 +144,7 @@ class Jobs:
         job = await self._store.get(job_id)
         if job is not None and job.owner == owner:
             return job
-        if job is None and await self._store.was_known(job_id):
+        if job is None and await self._store.has_expired(job_id):
             raise ServiceError("job_expired", "The job ended long ago and was deleted; submit it again.")
         raise ServiceError("job_not_found", "There is no such job, or another API key submitted it.")
 

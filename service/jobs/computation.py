@@ -115,7 +115,7 @@ class JobComputation:
                 async with aclosing(events):
                     async for event in events:
                         await log.write(event)
-                        _note(event, record)
+                        _count(event, record)
                 await self._flush(log)
 
     async def _flush(self, log: AnswerLog) -> None:
@@ -148,7 +148,7 @@ class JobComputation:
             upload.close()
 
 
-def _note(event: AnswerEvent, record: RequestRecord) -> None:
+def _count(event: AnswerEvent, record: RequestRecord) -> None:
     if isinstance(event, FrameMasks):
         record.num_samples += 1
     elif isinstance(event, Summary):

@@ -19,7 +19,7 @@ from service.storage.blobs import Blobs
 # Seconds before a failed store operation is retried.
 RETRY_S = 1.0
 # Most parts that wait in memory while the blob store is unreachable (8 MiB of run lengths).
-_PARTS_HELD = 32
+_MAX_BUFFERED_PARTS = 32
 
 
 class LeaseLostError(Exception):
@@ -62,15 +62,15 @@ class JobLease:
                 await self._store.settle(self.job, holder=self._holder)
                 self.is_lost = True
 
-    async def give_back(self) -> None:
+    async def requeue(self) -> None:
         """Requeue the job. A finished job keeps its final state."""
         async with self._saving:
             if not self.is_lost:
                 job = self.job if self.job.has_ended else replace(self.job, state="queued")
-                await self._store.give_back(job, holder=self._holder)
+                await self._store.requeue(job, holder=self._holder)
                 self.is_lost = True
 
-    def lose(self) -> None:
+    def revoke(self) -> None:
         """Cancel the work on the job, because its lease is lost or the job was deleted."""
         self.is_lost = True
         if self.work is not None:
@@ -116,7 +116,7 @@ class AnswerLog:
         try:
             await self.flush()
         except ServiceError:
-            if self._num_bytes >= _PARTS_HELD * self._flush_bytes:
+            if self._num_bytes >= _MAX_BUFFERED_PARTS * self._flush_bytes:
                 raise
             # keep the lines in memory through a short outage of the store, so that no work is lost
             self._since_s, self._due_bytes = self._clock(), self._num_bytes + self._flush_bytes

@@ -20,7 +20,7 @@ class JobPolicy:
     Attributes:
         lease_s: duration of a lease; a job that is not saved for this long can be claimed by another process.
         num_parallel: most jobs in progress in this process. Their samples have a lower priority than requests.
-        num_telling: most webhooks in delivery, in addition to the jobs in progress.
+        num_deliveries: most webhooks in delivery, in addition to the jobs in progress.
         flush_bytes, flush_s: a part of the answer is stored at this size or age.
         poll_s: interval at which the queue is polled.
         retry_for_s: retryable failures are retried while the job is younger than this.
@@ -32,7 +32,7 @@ class JobPolicy:
 
     lease_s: float
     num_parallel: int = 2
-    num_telling: int = 16
+    num_deliveries: int = 16
     flush_bytes: int = 256 * 1024
     flush_s: float = 1.0
     poll_s: float = 1.0
@@ -42,19 +42,15 @@ class JobPolicy:
     keep_blobs_s: float = 30 * 86_400.0
 
 
-async def nothing_to_measure() -> None:
-    """Do nothing: there is no state disk."""
-
-
 @dataclass(frozen=True, slots=True)
 class RunnerParts:
     """Components that the runner uses.
 
     Attributes:
-        tell: sends the webhook of an ended job; does not raise.
+        deliver_webhook: sends the webhook of an ended job; does not raise.
         send_result: puts the result of an ended job to its `result_url` and returns how that went; does not raise.
         caller_of: returns the caller with a key id.
-        measure: measures the state disk again, because other processes may write to it.
+        measure: measures the state disk again, because other processes may write to it; None without one.
     """
 
     store: JobStore
@@ -62,7 +58,7 @@ class RunnerParts:
     answering: Answering
     spool: Spool
     request_log: RequestLog
-    tell: Callable[[Job], Awaitable[None]]
+    deliver_webhook: Callable[[Job], Awaitable[None]]
     send_result: Callable[[Job], Coroutine[None, None, ResultPut]]
     caller_of: Callable[[str], Caller] = lambda key_id: Caller(key_id=key_id)
-    measure: Callable[[], Awaitable[None]] = nothing_to_measure
+    measure: Callable[[], Awaitable[None]] | None = None

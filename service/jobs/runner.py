@@ -50,14 +50,14 @@ class JobRunner:
         self._wall_clock = wall_clock
         self._holder = uuid.uuid4().hex
         self._wake = asyncio.Event()
-        self._places = asyncio.Semaphore(policy.num_parallel)
+        self._slots = asyncio.Semaphore(policy.num_parallel)
         self._leases: dict[str, JobLease] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._ended_at_s: deque[float] = deque(maxlen=_RATE_JOBS)
 
     def start(self) -> None:
         """Start to claim jobs."""
-        num_tasks = self._policy.num_parallel + self._policy.num_telling
+        num_tasks = self._policy.num_parallel + self._policy.num_deliveries
         self._tasks = [asyncio.create_task(self._work_on_jobs(), name="jobs") for _ in range(num_tasks)]
         self._tasks.append(asyncio.create_task(sweep_forever(self._parts, self._policy), name="sweep jobs"))
 
@@ -78,7 +78,7 @@ class JobRunner:
     def drop(self, job_id: str) -> None:
         """Cancel the work on a deleted job, if this process holds it."""
         if job_id in self._leases:
-            self._leases[job_id].lose()
+            self._leases[job_id].revoke()
 
     async def _work_on_jobs(self) -> None:
         while True:
@@ -92,20 +92,20 @@ class JobRunner:
 
     async def _work_on_one(self) -> None:
         """Claim and process the next job in a worker slot; send its webhook after releasing the slot."""
-        async with AsyncExitStack() as holding:
-            async with self._places:
+        async with AsyncExitStack() as stack:
+            async with self._slots:
                 job = await self._parts.store.claim(self._holder)
                 if job is None:
                     await self._wait()
                     return
-                lease = await holding.enter_async_context(self._leased(job))
-                if not await self._has_ended(lease):
+                lease = await stack.enter_async_context(self._leased(job))
+                if not await self._process(lease):
                     return
             await self._drop_upload(lease.job)
             if lease.job.result_url is not None:
                 await self._send_result(lease)
             if lease.job.webhook is not None:
-                await self._parts.tell(lease.job)
+                await self._parts.deliver_webhook(lease.job)
             await until_stored(lease.settle)
 
     async def _drop_upload(self, job: Job) -> None:
@@ -138,20 +138,20 @@ class JobRunner:
         """Renew the lease of a claimed job during the body. Requeue the job if the body is cancelled."""
         lease = JobLease(job, self._parts.store, self._holder)
         self._leases[job.job_id] = lease
-        keeping = asyncio.create_task(self._keep(lease))
+        renewal = asyncio.create_task(self._renew_periodically(lease))
         try:
             yield lease
         except LeaseLostError:
             logger.info("the lease of a job is lost", extra={"job_id": job.job_id})
         except asyncio.CancelledError:
             await end_tasks([] if lease.work is None else [lease.work])
-            await self._give_back(lease)
+            await self._requeue(lease)
             raise
         finally:
             del self._leases[job.job_id]
-            await end_tasks([keeping])
+            await end_tasks([renewal])
 
-    async def _has_ended(self, lease: JobLease) -> bool:
+    async def _process(self, lease: JobLease) -> bool:
         """Process the job. Return False if its lease was lost or it was requeued."""
         work = lease.work = asyncio.create_task(self._computation.run(lease), name=f"job {lease.job.job_id}")
         await asyncio.wait([work])
@@ -161,7 +161,7 @@ class JobRunner:
         if isinstance(error, ServiceError) and self._computation.may_retry(lease.job, error):
             logger.info("a job is requeued to be retried", extra={"code": error.code})
             await asyncio.sleep(min(error.retry_after_s or RETRY_S, self._policy.lease_s))
-            await self._give_back(lease)
+            await self._requeue(lease)
             return False
         if isinstance(error, ServiceError):
             await lease.end(at_s=self._wall_clock(), state="failed", code=error.code, detail=error.detail)
@@ -172,13 +172,13 @@ class JobRunner:
             )
         return True
 
-    async def _give_back(self, lease: JobLease) -> None:
+    async def _requeue(self, lease: JobLease) -> None:
         try:
-            await lease.give_back()
+            await lease.requeue()
         except ServiceError:
             logger.warning("a job could not be requeued; its lease will expire")
 
-    async def _keep(self, lease: JobLease) -> None:
+    async def _renew_periodically(self, lease: JobLease) -> None:
         """Renew the lease periodically. Cancel the work if the lease is lost."""
         while not lease.is_lost:
             await asyncio.sleep(self._policy.lease_s / _RENEWALS_PER_LEASE)
@@ -187,4 +187,4 @@ class JobRunner:
             except ServiceError:
                 continue
             except LeaseLostError:
-                lease.lose()
+                lease.revoke()

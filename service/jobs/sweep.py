@@ -20,7 +20,8 @@ async def sweep_forever(parts: RunnerParts, policy: JobPolicy) -> None:
                 await parts.blobs.delete_all(f"jobs/{job_id}")
             await parts.blobs.delete_all(ANSWERS, older_than_s=policy.keep_answers_s)
             await parts.blobs.delete_all("jobs", older_than_s=policy.keep_blobs_s)
-            await parts.measure()
+            if parts.measure is not None:
+                await parts.measure()
         except ServiceError:
             logger.info("ended jobs could not be cleaned up")
         except Exception:

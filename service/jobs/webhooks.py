@@ -96,7 +96,7 @@ class Webhooks:
         elif not self._policy.private_hosts:
             self._check_port(parsed)
 
-    async def tell(self, job: Job) -> None:
+    async def deliver(self, job: Job) -> None:
         """Send the state of a job. Logs a warning if the last attempt fails; does not raise."""
         import httpx
 

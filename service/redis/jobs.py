@@ -99,7 +99,7 @@ class RedisJobStore:
         record = await self._link.call("HGET", _RECORD + job_id, "record")
         return None if record is None else decode_job(record)
 
-    async def was_known(self, job_id: str) -> bool:
+    async def has_expired(self, job_id: str) -> bool:
         """Return whether the job has expired and was deleted."""
         return bool(await self._link.call("EXISTS", _GONE + job_id))
 
@@ -116,7 +116,7 @@ class RedisJobStore:
         """Save the job and renew its lease. Return False if `holder` does not hold it."""
         return bool(await self._write(job, holder, "save", self._lease_ms))
 
-    async def give_back(self, job: Job, *, holder: str) -> None:
+    async def requeue(self, job: Job, *, holder: str) -> None:
         """Put the job back at the head of the queue."""
         await self._write(job, holder, "give back", 0)
 

@@ -68,7 +68,7 @@ class FolderJobStore:
         """Return the job as last saved, or None."""
         return self._jobs.get(job_id)
 
-    async def was_known(self, job_id: str) -> bool:
+    async def has_expired(self, job_id: str) -> bool:
         """Return whether this process has stored the job and deleted it after its lifetime."""
         return job_id in self._expired
 
@@ -93,7 +93,7 @@ class FolderJobStore:
         await self._write(job)
         return True
 
-    async def give_back(self, job: Job, *, holder: str) -> None:
+    async def requeue(self, job: Job, *, holder: str) -> None:
         """Put the job back at the head of the queue."""
         if await self.save(job, holder=holder):
             del self._holders[job.job_id]

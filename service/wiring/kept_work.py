@@ -104,7 +104,7 @@ def build_kept_work(
             answering,
             core.spool,
             core.request_log,
-            webhooks.tell,
+            webhooks.deliver,
             results.send,
             caller_of,
             room.measure,

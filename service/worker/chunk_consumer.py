@@ -103,7 +103,7 @@ class ChunkConsumer:
 
     async def run(self, *, drain_s: float) -> None:
         """Work until `stop`, then let held chunks finish for at most `drain_s` seconds and release the rest."""
-        keeping = asyncio.create_task(self._forever(self._keep))
+        renewal = asyncio.create_task(self._forever(self._renew_leases))
         taking = asyncio.create_task(self._take_until_stopped())
         try:
             await self._stopped.wait()
@@ -113,9 +113,9 @@ class ChunkConsumer:
             running = [running.task for running in self._running.values()]
             if running:
                 await asyncio.wait(running, timeout=max(0.0, until_s - self._clock()))
-            await self._give_back()
+            await self._release_all()
         finally:
-            await end_tasks((taking, keeping, *(running.task for running in self._running.values())))
+            await end_tasks((taking, renewal, *(running.task for running in self._running.values())))
 
     def stop(self, *, has_failed: bool = False) -> None:
         """Take no more chunks; `has_failed` if the worker ends because its device failed."""
@@ -229,7 +229,7 @@ class ChunkConsumer:
             except ServiceError:
                 await asyncio.sleep(_RETRY_S)
 
-    async def _keep(self) -> None:
+    async def _renew_leases(self) -> None:
         """Publish this worker, renew its leases and cancel chunks whose lease is lost."""
         info = await self._segmenter.describe()
         if not self.is_stopping:
@@ -242,7 +242,7 @@ class ChunkConsumer:
                 self._running[token].task.cancel()
         await asyncio.sleep(self._policy.lease_s / _RENEWALS_PER_LEASE)
 
-    async def _give_back(self) -> None:
+    async def _release_all(self) -> None:
         for running in list(self._running.values()):
             running.task.cancel()
             await self._once(partial(self._source.release, running.leased))

@@ -93,7 +93,7 @@ async def test_what_is_given_back_is_claimed_next(store: JobStore) -> None:
         await store.add(a_job(number))
     job = await store.claim("me")
     assert job is not None
-    await store.give_back(replace(job, attempt=1), holder="me")
+    await store.requeue(replace(job, attempt=1), holder="me")
     again = await store.claim("other")
     assert again == replace(job, attempt=1)
     assert not await store.save(job, holder="me")
@@ -109,7 +109,7 @@ async def test_an_erased_job_is_nobodys(store: JobStore) -> None:
     assert await store.get(job.job_id) is None
     assert not await store.save(job, holder="me")
     assert await store.claim("me") is None
-    assert not await store.was_known(job.job_id)
+    assert not await store.has_expired(job.job_id)
 
 
 async def test_ended_jobs_are_kept_for_their_time(store: JobStore) -> None:
@@ -126,7 +126,7 @@ async def test_ended_jobs_are_kept_for_their_time(store: JobStore) -> None:
             await asyncio.sleep(0.02)
     assert over == [job.job_id]
     assert await store.get(job.job_id) is None
-    assert await store.was_known(job.job_id)
+    assert await store.has_expired(job.job_id)
 
 
 @pytest.mark.redis

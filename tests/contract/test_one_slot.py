@@ -54,7 +54,7 @@ async def test_jobs_live_in_one_slot(link: RedisLink) -> None:
     assert await store.num_waiting() == 1
     assert await store.claim("me") == job
     assert await store.save(replace(job, progress=0.5), holder="me")
-    await store.give_back(job, holder="me")
+    await store.requeue(job, holder="me")
     assert await store.claim("me") == job
     await store.settle(replace(job, state="done", ended_at_s=2.0), holder="me")
     async with asyncio.timeout(HANG_S):

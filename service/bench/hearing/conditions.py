@@ -41,7 +41,7 @@ TIMING_FPS = 10.0
 
 
 @dataclass(frozen=True)
-class Made:
+class PreparedClip:
     """A clip to post: truth and sound; `frames` None keeps the plain clip's encoded pictures."""
 
     truth: Truth
@@ -83,7 +83,7 @@ class Condition:
         files: name of the condition whose files are posted, where it is not its own.
     """
 
-    make: Callable[[BaseClip], Made | None]
+    make: Callable[[BaseClip], PreparedClip | None]
     share: float = 1.0
     fps: float = 1.0
     files: str | None = None
@@ -93,108 +93,112 @@ class Condition:
         return range(max(1, round(num_clips * self.share)))
 
 
-def _own(base: BaseClip) -> Made:
-    return Made(base.clip.truth, base.clip.waveform, frames=base.clip.frames)
+def _unchanged(base: BaseClip) -> PreparedClip:
+    return PreparedClip(base.clip.truth, base.clip.waveform, frames=base.clip.frames)
 
 
-def _remix(base: BaseClip) -> Made:
-    return _sounding_as(with_gates(base.clip, other_choice(base.clip.scene)))
+def _remix(base: BaseClip) -> PreparedClip:
+    return _with_sound_of(with_gates(base.clip, other_choice(base.clip.scene)))
 
 
-def _off_screen(base: BaseClip) -> Made | None:
+def _off_screen(base: BaseClip) -> PreparedClip | None:
     gates = off_screen_only(base.clip.scene)
-    return None if gates is None else _sounding_as(with_gates(base.clip, gates))
+    return None if gates is None else _with_sound_of(with_gates(base.clip, gates))
 
 
-def _ambience(base: BaseClip) -> Made:
-    return _sounding_as(with_gates(base.clip, {}))
+def _ambience(base: BaseClip) -> PreparedClip:
+    return _with_sound_of(with_gates(base.clip, {}))
 
 
-def _sounding_as(clip: Clip) -> Made:
-    return Made(clip.truth, clip.waveform)
+def _with_sound_of(clip: Clip) -> PreparedClip:
+    return PreparedClip(clip.truth, clip.waveform)
 
 
-def _other(base: BaseClip) -> Made:
-    return Made(base.clip.truth, base.other_waveform)
+def _other_sound(base: BaseClip) -> PreparedClip:
+    return PreparedClip(base.clip.truth, base.other_waveform)
 
 
-def _silence(base: BaseClip) -> Made:
-    return Made(base.clip.truth, np.zeros_like(base.clip.waveform))
+def _silence(base: BaseClip) -> PreparedClip:
+    return PreparedClip(base.clip.truth, np.zeros_like(base.clip.waveform))
 
 
-def _louder(base: BaseClip, *, gain_db: float) -> Made:
+def _louder(base: BaseClip, *, gain_db: float) -> PreparedClip:
     loud = base.clip.waveform * np.float32(10 ** (gain_db / 20))
-    return Made(base.clip.truth, np.clip(loud, -1, 1))
+    return PreparedClip(base.clip.truth, np.clip(loud, -1, 1))
 
 
-def _timing_edit(base: BaseClip) -> Made:
+def _timing_edit(base: BaseClip) -> PreparedClip:
     """Half of the clips carry 0.3 s of sound from before the first frame, which an edit list cuts; half start late."""
     wave, lead = base.clip.waveform, round(EDIT_S * WAVEFORM_RATE_HZ)
     if base.number % 2:
-        return Made(base.clip.truth, wave[lead:], Mp4Policy(sound_start_s=EDIT_S))
-    return Made(base.clip.truth, np.concatenate([wave[lead::-1][:lead], wave]), Mp4Policy(sound_start_s=-EDIT_S))
+        return PreparedClip(base.clip.truth, wave[lead:], Mp4Policy(sound_start_s=EDIT_S))
+    return PreparedClip(
+        base.clip.truth, np.concatenate([wave[lead::-1][:lead], wave]), Mp4Policy(sound_start_s=-EDIT_S)
+    )
 
 
-def _narrow_band(base: BaseClip) -> Made:
-    return Made(base.clip.truth, base.clip.waveform, Mp4Policy(audio_rate_hz=8000, audio_bits_per_s=24_000))
+def _narrow_band(base: BaseClip) -> PreparedClip:
+    return PreparedClip(base.clip.truth, base.clip.waveform, Mp4Policy(audio_rate_hz=8000, audio_bits_per_s=24_000))
 
 
-def _mp3(base: BaseClip) -> Made:
+def _mp3(base: BaseClip) -> PreparedClip:
     policy = Mp4Policy(audio_codec="libmp3lame", audio_rate_hz=44_100, audio_bits_per_s=64_000)
-    return Made(base.clip.truth, base.clip.waveform, policy)
+    return PreparedClip(base.clip.truth, base.clip.waveform, policy)
 
 
-def _rotated(base: BaseClip) -> Made:
+def _rotated(base: BaseClip) -> PreparedClip:
     frames = np.ascontiguousarray(np.rot90(base.clip.frames, axes=(1, 2)))  # anticlockwise; the file turns it back
-    return Made(base.clip.truth, base.clip.waveform, frames=frames, turn_degrees=90)
+    return PreparedClip(base.clip.truth, base.clip.waveform, frames=frames, turn_degrees=90)
 
 
-def _again(base: BaseClip, *, size: tuple[int, int], fps: Fraction = FRAME_RATE, **scene_options: Any) -> Made:
+def _rendered_again(
+    base: BaseClip, *, size: tuple[int, int], fps: Fraction = FRAME_RATE, **scene_options: Any
+) -> PreparedClip:
     clip = make_clip(base.seed, size, fps=fps, **scene_options)
-    return Made(clip.truth, clip.waveform, frames=clip.frames, fps=fps)
+    return PreparedClip(clip.truth, clip.waveform, frames=clip.frames, fps=fps)
 
 
-def _portrait(base: BaseClip) -> Made:
-    return _again(base, size=(270, 480))
+def _portrait(base: BaseClip) -> PreparedClip:
+    return _rendered_again(base, size=(270, 480))
 
 
-def _full_hd(base: BaseClip) -> Made:
-    return _again(base, size=(1440, 1080) if base.number % 2 == 0 else (1920, 1080), fps=FULL_HD_RATE)
+def _full_hd(base: BaseClip) -> PreparedClip:
+    return _rendered_again(base, size=(1440, 1080) if base.number % 2 == 0 else (1920, 1080), fps=FULL_HD_RATE)
 
 
-def _unseen(base: BaseClip) -> Made:
-    return _again(base, size=base.size, background="unseen")
+def _unseen(base: BaseClip) -> PreparedClip:
+    return _rendered_again(base, size=base.size, background="unseen")
 
 
-def _visible(base: BaseClip, *, num: int) -> Made:
+def _visible(base: BaseClip, *, num: int) -> PreparedClip:
     clip = make_clip(base.seed + num * VISIBLE_SEEDS, base.size, visible=(num, num))
-    return Made(clip.truth, clip.waveform, frames=clip.frames)
+    return PreparedClip(clip.truth, clip.waveform, frames=clip.frames)
 
 
-_SOME = 1 / 3
+_THIRD = 1 / 3
 CONDITIONS: dict[str, Condition] = {
-    "own": Condition(_own),
+    "own": Condition(_unchanged),
     "remix": Condition(_remix),
-    "other": Condition(_other),
+    "other": Condition(_other_sound),
     "off_screen": Condition(_off_screen),
     "ambience": Condition(_ambience),
     "silence": Condition(_silence),
-    "timing": Condition(_own, fps=TIMING_FPS, files="own"),
-    "timing_edit": Condition(_timing_edit, fps=TIMING_FPS, share=_SOME),
-    "quieter": Condition(lambda base: _louder(base, gain_db=-12), share=_SOME),
-    "louder": Condition(lambda base: _louder(base, gain_db=12), share=_SOME),
-    "8khz": Condition(_narrow_band, share=_SOME),
-    "mp3": Condition(_mp3, share=_SOME),
-    "portrait": Condition(_portrait, share=_SOME),
-    "rotated": Condition(_rotated, share=_SOME),
+    "timing": Condition(_unchanged, fps=TIMING_FPS, files="own"),
+    "timing_edit": Condition(_timing_edit, fps=TIMING_FPS, share=_THIRD),
+    "quieter": Condition(lambda base: _louder(base, gain_db=-12), share=_THIRD),
+    "louder": Condition(lambda base: _louder(base, gain_db=12), share=_THIRD),
+    "8khz": Condition(_narrow_band, share=_THIRD),
+    "mp3": Condition(_mp3, share=_THIRD),
+    "portrait": Condition(_portrait, share=_THIRD),
+    "rotated": Condition(_rotated, share=_THIRD),
     "1080p": Condition(_full_hd, share=1 / 4),
-    "unseen": Condition(_unseen, share=_SOME),
+    "unseen": Condition(_unseen, share=_THIRD),
     **{f"visible{num}": Condition(partial(_visible, num=num), share=0.1) for num in range(1, 7)},
 }
 VISIBLE_NAMES = tuple(name for name in CONDITIONS if name.startswith("visible"))
 
 
-def chosen(names: Sequence[str]) -> Iterator[str]:
+def choose_conditions(names: Sequence[str]) -> Iterator[str]:
     """The conditions to run (no names: all), `own` always, `visible` for 1 to 6 objects.
 
     Raises:
@@ -222,12 +226,12 @@ def prepare_clip(folder: Path, seed: int, number: int, names: Sequence[str]) -> 
         if path.with_suffix(".json").exists():
             continue
         start_s = time.perf_counter()
-        made = CONDITIONS[name].make(base)
-        if made is not None:
-            _write(path, made, plain=clip_path(folder, number, "own"))
+        prepared = CONDITIONS[name].make(base)
+        if prepared is not None:
+            _write_clip(path, prepared, plain=clip_path(folder, number, "own"))
         if name == "own":
             _save_timing(path, base.clip)
-        path.with_suffix(".json").write_text(json.dumps(made and made.truth), encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(prepared and prepared.truth), encoding="utf-8")
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start_s
     return seconds
 
@@ -244,10 +248,10 @@ def load_timing(folder: Path, number: int) -> tuple[NDArray[np.uint8], dict[int,
         return saved["ids"], states
 
 
-def _write(path: Path, made: Made, *, plain: Path) -> None:
-    if made.frames is None:
-        copy_with_sound(path, pictures=plain, waveform=made.waveform, policy=made.policy)
+def _write_clip(path: Path, prepared: PreparedClip, *, plain: Path) -> None:
+    if prepared.frames is None:
+        copy_with_sound(path, pictures=plain, waveform=prepared.waveform, policy=prepared.policy)
         return
-    write_mp4(path, frames=made.frames, frame_rate=made.fps, waveform=made.waveform, policy=made.policy)
-    if made.turn_degrees:
-        path.write_bytes(rotated(path.read_bytes(), made.turn_degrees))
+    write_mp4(path, frames=prepared.frames, frame_rate=prepared.fps, waveform=prepared.waveform, policy=prepared.policy)
+    if prepared.turn_degrees:
+        path.write_bytes(rotated(path.read_bytes(), prepared.turn_degrees))

@@ -127,7 +127,7 @@ def clip_edges(
     for slot, sounds in states.items():
         shares = _shares(masks, silhouettes, slot=slot)
         predicted = predicted_edges(times_s, shares)
-        true = [e for e in steady_edges(sounds) if _is_watched(e, times_s, shares)]
+        true = [e for e in steady_edges(sounds) if _is_observed(e, times_s, shares)]
         lags = match(true, predicted)
         outcomes += [EdgeOutcome(number, e.is_on, lag) for e, lag in zip(true, lags, strict=True)]
         moments = [e.time_s for e in state_edges(sounds)]
@@ -145,7 +145,7 @@ def _shares(masks: Sequence[BoolMask], silhouettes: Sequence[NDArray[np.uint8]],
     return shares
 
 
-def _is_watched(edge: Edge, times_s: NDArray[np.float64], shares: NDArray[np.float64]) -> bool:
+def _is_observed(edge: Edge, times_s: NDArray[np.float64], shares: NDArray[np.float64]) -> bool:
     """Whether there are samples from before the edge until MATCH_S after it, and the object is visible in them."""
     near = np.abs(times_s - edge.time_s) <= MATCH_S
     is_inside = bool(times_s[0] <= edge.time_s <= times_s[-1] - MATCH_S)

@@ -26,7 +26,7 @@ from model.data.pictures.index import Picture, PicturesIndex, Recording, read_in
 from model.data.pictures.recordings import Waveform, read_recording
 from model.evaluation.picture_pairs import choose_pictures
 from model.network.preprocess import SAMPLE_RATE_HZ
-from service.bench.hearing.pictures import argument_parser, even, service_url, show_figures
+from service.bench.hearing.pictures import argument_parser, crop_to_even, service_url, show_figures
 from service.client.answer import Answer
 from service.client.connect import open_client
 from service.domain.options import SegmentOptions
@@ -150,7 +150,7 @@ def measure(url: str, index: PicturesIndex, chosen: Iterable[tuple[Picture, Reco
             if not len(sound):
                 continue
             path = Path(folder) / "clip.mp4"
-            frame = even(read_picture(picture)).frame
+            frame = crop_to_even(read_picture(picture)).frame
             waveform = np.zeros(int(CLIP_S * SAMPLE_RATE_HZ), np.float32)
             start = int(ONSET_S * SAMPLE_RATE_HZ)
             waveform[start : start + len(sound)] = sound

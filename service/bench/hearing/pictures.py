@@ -62,7 +62,7 @@ def classes_of(frame: FrameMasks, kinds: Sequence[str], size: tuple[int, int]) -
     return classes
 
 
-def even(labelled: LabelledFrame) -> LabelledFrame:
+def crop_to_even(labelled: LabelledFrame) -> LabelledFrame:
     """Drop the last row or column of odd sides, which yuv420p does not have."""
     height, width = (side // 2 * 2 for side in labelled.classes.shape)
     return LabelledFrame(
@@ -74,7 +74,7 @@ def answer_pairs(
     client: RestClient | GrpcClient, index: PicturesIndex, folder: Path, picture: Picture
 ) -> list[PairAnswer]:
     """Post the pairs of a picture one after the other."""
-    labelled = even(read_picture(picture))
+    labelled = crop_to_even(read_picture(picture))
     answers = []
     for number, pair in enumerate(choose_pairs(picture, labelled.classes, index)):
         path = folder / f"{picture.path.stem}-{number}.mp4"

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from model.data.world.scene import WORLD_VERSION
-from service.bench.hearing.conditions import CONDITIONS, chosen, clip_path, load_timing, prepare_clip
+from service.bench.hearing.conditions import CONDITIONS, choose_conditions, clip_path, load_timing, prepare_clip
 from service.bench.hearing.edges import clip_edges
 from service.bench.hearing.failures import write_sheets
 from service.bench.hearing.score import compare, compare_labels
@@ -159,7 +159,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true", help="exit code 1 where a bar is missed")
     given = parser.parse_args(arguments)
     try:
-        given.names = tuple(chosen([name for name in given.conditions.split(",") if name]))
+        given.names = tuple(choose_conditions([name for name in given.conditions.split(",") if name]))
     except ValueError as error:
         parser.error(str(error))
     return given

@@ -1,8 +1,8 @@
-"""Sound events against the world's truth: which are clear, which may be argued, and what was found.
+"""Sound events against the world's truth: which are clear, which are ambiguous, and which were found.
 
 A true event is a time in which the gate of a label's visible source is open, pauses of up to 0.25 s included (they
 count as sounding). It is clear if the source can be heard and seen from its first to its last tenth of a second and for
-nine tenths of its time; otherwise it may be argued when the event begins and ends, so it is left out, and so are the
+nine tenths of its time; otherwise its ends are ambiguous, so it is left out, and so are the
 answered events that lie half or more within it. Of a gate in which the source is never both heard and seen there is no
 event. An answered event is right if it and a clear one of its label differ by at most 0.3 s at both ends.
 """
@@ -25,7 +25,7 @@ from service.postprocess.assignment import assign
 TOLERANCE_S = 0.3
 _BLOCK_S = BLOCK_SAMPLES / SAMPLE_RATE_HZ
 # Pauses that the world counts as sounding.
-_MERGED_S = 0.25
+_MAX_PAUSE_S = 0.25
 # A clear event is heard and seen for this share of its time, and within this long of both ends.
 _CLEAR_SHARE, _CLEAR_EDGE_S = 0.9, 0.1
 # A pair that is no match costs more than any that is.
@@ -37,7 +37,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class TrueEvent:
-    """A true event of a label; `is_clear` says that its ends cannot be argued."""
+    """A true event of a label; `is_clear` if its ends are not ambiguous."""
 
     start_s: float
     end_s: float
@@ -72,7 +72,7 @@ class EventTally:
         self.num_missed += len(clear) - len(pairs)
         unclear = [event for event in true if not event.is_clear]
         self.num_wrong += sum(
-            number not in used and not _may_be_argued(event, unclear) for number, event in enumerate(answered)
+            number not in used and not _is_ambiguous(event, unclear) for number, event in enumerate(answered)
         )
         self.lags_s = (self.lags_s or []) + [
             (answered[b].start_s - clear[a].start_s, answered[b].end_s - clear[a].end_s) for a, b in pairs
@@ -107,7 +107,7 @@ def true_events(
 
 
 def _events(is_open: _Bools, is_sounding: _Bools) -> list[TrueEvent]:
-    edge, merged = round(_CLEAR_EDGE_S / _BLOCK_S), round(_MERGED_S / _BLOCK_S)
+    edge, merged = round(_CLEAR_EDGE_S / _BLOCK_S), round(_MAX_PAUSE_S / _BLOCK_S)
     steps = np.diff(np.concatenate([[0], is_open.astype(int), [0]]))
     runs: list[list[int]] = []
     for start, stop in zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True):
@@ -134,7 +134,7 @@ def _pairs(true: Sequence[TrueEvent], answered: Sequence[SoundEvent]) -> list[tu
     return [pair for pair in assign(cost) if is_right[pair]]
 
 
-def _may_be_argued(event: SoundEvent, unclear: Sequence[TrueEvent]) -> bool:
+def _is_ambiguous(event: SoundEvent, unclear: Sequence[TrueEvent]) -> bool:
     covered_s = sum(
         max(0.0, min(event.end_s, true.end_s + TOLERANCE_S) - max(event.start_s, true.start_s - TOLERANCE_S))
         for true in unclear

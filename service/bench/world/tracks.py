@@ -3,7 +3,7 @@
 Clips of `model.data.world.crossing` are posted to a service with the checkpoint `tiny` and `instances=true`; the tracks
 that come back are compared with the world's objects. The same clips with the true masks in place of the model's tell
 errors of tracking from errors of the model. Samples within 0.2 s of a source starting or stopping are left out, and so
-are objects of which less than 0.3 % of the frame is visible (the world's rule for what may be argued).
+are objects of which less than 0.3 % of the frame is visible (the world's rule for what is ambiguous).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def measure_tracks(plan: BenchPlan, on_step: OnStep, *, num_clips: int = NUM_CLI
             on_step(f"tracks, clip {number + 1} of {num_clips}")
             clip = make_world_clip(draw_crossing(FIRST_SEED + number, seconds=SECONDS, aspect=ASPECT))
             answered, followed = _follow(clip, clip.write(Path(folder) / "clip.mp4"), respond)
-            predicted.append(compared(clip, answered))
-            true.append(compared(clip, followed))
+            predicted.append(compare_clip(clip, answered))
+            true.append(compare_clip(clip, followed))
     return {
         "tracks.idf1": idf1(predicted),
         "tracks.hota": hota(predicted),
@@ -88,16 +88,16 @@ def sounding_objects(clip: WorldClip, frame: FrameMasks) -> _Masks:
     return {slot: mask for slot, mask in masks.items() if mask.any()}
 
 
-def compared(clip: WorldClip, frames: Sequence[FrameMasks]) -> list[TrackedFrame]:
+def compare_clip(clip: WorldClip, frames: Sequence[FrameMasks]) -> list[TrackedFrame]:
     """Return what identity figures need of a clip; see the module for what is left out."""
     return [
-        _compared(sounding_objects(clip, frame), {mask.track_id or 0: _pixels(mask) for mask in frame.masks})
+        _compare_frame(sounding_objects(clip, frame), {mask.track_id or 0: _pixels(mask) for mask in frame.masks})
         for frame in frames
         if not is_near_edge(clip.scene, clip.mix, time_s=frame.sample_time_s)
     ]
 
 
-def _compared(objects: _Masks, answered: _Masks) -> TrackedFrame:
+def _compare_frame(objects: _Masks, answered: _Masks) -> TrackedFrame:
     """Compare a frame; an answered mask that is that of a hardly visible object is neither right nor wrong."""
     true = {slot: mask for slot, mask in objects.items() if mask.mean() >= MIN_VISIBLE_SHARE}
     ignored = [mask for slot, mask in objects.items() if slot not in true]

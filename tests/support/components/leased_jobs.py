@@ -47,7 +47,7 @@ class FrontView:
         self._check()
         return self._shared.jobs.get(job_id)
 
-    async def was_known(self, job_id: str) -> bool:
+    async def has_expired(self, job_id: str) -> bool:
         self._check()
         return job_id in self._shared.gone
 
@@ -73,7 +73,7 @@ class FrontView:
         self._shared.leases[job.job_id] = (holder, self._shared.clock() + self._shared.lease_s)
         return True
 
-    async def give_back(self, job: Job, *, holder: str) -> None:
+    async def requeue(self, job: Job, *, holder: str) -> None:
         if await self.save(job, holder=holder):
             del self._shared.leases[job.job_id]
             self._shared.queue.appendleft(job.job_id)

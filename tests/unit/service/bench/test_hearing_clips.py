@@ -12,7 +12,7 @@ import pytest
 from model.data.world.scene import SceneOptions, draw_scene
 from service.bench.hearing import conditions as hearing_conditions
 from service.bench.hearing.clips import Clip, make_clip, off_screen_only, other_choice, with_gates
-from service.bench.hearing.conditions import CONDITIONS, chosen, clip_path, load_timing, prepare_clip
+from service.bench.hearing.conditions import CONDITIONS, choose_conditions, clip_path, load_timing, prepare_clip
 from service.bench.hearing.failures import read_frame
 
 SIZE = (64, 48)
@@ -60,11 +60,11 @@ def test_off_screen_only_and_ambience_only(clip: Clip) -> None:
 
 
 def test_conditions_by_name() -> None:
-    assert list(chosen(["mp3"])) == ["own", "mp3"]
-    assert list(chosen(["visible"])) == ["own", *(f"visible{num}" for num in range(1, 7))]
-    assert list(chosen([])) == list(CONDITIONS)
+    assert list(choose_conditions(["mp3"])) == ["own", "mp3"]
+    assert list(choose_conditions(["visible"])) == ["own", *(f"visible{num}" for num in range(1, 7))]
+    assert list(choose_conditions([])) == list(CONDITIONS)
     with pytest.raises(ValueError, match="mp4"):
-        list(chosen(["mp4"]))
+        list(choose_conditions(["mp4"]))
 
 
 def _loud_pair() -> int:

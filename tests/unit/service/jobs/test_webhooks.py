@@ -76,7 +76,7 @@ def hooks(slept: list[float], *, allowed: frozenset[str] = frozenset({"hooks.exa
 
 async def test_state_is_told_and_signed() -> None:
     async with receiving("204 No Content") as receiver:
-        await hooks([]).tell(a_job(f"http://hooks.example:{receiver.port}/done?x=1"))
+        await hooks([]).deliver(a_job(f"http://hooks.example:{receiver.port}/done?x=1"))
     [(headers, body)] = receiver.requests
     assert json.loads(body)["state"] == "done"
     assert headers["host"] == f"hooks.example:{receiver.port}"
@@ -92,7 +92,7 @@ async def test_the_end_lists_the_events() -> None:
     async with receiving("200 OK") as receiver:
         webhooks = hooks([])
         webhooks.events_of = events_of
-        await webhooks.tell(a_job(f"http://hooks.example:{receiver.port}/"))
+        await webhooks.deliver(a_job(f"http://hooks.example:{receiver.port}/"))
         told = json.loads(receiver.requests[0][1])
     assert told["num_events"] == 7
     assert told["events"] == [
@@ -103,7 +103,7 @@ async def test_the_end_lists_the_events() -> None:
 async def test_failures_are_tried_again_three_times() -> None:
     slept: list[float] = []
     async with receiving("500 No", "302 Found", "503 No", "200 OK") as receiver:
-        await hooks(slept).tell(a_job(f"http://hooks.example:{receiver.port}/"))
+        await hooks(slept).deliver(a_job(f"http://hooks.example:{receiver.port}/"))
     assert len(receiver.requests) == 4
     assert slept == [1.0, 5.0, 25.0]
 
@@ -111,18 +111,18 @@ async def test_failures_are_tried_again_three_times() -> None:
 async def test_it_gives_up() -> None:
     slept: list[float] = []
     async with receiving(*["500 No"] * 9) as receiver:
-        await hooks(slept).tell(a_job(f"http://hooks.example:{receiver.port}/"))
+        await hooks(slept).deliver(a_job(f"http://hooks.example:{receiver.port}/"))
     assert len(receiver.requests) == 4
-    await hooks(slept).tell(a_job("http://hooks.example:1/"))
+    await hooks(slept).deliver(a_job("http://hooks.example:1/"))
 
 
 async def test_private_addresses_are_refused_at_delivery() -> None:
     slept: list[float] = []
     async with receiving("200 OK") as receiver:
         url = f"http://other.example:{receiver.port}/"
-        await hooks(slept).tell(a_job(url))
+        await hooks(slept).deliver(a_job(url))
         assert receiver.requests == []
-        await hooks(slept, allowed=frozenset({"127.0.0.1"})).tell(a_job(url))
+        await hooks(slept, allowed=frozenset({"127.0.0.1"})).deliver(a_job(url))
         assert len(receiver.requests) == 1
 
 
@@ -167,7 +167,7 @@ async def test_one_private_address_among_public_ones_refuses_the_host() -> None:
         pass
 
     webhooks = Webhooks(WebhookPolicy(), wall_clock=lambda: 0.0, resolve=resolve, sleep=sleep)
-    await webhooks.tell(a_job("https://mixed.example/"))
+    await webhooks.deliver(a_job("https://mixed.example/"))
     assert asked == [("mixed.example", 443)] * 4
 
 
