@@ -11,6 +11,8 @@ TORCH ?=
 TORCH_INDEX_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 TORCH_SPEC_cpu := torch==2.13.0+cpu
 TORCH_SPEC := $(or $(TORCH_SPEC_$(TORCH)),torch==2.13.0)
+# Installed without its dependencies (an older numpy and OpenCV): the tests use its decoder of masks alone.
+LABEL_STUDIO := label-studio-sdk==2.1.2
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow lint format proto docs bench performance hearing soak chaos fuzz check-compose sbom audit clean
@@ -68,6 +70,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check $(INSTALL_FLAGS) -e '.[model,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(INSTALL_FLAGS) --no-deps '$(LABEL_STUDIO)'
 	@touch $@
 
 hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 20 --conditions mp3,timing")

@@ -207,6 +207,14 @@ def test_fiftyone_fields_place_the_mask_in_its_box():
     assert (fields["label"], fields["index"]) == ("dog", 4)
 
 
+@pytest.mark.parametrize("number", range(5))
+def test_fiftyone_reads_its_masks(number):
+    tool = pytest.importorskip("fiftyone", reason="pip install fiftyone (1.1 GB with a database, and an older OpenCV)")
+    pixels = shapes()[number]
+    detection = tool.Detection(**detection_fields(mask_of(pixels)))
+    assert (detection.to_segmentation(frame_size=(WIDTH, HEIGHT), target=1).mask == pixels).all()
+
+
 def test_a_missing_tool_is_named(answer, monkeypatch):
     for name in ("supervision", "fiftyone", "matplotlib"):
         monkeypatch.setitem(sys.modules, name, None)
