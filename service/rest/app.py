@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ _STATIC_TYPES = {
     ".svg": "image/svg+xml",
     ".mp4": "video/mp4",
 }
+# Swagger UI: its files alone are used of the package that brings them.
+_SWAGGER_UI = Path(str(files("fastapi_swagger"))) / "resources"
 # Names are looked up here and never become paths.
 _STATIC_FILES = {
     path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.suffix in _STATIC_TYPES
-}
+} | {f"swagger_ui/{path.name}": path for path in _SWAGGER_UI.glob("*") if path.suffix in _STATIC_TYPES}
 _CORS_REQUEST_HEADERS = (
     "Authorization",
     "Cache-Control",

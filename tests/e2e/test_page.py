@@ -333,12 +333,22 @@ def test_where_keys_are_set_the_page_asks_for_one_and_sends_it(started: Browser,
         started.wait_for(DONE)
 
 
-def test_the_reference_lists_every_route(browser: Browser, url: str) -> None:
+def test_the_reference_lists_every_route_and_tries_one_with_an_upload(browser: Browser, url: str) -> None:
     browser.open(f"{url}/docs")
-    browser.wait_for("document.querySelectorAll('details').length")
-    listed = browser.value_of("[...document.querySelectorAll('summary')].map(entry => entry.textContent)")
+    browser.wait_for("document.querySelectorAll('.opblock').length")
+    listed = browser.value_of("[...document.querySelectorAll('.opblock-summary')].map(entry => entry.textContent)")
     for route in ("POST/v1/segment", "POST/v1/jobs", "GET/v1/readyz", "GET/v1/metrics"):
-        assert any(route in text.replace(" ", "") for text in listed), (route, listed)
+        assert any(route in text.replace("\u200b", "") for text in listed), (route, listed)
+    for button in (".opblock-post .opblock-summary-control", ".try-out__btn"):
+        browser.wait_for(f"!!document.querySelector('{button}')")
+        browser.value_of(f"document.querySelector('{button}').click()")
+    browser.wait_for("!!document.querySelector('.opblock-body input[type=file]')")
+    browser.choose_file(".opblock-body input[type=file]", CLIP)
+    browser.value_of("document.querySelector('.execute').click()")
+    answer = "document.querySelector('.live-responses-table .response')"
+    shown = browser.wait_for(f"{answer} && {answer}.innerText.includes('num_samples') && {answer}.innerText")
+    assert shown.startswith("200")
+    assert '"num_samples": 5' in shown
 
 
 def test_a_page_of_another_origin_uses_the_service_where_it_is_named(
