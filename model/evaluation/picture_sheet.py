@@ -44,17 +44,34 @@ ROBUST_CHANGES: Mapping[str, Change] = {
 }
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A drawn answer.
+
+    Attributes:
+        picture: file of the picture.
+        is_own: whether something in the picture sounds.
+        score: IoU with what sounds; if nothing in the picture sounds, 1 - IoU with what is there.
+        pixels: frame, truth and answer side by side.
+    """
+
+    picture: Path
+    is_own: bool
+    score: float
+    pixels: Pixels
+
+
 @dataclass
 class ContactSheet:
     """Collects answers and draws the best, the worst and evenly spread ones.
 
     Attributes:
         labels: names of the classes, background first.
-        tiles: (IoU, drawn tile) of each answer to a sound of something in the picture or of something else.
+        tiles: each answer to a sound of something in the picture or of something else.
     """
 
     labels: tuple[str, ...]
-    tiles: list[tuple[float, Pixels]] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
 
     def show(self, entry: PairAnswer) -> None:
         """Add an answer; silence and ambience are left out."""
@@ -70,19 +87,30 @@ class ContactSheet:
         if counts.any():
             caption += f", says {self.labels[int(counts.argmax())]}"
         cv2.putText(tile, caption, (2, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
-        self.tiles.append((score, tile))
+        self.tiles.append(Tile(entry.pair.picture.path, is_own, score, tile))
+
+    def best(self) -> list[Tile]:
+        """Return the best answers to something that sounds, one a picture: an empty answer is no achievement."""
+        found = {tile.picture: tile for tile in sorted(self.tiles, key=lambda tile: tile.score) if tile.is_own}
+        return sorted(found.values(), key=lambda tile: -tile.score)[:SHEET_SAMPLES]
+
+    def worst(self) -> list[Tile]:
+        """Return the worst answers, one a picture."""
+        found = {tile.picture: tile for tile in sorted(self.tiles, key=lambda tile: -tile.score)}
+        return sorted(found.values(), key=lambda tile: tile.score)[:SHEET_SAMPLES]
+
+    def spread(self) -> list[Tile]:
+        """Return answers from the whole evaluation, evenly spread."""
+        count = min(SHEET_SAMPLES, len(self.tiles))
+        return [self.tiles[number] for number in np.linspace(0, len(self.tiles) - 1, count).astype(int)]
 
     def write(self, folder: Path) -> None:
         """Write best.png, worst.png and spread.png: frame, truth and answer of up to 40 samples each."""
         folder.mkdir(parents=True, exist_ok=True)
-        order = sorted(self.tiles, key=lambda pair: -pair[0])
-        spread = [self.tiles[number] for number in np.linspace(0, len(self.tiles) - 1, SHEET_SAMPLES).astype(int)]
-        for name, chosen in (
-            ("best", order[:SHEET_SAMPLES]),
-            ("worst", order[::-1][:SHEET_SAMPLES]),
-            ("spread", spread),
-        ):
-            tiles = [tile for _, tile in chosen]
+        for name, chosen in (("best", self.best()), ("worst", self.worst()), ("spread", self.spread())):
+            tiles = [tile.pixels for tile in chosen]
+            if not tiles:
+                continue
             tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % SHEET_COLUMNS)
             rows = [np.hstack(tiles[start : start + SHEET_COLUMNS]) for start in range(0, len(tiles), SHEET_COLUMNS)]
             cv2.imwrite(str(folder / f"{name}.png"), np.vstack(rows)[..., ::-1])

@@ -9,7 +9,7 @@ from support.model.pictures_folder import write_pictures_folder
 
 from model.data.pictures.index import read_index
 from model.evaluation.picture_pairs import choose_pairs, choose_pictures, loudest_window
-from model.evaluation.picture_sheet import ROBUST_CHANGES, narrow
+from model.evaluation.picture_sheet import ROBUST_CHANGES, SHEET_SAMPLES, ContactSheet, narrow
 from model.evaluation.pictures import PairAnswer, evaluate_pictures
 from model.network.avesformer import AVESFormer
 
@@ -86,3 +86,20 @@ def test_other_labels_and_an_empty_split_are_refused(folder: Path, tiny: AVESFor
         evaluate_pictures(tiny, index, choose_pictures(index, split="val"), size_px=64)
     with pytest.raises(ValueError, match="no pictures"):
         choose_pictures(index, split="test")
+
+
+def test_sheets_show_the_best_and_the_worst_of_each_picture(folder: Path) -> None:
+    _, entries = figures(folder, ColourModel())
+    for is_deaf in (False, True):
+        _, entries = figures(folder, ColourModel(is_deaf=is_deaf))
+        sheet = ContactSheet(("background", *read_index(folder).kinds))
+        for entry in entries:
+            sheet.show(entry)
+        best, worst, spread = sheet.best(), sheet.worst(), sheet.spread()
+        pictures = {entry.pair.picture.path for entry in entries}
+        assert {tile.picture for tile in best} == {tile.picture for tile in worst} == pictures
+        assert len(best) == len(worst) == len(pictures)
+        assert all(tile.is_own and tile.score > 0.8 for tile in best)
+        assert [tile.score for tile in worst] == sorted(tile.score for tile in worst)
+        assert all(tile.is_own != is_deaf for tile in worst)  # a deaf model is wrong under other sounds
+        assert len(spread) == SHEET_SAMPLES
