@@ -82,7 +82,7 @@ async def tell(folder: Path) -> None:
         webhook=URL,
         state="done",
     )
-    await Webhooks(WebhookPolicy(delays_s=()), wall_clock=lambda: 0.0).tell(job)
+    await Webhooks(WebhookPolicy(delays_s=()), wall_clock=lambda: 0.0).deliver(job)
 
 
 @pytest.mark.parametrize("connect", [fetch, put, tell])
