@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,18 @@ _STATIC_TYPES = {
     ".svg": "image/svg+xml",
     ".mp4": "video/mp4",
 }
-# Swagger UI: its files alone are used of the package that brings them.
-_SWAGGER_UI = Path(str(files("fastapi_swagger"))) / "resources"
+# The package that brings Swagger UI's files; nothing else of it is used. Where it is missing, `/docs` says so.
+_SWAGGER_UI = find_spec("fastapi_swagger")
 # Names are looked up here and never become paths.
 _STATIC_FILES = {
     path.relative_to(_STATIC).as_posix(): path for path in _STATIC.rglob("*") if path.suffix in _STATIC_TYPES
-} | {f"swagger_ui/{path.name}": path for path in _SWAGGER_UI.glob("*") if path.suffix in _STATIC_TYPES}
+}
+if _SWAGGER_UI is not None and _SWAGGER_UI.origin is not None:
+    _STATIC_FILES |= {
+        f"swagger_ui/{path.name}": path
+        for path in (Path(_SWAGGER_UI.origin).parent / "resources").glob("*")
+        if path.suffix in _STATIC_TYPES
+    }
 _CORS_REQUEST_HEADERS = (
     "Authorization",
     "Cache-Control",

@@ -17,6 +17,10 @@ function withEmptyFields(api) {
   return api;
 }
 
+if (!window.SwaggerUIBundle) {
+  document.getElementById("swagger-ui").textContent = "Swagger UI is not installed here (pip install fastapi-swagger).";
+  throw new Error("no Swagger UI");
+}
 const answer = await fetch(new URL("../../openapi.json", import.meta.url));
 window.SwaggerUIBundle({
   spec: withEmptyFields(await answer.json()),
