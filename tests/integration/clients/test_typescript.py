@@ -26,7 +26,7 @@ EXAMPLE = ROOT / "examples" / "typescript"
 GUARD_S = 600
 _OFFLINE = re.compile(r"ENOTFOUND|ECONNREFUSED|ETIMEDOUT|EAI_AGAIN|ENETUNREACH|ECONNRESET")
 # Larger than one chunk of the client.
-CLIP = make_clip(width=640, height=480, num_frames=150, flash_frames=frozenset(range(20, 90)))
+CLIP = {"width": 640, "height": 480, "num_frames": 150, "flash_frames": frozenset(range(20, 90))}
 
 
 def npm(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -62,7 +62,7 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_it_answers_as_the_python_client_does(program: Path, service: ServiceProcess, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
-    clip.write_bytes(CLIP)
+    clip.write_bytes(make_clip(**CLIP))
     done = run(program, str(clip), service.grpc_target, "5")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
