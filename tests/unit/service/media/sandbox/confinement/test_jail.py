@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import fcntl
 import mmap
 import os
@@ -51,6 +52,7 @@ def run_jailed(action: Callable[[], object], *, has_job: bool = True, memory_byt
     pid = os.fork()
     if pid == 0:
         code = 1
+        faulthandler.disable()  # an end by SIGILL is expected and needs no trace in the output of the tests
         try:
             jail.limit_resources()
             if not jail.install(FILTERS.child):
@@ -314,6 +316,7 @@ def in_zygotes_filter(action: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
         code = 1
+        faulthandler.disable()
         try:
             assert jail.install(FILTERS.zygote)
             action()
