@@ -45,12 +45,12 @@ def ablate(
     from model.training.ablation.run import ablate as run
 
     torch.set_num_threads(1)  # a step is too small to share, and seeds run side by side as processes
-    with one_line_failures(), progress_bar("ablation", unit="steps") as (bar, task):
+    with one_line_failures(), progress_bar("ablation", unit="steps") as show_progress:
         sizes = {"num_samples": samples, "size_px": size, CLIPS_FIELD[data]: clips}
         plan = _plan(data, root, init, weights or [], sizes)
 
         def progress(seed: int, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, note=f"seed {seed}")
+            show_progress(done, total, note=f"seed {seed}")
 
         chosen = [int(seed) for seed in seeds.split(",")]
         summary = run(plan, arms=arms or [], seeds=chosen, out=out, progress=progress)

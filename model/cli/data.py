@@ -55,11 +55,11 @@ def verify(
     from model.data.avsbench.subsets import Subset
 
     with one_line_failures():
-        with progress_bar("verifying", unit="clips") as (bar, task):
+        with progress_bar("verifying", unit="clips") as show_progress:
             reports = check(
                 root,
                 subset=Subset(data.value.removeprefix("avsbench-")),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=show_progress,
             )
         if json_file is not None:
             plain = {split: report.to_dict() for split, report in reports.items()}
@@ -77,8 +77,8 @@ def _verify_pictures(root: Path, json_file: Path | None) -> None:
     from model.data.pictures.check import verify as check
 
     with one_line_failures():
-        with progress_bar("verifying", unit="files") as (bar, task):
-            report = check(root, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        with progress_bar("verifying", unit="files") as show_progress:
+            report = check(root, progress=show_progress)
         if json_file is not None:
             json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
     for name, counts in (("pictures", report.pictures), ("recordings", report.recordings)):
@@ -97,11 +97,11 @@ def convert(data: Data, root: Root, json_file: JsonFile = None) -> None:
     from model.data.avsbench.subsets import Subset
 
     with one_line_failures():
-        with progress_bar("converting", unit="clips") as (bar, task):
+        with progress_bar("converting", unit="clips") as show_progress:
             report: dict[str, Any] = write(
                 root,
                 subset=Subset(data.value.removeprefix("avsbench-")),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=show_progress,
             )
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2) + "\n")
@@ -124,13 +124,13 @@ def shards(
     """Write clips as H.264 with AAC or MP3, read back: `train tiny-synthetic --set shards=OUT` mixes them in."""
     from model.data.shards import write_shards
 
-    with one_line_failures(), progress_bar("shards", unit="clips") as (bar, task):
+    with one_line_failures(), progress_bar("shards", unit="clips") as show_progress:
         paths = write_shards(
             out,
             num=num,
             size_px=size,
             first=first,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show_progress,
         )
     typer.echo(f"{len(paths)} shards in {out}")
 

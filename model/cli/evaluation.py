@@ -83,10 +83,8 @@ def evaluate(
             figures = _synthetic(loaded, num_clips, place)
         elif data is DataName.PICTURES:
             pictures = PicturesRun(root, part.value, num_pictures, robust, experts_only, sheet)
-            with progress_bar("evaluating", unit="pictures") as (bar, task):
-                figures = pictures.measure(
-                    loaded, place, progress=lambda done, total: bar.update(task, completed=done, total=total)
-                )
+            with progress_bar("evaluating", unit="pictures") as show_progress:
+                figures = pictures.measure(loaded, place, progress=show_progress)
         else:
             measure = _robust if robust else _avsbench
             figures = measure(loaded, data, root=root, split=part, device=place, page=page)
@@ -106,14 +104,14 @@ def _synthetic(loaded: Checkpoint, num_clips: int, device: torch.device) -> dict
 
     if loaded.config.is_semantic and loaded.config.labels[1:] != KINDS:
         raise ValueError("this semantic checkpoint's labels are not the kinds of the synthetic world")
-    with progress_bar("evaluating", unit="clips") as (bar, task):
+    with progress_bar("evaluating", unit="clips") as show_progress:
         return evaluate_synthetic(
             segmenter(loaded.build().to(device)),
             is_semantic=loaded.config.is_semantic,
             num_clips=num_clips,
             size_px=loaded.config.input_height,
             device=device,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show_progress,
         )
 
 
@@ -130,13 +128,13 @@ def _avsbench(
     if subset.is_semantic and loaded.config.is_semantic and loaded.config.labels != read_labels(root, subset=subset):
         raise ValueError("the checkpoint's labels are not those of AVSS/label2idx.json")
     overlays = OverlayPage(loaded.config.labels, num_clips=len(clips)) if page is not None else None
-    with progress_bar("evaluating", unit="clips") as (bar, task):
+    with progress_bar("evaluating", unit="clips") as show_progress:
         figures = evaluate_avsbench(
             loaded.build().to(device),
             clips,
             size_px=loaded.config.input_height,
             device=device,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show_progress,
             show=overlays.show if overlays is not None else None,
         )
     if overlays is not None and page is not None:
@@ -154,13 +152,13 @@ def _robust(
     if page is not None:
         raise ValueError("--robust draws no overlays; leave --page out")
     clips = read_index(root, subset=Subset(data.value.removeprefix("avsbench-")), split=split.value)
-    with progress_bar("evaluating", unit="clips") as (bar, task):
+    with progress_bar("evaluating", unit="clips") as show_progress:
         figures = evaluate_robust(
             loaded.build().to(device),
             clips,
             size_px=loaded.config.input_height,
             device=device,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show_progress,
         )
     return {"split": split.value, "robust": figures}
 

@@ -30,12 +30,12 @@ def export(
     """
     from model.export import export_checkpoint
 
-    with one_line_failures(), progress_bar("exporting", unit="steps") as (bar, task):
+    with one_line_failures(), progress_bar("exporting", unit="steps") as show_progress:
         report = export_checkpoint(
             checkpoint,
             out,
             form=form.value,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show_progress,
         )
     typer.echo(
         f"wrote {report.path} ({report.num_bytes / 1e6:.1f} MB); largest difference from the network "

@@ -55,13 +55,9 @@ def synthesize(
     from model.data.synthesize import synthesize as write_clips
     from model.data.world.audit import audit as audit_clips
 
-    with one_line_failures(), progress_bar("audit" if audit else "synthesize", unit="clips") as (bar, task):
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with one_line_failures(), progress_bar("audit" if audit else "synthesize", unit="clips") as show_progress:
         if audit is not None:
-            typer.echo(json.dumps(audit_clips(audit, seed=seed, progress=progress), indent=2))
+            typer.echo(json.dumps(audit_clips(audit, seed=seed, progress=show_progress), indent=2))
             return
         if out is None:
             raise typer.BadParameter("name a folder with --out DIR")
@@ -79,7 +75,7 @@ def synthesize(
             )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        write_clips(options, progress=progress)
+        write_clips(options, progress=show_progress)
     typer.echo(f"wrote {num} clips to {out}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 from rich.console import Console
@@ -37,9 +37,16 @@ def one_line_failures() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+class ShowProgress(Protocol):
+    """Shows how much is done."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show `done` of `total` units."""
+
+
 @contextmanager
-def progress_bar(title: str, *, unit: str, is_shown: bool = True) -> Iterator[tuple[Progress, Any]]:
-    """A progress bar on stderr; a line a minute where stderr is no terminal."""
+def progress_bar(title: str, *, unit: str, is_shown: bool = True) -> Iterator[ShowProgress]:
+    """Show progress on stderr: a bar, or a line a minute where stderr is no terminal. Yields what shows new numbers."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -54,7 +61,12 @@ def progress_bar(title: str, *, unit: str, is_shown: bool = True) -> Iterator[tu
     else:
         made = LineProgress(console=console, disable=True)
     with made as bar:
-        yield bar, bar.add_task(title, total=None, note="", unit=unit)
+        task = bar.add_task(title, total=None, note="", unit=unit)
+
+        def show(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield show
 
 
 class LineProgress(Progress):

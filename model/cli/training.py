@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.cli.parts import one_line_failures, progress_bar
+from model.cli.parts import console, one_line_failures, progress_bar
 
 if TYPE_CHECKING:
     from model.training.config import TrainingConfig
@@ -108,14 +108,14 @@ def stopped_by_signals(trainer: Trainer) -> Iterator[None]:
 
 
 def _run_with_bar(trainer: Trainer, config: TrainingConfig) -> bool:
-    with progress_bar(f"training {config.name}", unit="‰", is_shown=trainer.group.is_first) as (bar, task):
+    with progress_bar(f"training {config.name}", unit="‰", is_shown=trainer.group.is_first) as show_progress:
 
         def report(values: dict[str, Any]) -> None:
             if "loss" in values:
                 note = f"loss {values['loss']:.3f}, {values['samples_per_s']:.0f} samples/s, {values['size_px']} px"
-                bar.update(task, completed=int(1000 * trainer.progress), total=1000, note=note)
+                show_progress(int(1000 * trainer.progress), 1000, note=note)
             else:
-                bar.console.print(_figures_line(values))
+                console.print(_figures_line(values))
 
         return trainer.run(report)
 

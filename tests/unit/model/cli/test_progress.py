@@ -17,9 +17,9 @@ def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def run(num_steps: int, *, is_shown: bool = True) -> None:
-    with parts.progress_bar("ablation", unit="steps", is_shown=is_shown) as (bar, task):
+    with parts.progress_bar("ablation", unit="steps", is_shown=is_shown) as show_progress:
         for done in range(1, num_steps + 1):
-            bar.update(task, completed=done, total=num_steps, note="seed 0")
+            show_progress(done, num_steps, note="seed 0")
 
 
 def test_a_log_gets_lines(log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

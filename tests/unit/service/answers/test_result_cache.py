@@ -219,17 +219,7 @@ async def test_an_upload_that_ends_soon_is_looked_up(stage: Stage) -> None:
         upload.finish()
 
     sending = asyncio.create_task(send())
-    policy = replace(stage.policy, growing_wait_s=HANG_S)
-    cached = CachedAnswers(
-        stage.script,
-        stage.model,
-        stage.store,
-        policy,
-        spool=stage.spool,
-        turns=stage.turns,
-        metrics=stage.metrics,
-        clock=time.monotonic,
-    )
+    cached = stage.cache_of(replace(stage.policy, growing_wait_s=HANG_S))
     context = RequestContext("two", "grpc", NO_DEADLINE)
     events = [event async for event in cached.answer(upload, SegmentOptions(), context)]
     await sending
