@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from service.batching.accelerators import driver_version, nvidia_devices
-from service.batching.batch_arrays import (
+from service.batching.arrays import (
     Floats,
     Frames,
     SliceResult,
@@ -29,7 +29,7 @@ from service.batching.batch_arrays import (
     pad,
     share_out,
 )
-from service.batching.batch_plan import BatchPlan
+from service.batching.plan import BatchPlan
 from service.batching.sample_queue import SampleSlice
 from service.batching.warm_up import warm_up
 from service.domain.deadline import Clock

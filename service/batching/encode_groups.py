@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.batch_arrays import SliceResult
+from service.batching.arrays import SliceResult
 from service.batching.sample_queue import SampleSlice
 from service.domain.errors import ServiceError
 

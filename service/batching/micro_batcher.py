@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from functools import partial
 
 from service.aio.waits import bounded_wait, ends_within
-from service.batching.batch_plan import BatchPlan
-from service.batching.batch_report import BatchReport
-from service.batching.batch_traces import BatchTraces
 from service.batching.device import BatchOutcome
 from service.batching.encode_groups import EncodeInput, encode_groups, num_samples
+from service.batching.plan import BatchPlan
 from service.batching.policy import BatchPolicy
+from service.batching.report import BatchReport
 from service.batching.returning import ReturningClients
 from service.batching.sample_queue import PendingChunk, SampleQueue, SampleSlice
+from service.batching.traces import BatchTraces
 from service.domain.chunk import Chunk, SegmentedChunk
 from service.domain.deadline import Clock, deadline_exceeded
 from service.domain.errors import ServiceError

@@ -12,7 +12,7 @@ from functools import partial
 import cv2
 
 from service.aio.tasks import end_tasks
-from service.batching.batch_arrays import device_lost
+from service.batching.arrays import device_lost
 from service.batching.device import BatchRunner, DeviceThread
 from service.batching.encode_groups import EncodeInput
 from service.batching.micro_batcher import EncodeOutput, MicroBatcher

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.components.chunks import FakeClock, make_chunk
 
-from service.batching.batch_arrays import assemble
+from service.batching.arrays import assemble
 from service.batching.device import BatchRunner
 from service.batching.sample_queue import PendingChunk, SampleSlice
 from service.domain.errors import ServiceError

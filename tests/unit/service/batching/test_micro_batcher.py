@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from support.components.chunks import FakeClock, make_chunk
 
-from service.batching.batch_plan import BatchPlan
 from service.batching.device import BatchOutcome
 from service.batching.micro_batcher import MicroBatcher
+from service.batching.plan import BatchPlan
 from service.batching.policy import BatchPolicy
 from service.batching.sample_queue import SampleSlice
 from service.domain.deadline import Deadline

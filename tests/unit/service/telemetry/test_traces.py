@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from support.components.chunks import FakeClock, make_chunk
 
-from service.batching.batch_traces import BatchTraces
 from service.batching.device import BatchOutcome
 from service.batching.sample_queue import PendingChunk, SampleSlice
+from service.batching.traces import BatchTraces
 from service.core.request_log import RequestLog
 from service.domain.errors import CODES, ServiceError
 from service.domain.request import accept_traceparent

@@ -15,10 +15,10 @@ import pytest
 from support.components.chunks import make_chunk
 from support.virtual_time import run_virtual, virtual_clock
 
-from service.batching.batch_plan import BatchPlan
 from service.batching.device import BatchOutcome
 from service.batching.encode_groups import EncodeInput
 from service.batching.micro_batcher import EncodeOutput, MicroBatcher
+from service.batching.plan import BatchPlan
 from service.batching.policy import BatchPolicy
 from service.batching.sample_queue import SampleSlice
 from service.domain.chunk import Chunk, SegmentedChunk

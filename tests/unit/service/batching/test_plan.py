@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.batching.batch_plan import HANDOVER_S, BatchPlan
+from service.batching.plan import HANDOVER_S, BatchPlan
 from service.batching.policy import BatchPolicy
 
 SIZES = (1, 2, 4, 8, 16)

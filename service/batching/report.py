@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.batching.batch_traces import BatchTraces
 from service.batching.device import BatchOutcome
 from service.batching.sample_queue import SampleSlice
+from service.batching.traces import BatchTraces
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
