@@ -7,10 +7,6 @@ pipelined requests ahead. Here the next request is parsed when the answer to the
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import socket
-import struct
-import termios
 from typing import Any
 
 from starlette.types import Scope
@@ -18,17 +14,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.domain.errors import ServiceError
 from service.rest.connection.answer_transport import GentleTransport
+from service.rest.connection.eviction import evict_one
 from service.rest.connection.framing import Piece, RequestSplitter
 from service.rest.connection.policy import PROBE_PATHS, ConnectionPolicy
 from service.rest.connection.refusals import encoded_refusal, host_error, refusing_app, too_many_connections
+from service.rest.connection.send_buffers import bound_writes, num_unread_bytes
 from service.rest.connection.websocket import WebSocketProtocol
 
 # Key of the connection in the ASGI scope's extensions.
 _CONNECTION_KEY = "avesformer.connection"
 # Bytes of pipelined requests that may wait for the answer in progress. Reading is paused long before.
 _MAX_WAITING_BYTES = 1024**2
-# The option of Linux, which Python 3.11 does not name (linux/tcp.h).
-_TCP_NOTSENT_LOWAT = 25
 
 
 def connection_of(scope: Scope) -> BoundedProtocol | None:
@@ -58,10 +54,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the timeout of the first head; evict an idle connection if there are too many."""
         self._socket_transport = transport
         super().connection_made(GentleTransport(transport, self, loop=self.loop))  # type: ignore[arg-type]  # a proxy of one
-        _bound_writes(transport, self._policy)
+        bound_writes(transport, self._policy)
         self._idle_since_s = self.loop.time()
         self._arm(self._policy.head_timeout_s)
-        if len(self.connections) > self._policy.max_connections and not self._evict_another():
+        if len(self.connections) > self._policy.max_connections and not evict_one(self.connections, newcomer=self):
             self._is_reserved = True
             if len(self.connections) > self._policy.max_connections + self._policy.num_reserved:
                 self._refuse(self._too_many_connections())
@@ -143,15 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def num_unread_bytes(self) -> int:
         """Bytes in our buffer and in the kernel's that the client has not read."""
-        transport = self._socket_transport
-        if transport is None or transport.is_closing():
-            return 0
-        waiting = transport.get_write_buffer_size()
-        try:
-            queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
-        except OSError:
-            return waiting
-        return waiting + int(struct.unpack("i", queued)[0])
+        return num_unread_bytes(self._socket_transport)
 
     def cut(self) -> None:
         """Drop the connection at once."""
@@ -299,22 +287,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _too_many_connections(self) -> ServiceError:
         return too_many_connections(self._policy.max_connections)
 
-    def _evict_another(self) -> bool:
-        """Close the connection that comes first by `eviction_rank`; False where all others have a request."""
-        ranked = [
-            (rank, number, other)
-            for number, other in enumerate(self.connections)
-            if isinstance(other, BoundedProtocol | WebSocketProtocol)
-            and other is not self
-            and (rank := other.eviction_rank) is not None
-        ]
-        if not ranked:
-            return False
-        victim = min(ranked)[2]
-        self.connections.discard(victim)
-        victim.evict()
-        return True
-
     def _arm(self, timeout_s: float) -> None:
         self._timer = self.loop.call_later(timeout_s, self._on_head_timeout)
 
@@ -343,11 +315,3 @@ class BoundedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self._linger(transport)
-
-
-def _bound_writes(transport: asyncio.Transport, policy: ConnectionPolicy) -> None:
-    """Bound what waits for the client in the kernel and in the transport."""
-    plain = transport.get_extra_info("socket")
-    plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, policy.send_buffer_bytes)
-    plain.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, policy.unsent_bytes)
-    transport.set_write_buffer_limits(high=policy.unsent_bytes)
