@@ -7,7 +7,6 @@ classifier of the kinds, which learn. All rows see the same pictures. Nothing is
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from model.network.mobilenet import DeepLabBackbone, PoolingHead
 from model.network.preprocess import normalise_frames
 from model.network.variants import variant
 from model.public_weights.load import load_public_weights
-from model.training.ablation.run import LATENCY_ROUNDS, LATENCY_SAMPLES, Arm, Figures, Plan, Progress
+from model.training.ablation.run import Arm, Figures, Plan, Progress, measure_latency
 from model.training.tasks.pictures_objective import BACKGROUND_WEIGHT
 
 # Rows: MobileNetV2 as DeepLab trained it for Pascal VOC, with a new pooling head and with the published one; and
@@ -101,7 +100,9 @@ class BackbonesPlan(Plan):
                 row.step(pictures, step)
             if progress is not None:
                 progress(step + 1, self.num_steps)
-        latencies = _measure_latency(rows, size_px=self.size_px)
+        latencies = measure_latency(
+            {name: row.network for name, row in rows.items()}, size_px=self.size_px, has_sound=False
+        )
         pictures = [
             squash(read_picture(picture), size_px=self.size_px)
             for picture in choose_pictures(index, split="val", num_pictures=self.num_pictures)
@@ -197,16 +198,3 @@ def _batch(pictures: Sequence[LabelledFrame]) -> tuple[Tensor, Tensor]:
     frames = torch.from_numpy(np.stack([entry.frame for entry in pictures]))
     classes = torch.from_numpy(np.stack([entry.classes for entry in pictures])).long()
     return normalise_frames(frames), classes
-
-
-@torch.inference_mode()
-def _measure_latency(rows: Mapping[str, _Row], *, size_px: int) -> dict[str, float]:
-    """Return milliseconds per frame of each backbone in batches of 8: medians over rounds in which they alternate."""
-    frames = torch.zeros(LATENCY_SAMPLES, 3, size_px, size_px)
-    took: dict[str, list[float]] = {name: [] for name in rows}
-    for _ in range(LATENCY_ROUNDS):
-        for name, row in rows.items():
-            started_s = time.perf_counter()
-            row.network(frames)
-            took[name].append(1e3 * (time.perf_counter() - started_s) / LATENCY_SAMPLES)
-    return {name: float(np.median(values)) for name, values in took.items()}

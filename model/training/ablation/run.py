@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
-from model.network.avesformer import AVESFormer
 from model.network.config import PROMPT_MODES
+from model.network.preprocess import NUM_LOG_MEL_FRAMES, NUM_MEL_BINS
 
 # Batch size of the latency measurement; common in the service.
 LATENCY_SAMPLES = 8
@@ -148,15 +149,21 @@ def summarise(
 
 
 @torch.inference_mode()
-def measure_latency(models: Mapping[str, AVESFormer], *, size_px: int) -> dict[str, float]:
-    """Return milliseconds per sample of each network in batches of 8: medians over rounds in which they alternate."""
-    frames = torch.zeros(LATENCY_SAMPLES, 3, size_px, size_px)
-    log_mel = torch.zeros(LATENCY_SAMPLES, 1, 96, 64)
+def measure_latency(models: Mapping[str, nn.Module], *, size_px: int, has_sound: bool = True) -> dict[str, float]:
+    """Return milliseconds per sample of each network in batches of 8: medians over rounds in which they alternate.
+
+    Args:
+        models: networks by name.
+        size_px: frame height and width.
+        has_sound: whether the networks take log-mels beside frames.
+    """
+    inputs = [torch.zeros(LATENCY_SAMPLES, 3, size_px, size_px)]
+    inputs += [torch.zeros(LATENCY_SAMPLES, 1, NUM_LOG_MEL_FRAMES, NUM_MEL_BINS)] if has_sound else []
     took: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(LATENCY_ROUNDS):
         for name, model in models.items():
             started_s = time.perf_counter()
-            model(frames, log_mel)
+            model(*inputs)
             took[name].append(1e3 * (time.perf_counter() - started_s) / LATENCY_SAMPLES)
     return {name: statistics.median(values) for name, values in took.items()}
 
