@@ -140,7 +140,7 @@ def _moved(entry: _Entry, modules: frozenset[str]) -> _Entry:
 
 
 def _metadata(name: str, data: bytes) -> bytes:
-    """Return a file of the folder `.dist-info` with the new names; of a renamed one nothing changes."""
+    """Return a file of the folder `.dist-info` with the new names. Idempotent."""
     if name == "entry_points.txt":
         return _ENTRY_POINT.sub(rf"\g<1>{NAMESPACE}.", data.decode("utf-8")).encode("utf-8")
     if name == "top_level.txt":
@@ -149,7 +149,7 @@ def _metadata(name: str, data: bytes) -> bytes:
 
 
 def _module_names(filename: str) -> Iterator[str]:
-    """Yield the dotted name of a Python file and, of a package, its own."""
+    """Yield the dotted name of a Python module: of an `__init__.py`, the package's."""
     path = PurePosixPath(filename)
     if path.suffix == ".py":
         yield ".".join(path.parent.parts if path.stem == "__init__" else path.with_suffix("").parts)

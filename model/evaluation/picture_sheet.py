@@ -90,12 +90,12 @@ class ContactSheet:
         self.tiles.append(Tile(entry.pair.picture.path, is_own, score, tile))
 
     def best(self) -> list[Tile]:
-        """Return the best answers to something that sounds, one a picture: an empty answer is no achievement."""
+        """Return the best answers to a sound of the picture, one for each picture."""
         found = {tile.picture: tile for tile in sorted(self.tiles, key=lambda tile: tile.score) if tile.is_own}
         return sorted(found.values(), key=lambda tile: -tile.score)[:SHEET_SAMPLES]
 
     def worst(self) -> list[Tile]:
-        """Return the worst answers, one a picture."""
+        """Return the worst answers, one for each picture."""
         found = {tile.picture: tile for tile in sorted(self.tiles, key=lambda tile: -tile.score)}
         return sorted(found.values(), key=lambda tile: tile.score)[:SHEET_SAMPLES]
 

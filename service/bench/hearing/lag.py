@@ -35,7 +35,7 @@ FRAME_RATE = Fraction(10)
 CLIP_S, ONSET_S, MAX_SOUND_S = 6.0, 2.0, 1.5
 # Level of a recording: blocks of 20 ms, sounding down to 25 dB below the loudest; a pause of 0.3 s ends a cut.
 BLOCK_SAMPLES, SOUNDING_DB, PAUSE_BLOCKS = 320, -25.0, 15
-# A shorter cut is a click whose end nobody could name.
+# A shorter cut is a click without a clear end.
 LEAST_BLOCKS = 5
 FADE_SAMPLES = 80
 # The kind fills at least this share of the picture, so that a miss is one of hearing.
@@ -120,7 +120,10 @@ def compare(answer: Answer, names: frozenset[str], kind: str, sound_s: float) ->
 
 
 def summarise(lags: Sequence[Lag]) -> dict[str, Any]:
-    """Medians and 90th percentiles of the sizes; `missed` is the share of sounds without a mask or without an event."""
+    """Return medians and 90th percentiles of the absolute lags.
+
+    `missed` is the share of sounds without a mask or without an event.
+    """
 
     def figures(name: str) -> dict[str, Any]:
         values = [getattr(lag, name) for lag in lags if getattr(lag, name) is not None]

@@ -1,4 +1,4 @@
-// One clip on its way: upload, masks as they come, the end. Fires "change" whenever something new is known.
+// One clip and its answer: sends the upload, reads masks as they arrive. Fires "change" after every update.
 
 import { plainWords } from "../words.js";
 

@@ -11,7 +11,7 @@ const GAP_PX = 8;
 const MAX_ZOOM = 200;
 
 export class Timeline {
-  /** `stage` tells and takes the time; `isShown(mask)` says which labels count. */
+  /** `stage.time` is read and set; `isShown(mask)` says whether a label is drawn. */
   constructor(canvas, stage, isShown) {
     Object.assign(this, { canvas, stage, isShown, peaks: null, curve: "area", from: 0, zoom: 1, isDirty: true });
     canvas.addEventListener("pointerdown", (event) => this.#drag(event));

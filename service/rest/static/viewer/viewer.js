@@ -11,7 +11,7 @@ import { plainWords, seconds } from "../words.js";
 const byId = (id) => document.getElementById(id);
 
 export class Viewer {
-  /** `say(text, isError)` tells a person; `headers()` are those of requests; `onBlind()` is called where a clip cannot be shown. */
+  /** `say(text, isError)` shows a message; `headers()` returns the headers of requests; `onBlind()` is called if a clip cannot be shown. */
   constructor({ say, headers, onBlind }) {
     Object.assign(this, { say, headers, view: "fill" });
     this.stage = new Stage(byId("stage"), onBlind);
