@@ -1,4 +1,4 @@
-"""What the model's commands share: one line for a failure, a progress bar, a table."""
+"""Parts that the model's commands share: one line for a failure, a progress bar, a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen times what is heard: two small experts whose product is the first guess of the masks.
+"""The product of a visual and an audio expert, which is the first guess of the masks.
 
 Each pixel gets probabilities of the kinds, each window gets probabilities of the kinds; their product says which pixels
 belong to a kind that is heard. The mask head then adds its logits to the logarithm of that product, so that the

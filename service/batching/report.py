@@ -1,4 +1,4 @@
-"""What a batch leaves behind: metrics, spans, the times of its chunks, and the measured drain rate."""
+"""Record a batch that has ended: metrics, spans, the times of its chunks, and the drain rate."""
 
 from __future__ import annotations
 

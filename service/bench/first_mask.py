@@ -1,4 +1,4 @@
-"""How long a viewer waits for the first mask after the upload has ended: NDJSON over HTTP, one client."""
+"""Measure how long a viewer waits for the first mask after the upload has ended: NDJSON over HTTP, one client."""
 
 from __future__ import annotations
 

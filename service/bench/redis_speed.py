@@ -1,4 +1,4 @@
-"""How much more two workers do than one, over a real Redis, each with an emulated accelerator."""
+"""Measure how much more two workers do than one, over a real Redis, each with an emulated accelerator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How soon the service and the command line start, and how much memory an idle service has."""
+"""Measure how soon the service and the command line start, and the memory of an idle service."""
 
 from __future__ import annotations
 

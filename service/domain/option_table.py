@@ -1,4 +1,4 @@
-"""How options are declared: one dataclass field each, from which every transport derives its own form.
+"""Declaration of options: one dataclass field each, from which every transport derives its own form.
 
     @dataclass(frozen=True, slots=True)
     class SegmentOptions:

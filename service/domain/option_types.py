@@ -1,4 +1,4 @@
-"""What values an option takes: the text, JSON schema, range and documentation of each type."""
+"""Types of option values: the text, JSON schema, range and documentation of each."""
 
 from __future__ import annotations
 

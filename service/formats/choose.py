@@ -1,4 +1,4 @@
-"""Which formats there are, under which media types, and who writes them."""
+"""The list of formats: name, media type and writer of each, and the choice for a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a format is: it takes the events of an answer one by one and returns the bytes that can be written."""
+"""Base of all formats: takes the events of an answer one by one and returns the bytes that can be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which URLs the service connects to when a request names one: a list of hosts, and public addresses only.
+"""Check URLs that requests name before the service connects: a list of hosts, and public addresses only.
 
 A server that connects to what strangers name must not reach what only it can reach. A name is resolved once per
 connection and the connection goes to the address that was checked, which prevents DNS rebinding. httpx is imported

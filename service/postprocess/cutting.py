@@ -1,4 +1,4 @@
-"""How one connected mask is cut between objects that touch or cross: by their colours and by where they should be."""
+"""Cut one connected mask between objects that touch or cross, by their colours and expected places."""
 
 from __future__ import annotations
 

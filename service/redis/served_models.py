@@ -1,4 +1,4 @@
-"""Which models the live workers run, and which of them new requests get."""
+"""The models that live workers run, and the choice of one for new requests."""
 
 from __future__ import annotations
 

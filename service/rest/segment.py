@@ -1,4 +1,4 @@
-"""POST /segment: head, permit, body, answer; one task from the first byte to the last."""
+"""Handle POST /segment in one task: admission, upload, answer."""
 
 from __future__ import annotations
 

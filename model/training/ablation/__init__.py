@@ -1,1 +1,1 @@
-"""What each part of the network contributes: short training runs with one part changed at a time."""
+"""Ablations: short training runs with one part of the network changed at a time."""

@@ -1,4 +1,4 @@
-"""How late an answer starts and ends against the sound: real recordings, cut where they are loud, in clips of silence.
+"""Measure how late answers start and end against the sound: real recordings, cut where loud, in clips of silence.
 
     python -m service.bench.hearing.lag --root DATA [--per-kind 4] [--json FILE]
 

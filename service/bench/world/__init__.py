@@ -1,1 +1,1 @@
-"""How good tracks and events are on clips of the synthetic world, through the whole service."""
+"""Measure tracks and events on clips of the synthetic world, through the whole service."""

@@ -1,4 +1,4 @@
-"""Which connection makes room for another one."""
+"""Choose the connection that makes room for a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for a client to read it: in the transport of a connection and in the kernel."""
+"""Count the bytes that wait for a client to read them, in a connection's transport and in the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the routes of jobs share: their parts, and ids of jobs and events."""
+"""Parts that the routes of jobs share, and ids of jobs and events."""
 
 from __future__ import annotations
 

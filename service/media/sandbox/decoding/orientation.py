@@ -1,4 +1,4 @@
-"""How players show a decoded frame: rotated and mirrored by the display matrix of its track."""
+"""Rotate and mirror decoded frames as players do, by the display matrix of their track."""
 
 from __future__ import annotations
 
