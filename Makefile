@@ -78,7 +78,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml
 hearing: $(VENV)/.installed-dev ## how well the checkpoint hears, through the whole path (HEARING_ARGS="--clips 20 --conditions mp3,timing")
 	OMP_NUM_THREADS=1 $(BIN)/python -m service.bench.hearing.run $(HEARING_ARGS)
 
-soak: $(VENV)/.installed-dev ## strangers, crowds and time: a ten-minute 720p clip, then R1 to R3, R6, R8, R9, R12, R14, job, keys (SOAK_ARGS="--only R6 --json FILE")
+soak: $(VENV)/.installed-dev ## strangers, crowds and time: a ten-minute 720p clip, then R1 to R3, R6, R8 (slow clients, streams), R9, R12, R14, job, keys (SOAK_ARGS="--only R6 --json FILE")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow --timeout 3600 tests/load/test_memory.py
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m load.soak $(SOAK_ARGS)
 

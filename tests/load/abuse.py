@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -94,50 +95,80 @@ async def r8(run: Run) -> Found:
     bars: dict[str, bool] = {}
     for sorts, settings in ((SORTS, {}), (("readers",), {"cache_bytes": 2**28, "max_batch": 64, "fake_batch_s": 0.05})):
         with service(**settings) as running, pinned(running):
-            for sort, (ratio, num_bad, num_cut) in (await _beside(run, running, sorts)).items():
-                figures[sort] = {"p50_ratio": round(ratio, 3), "refused": num_bad, "cut": num_cut}
-                bars[f"p50 beside {sort} <= 1.3 times"] = ratio <= 1.3
-                if num_bad:
-                    refused[sort] = num_bad
+            for sort, row in (await _beside(run, running, sorts)).items():
+                figures[sort] = row
+                bars[f"p50 beside {sort} <= 1.3 times"] = row["p50_ratio"] <= 1.3
+                if row["refused"]:
+                    refused[sort] = round(row["refused"])
     return found(figures, never={"normal clients were refused": refused}, bars=bars)
 
 
-async def _beside(run: Run, running: ServiceProcess, sorts: tuple[str, ...]) -> dict[str, tuple[float, int, int]]:
+async def _beside(run: Run, running: ServiceProcess, sorts: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """For each sort: p50 relative to that alone, answers other than 200, slow connections that the service ended.
 
-    Alone is measured before and after each sort, so that a change of the machine's load shows on both sides.
+    Alone is measured before and after each sort, so that a change of the machine's load shows on both sides. The
+    processor seconds of the service's main process, which do not depend on the load, show what slow clients cost:
+    until they wait (`arrival_cpu_s`), and then in each second beyond those of the normal clients (`cpu_share`).
     """
     target = target_of(running, make_clip(num_frames=25, sound="aac"))
     rows = {}
     for sort in sorts:
         slow_target = await _read_target(running) if sort == "readers" else target
         alone, beside = Outcome(), Outcome()
-        await clients(target, alone, num=2, seconds=run.sizes.seconds / 2)
+        cpu_alone = await _load(running, target, alone, seconds=run.sizes.seconds / 2)
+        before_s = _cpu_s(running)
         async with slow_clients(slow_target, sort, num=run.sizes.slow) as ended:
             await _settle(running)
-            await clients(target, beside, num=2, seconds=run.sizes.seconds)
+            arrival_s = _cpu_s(running) - before_s
+            cpu_beside = await _load(running, target, beside, seconds=run.sizes.seconds)
             num_ended = ended["ended"]
         await _settle(running)
-        await clients(target, alone, num=2, seconds=run.sizes.seconds / 2)
-        num_bad = sum(num for status, num in beside.statuses().items() if status != "200")
-        rows[sort] = (beside.quantile_s(200, 0.5) / alone.quantile_s(200, 0.5), num_bad, num_ended)
+        await _load(running, target, alone, seconds=run.sizes.seconds / 2)
+        per_request_s = cpu_alone.cpu_s / max(1, cpu_alone.num_answers)
+        extra_s = cpu_beside.cpu_s - per_request_s * cpu_beside.num_answers
+        rows[sort] = {
+            "p50_ratio": round(beside.quantile_s(200, 0.5) / alone.quantile_s(200, 0.5), 3),
+            "refused": sum(num for status, num in beside.statuses().items() if status != "200"),
+            "cut": num_ended,
+            "arrival_cpu_s": round(arrival_s, 2),
+            "cpu_share": round(extra_s / cpu_beside.seconds, 3),
+        }
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What a load cost the service's main process: processor seconds, in so many seconds, for so many answers."""
+
+    cpu_s: float
+    seconds: float
+    num_answers: int
+
+
+async def _load(running: ServiceProcess, target: Target, outcome: Outcome, *, seconds: float) -> _Cost:
+    """Two normal clients."""
+    cpu_s, since_s, num_before = _cpu_s(running), time.perf_counter(), outcome.num(200)
+    await clients(target, outcome, num=2, seconds=seconds)
+    return _Cost(_cpu_s(running) - cpu_s, time.perf_counter() - since_s, outcome.num(200) - num_before)
+
+
+def _cpu_s(running: ServiceProcess) -> float:
+    used = psutil.Process(running.process.pid).cpu_times()
+    return float(used.user + used.system)
 
 
 async def _settle(running: ServiceProcess) -> None:
     """Wait until the requests of slow clients that just came, or left, cost the service nothing more."""
-    process = psutil.Process(running.process.pid)
     for _ in range(int(_MOST_SETTLE_S / _SETTLE_S)):
-        before = process.cpu_times()
+        before_s = _cpu_s(running)
         await asyncio.sleep(_SETTLE_S)
-        after = process.cpu_times()
-        if after.user + after.system - before.user - before.system < _IDLE_SHARE * _SETTLE_S:
+        if _cpu_s(running) - before_s < _IDLE_SHARE * _SETTLE_S:
             return
 
 
-async def _read_target(running: ServiceProcess) -> Target:
-    """A request with a long answer, which the service has computed once and cached."""
-    clip = make_clip(
+def read_clip() -> bytes:
+    """A small clip with a long answer."""
+    return make_clip(
         num_frames=_READ_FRAMES,
         width=64,
         height=64,
@@ -147,6 +178,11 @@ async def _read_target(running: ServiceProcess) -> Target:
         sound_layout="mono",
         sound_options={"b": "16000"},
     )
+
+
+async def _read_target(running: ServiceProcess) -> Target:
+    """A request with a long answer, which the service has computed once and cached."""
+    clip = read_clip()
     target = target_of(running, clip, path="/segment?fps=native&format=ndjson")
     async with httpx.AsyncClient(timeout=120) as client:
         answer = await client.post(

@@ -61,7 +61,7 @@ def experiments(shared: SharedFleet) -> tuple[Experiment, ...]:
     return (
         Experiment(
             "R4",
-            "workers killed: nothing lost or wrong, recovered within 5 s of the restart",
+            "workers killed: nothing lost or wrong, recovered within the worker's start and 5 s",
             on(lambda fleet, run: scenarios.kill_workers(fleet, kills=run.num_worker_kills, on_step=lambda: None)),
         ),
         Experiment(

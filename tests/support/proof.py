@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,9 @@ def vars_of(sizes: Sizes) -> dict[str, Any]:
 
 
 def _row(one: Experiment, run: Run, command: str) -> dict[str, Any]:
+    busy_s, since_s = _others_s(), time.monotonic()
     result = asyncio.run(one.run(run))
+    others_cores = (_others_s() - busy_s) / (time.monotonic() - since_s)
     return {
         "number": one.number,
         "result": "FAIL" if result.faults else "missed" if result.missed else "pass",
@@ -139,12 +145,24 @@ def _row(one: Experiment, run: Run, command: str) -> dict[str, Any]:
         "seed": run.seed,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": os.cpu_count(),
+        "others_cores": round(max(0.0, others_cores), 2),
     }
+
+
+def _others_s() -> float:
+    """Processor seconds of all cores so far that neither this process nor a child of it used."""
+    machine, own_s = psutil.cpu_times(), sum(os.times()[:4])
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            own_s += sum(child.cpu_times()[:4])
+    busy_s = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0) - getattr(machine, "guest", 0.0)
+    return float(busy_s - own_s)
 
 
 def _line(row: dict[str, Any]) -> str:
     why = "; ".join([*row["faults"], *row["missed"]])
     return (
         f"{row['number']}: {row['result']}{f' ({why})' if why else ''}; {json.dumps(row['figures'])}; "
-        f"bar: {row['bar']}; {row['command']}; seed {row['seed']}; {row['date']}"
+        f"bar: {row['bar']}; {row['command']}; seed {row['seed']}; {row['date']}; "
+        f"others used {row['others_cores']} of {row['cores']} cores"
     )

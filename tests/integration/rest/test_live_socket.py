@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from pycocotools import mask as coco
-from support.inputs.live_inputs import bright_picture, jpeg_of, noise, raw_frame
-from support.servers.front import RunningFront, running_front
+from support.clients.raw_websocket import BINARY, TEXT, client_frame, switched
+from support.inputs.live_inputs import bright_picture, dotted_picture, jpeg_of, noise, raw_frame
+from support.servers.front import RunningFront, beside, running_front
+from support.waiting import until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from service.codec.live_json import MAX_MESSAGE_BYTES, encode_live_input
 from service.domain.live import LiveFrame
 from service.rest import live
+from service.rest.connection import websocket
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HANG_S = 60.0
@@ -213,6 +216,26 @@ async def test_streams_beyond_the_limit_are_refused() -> None:
         (last,) = await rest_of(second)
         assert last["problem"]["code"] == "too_many_requests"
         assert second.close_code == 1013
+
+
+async def test_a_stream_that_is_not_read_is_cut_and_dropped_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "LAST_BYTES_S", 0.3)
+    picture = jpeg_of(dotted_picture())
+    async with running_front() as running, beside(running, stall_s=1.0) as impatient, asyncio.timeout(HANG_S):
+        count = running.front.core.metrics.registry.get_sample_value
+        async with opened(impatient) as other, switched(impatient.http_port) as (stalled, writer):
+            await say(other, type="options", max_waiting_frames=64)
+            writer.write(client_frame(TEXT, b'{"type": "options", "max_waiting_frames": 64}'))
+            for at_s in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
+                for item in (noise(at_s - 0.5, 0.5), LiveFrame(at_s, picture, "jpeg", 0, 0)):
+                    await other.send(encode_live_input(item))
+                    writer.write(client_frame(BINARY, encode_live_input(item)))
+            await until(lambda: count("avesformer_requests_total", {"transport": "live", "code": "slow_reader"}))
+            await say(other, type="end")
+            assert [message["type"] for message in await rest_of(other)].count("frame") == 6
+            with suppress(ConnectionError):
+                while await stalled.read(65_536):  # the end of the connection, behind what waited
+                    pass
 
 
 async def test_idle_sockets_give_way_to_others_and_streams_stay() -> None:

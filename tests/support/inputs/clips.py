@@ -36,6 +36,7 @@ class ClipSpec:
         sound_start_s, sound_end_s: where the sound begins and ends (None: with the picture).
         frame_ticks: presentation ticks of the frames at `1 / tick_rate` (None: evenly spaced).
         flash_frames: frames that are white; at each flash's time a click sounds.
+        dot_px: size of the black and white squares of a flash; 0 is all white.
         poison_frames: frames of the one colour that ends a `support.servers.fake_worker`.
         movflags: for the muxer: `faststart`, `frag_keyframe+empty_moov`, ...
         container: mp4 or mov.
@@ -61,6 +62,7 @@ class ClipSpec:
     frame_ticks: Sequence[int] | None = None
     tick_rate: int = 12_800
     flash_frames: frozenset[int] = frozenset()
+    dot_px: int = 0
     poison_frames: frozenset[int] = frozenset()
     movflags: str = ""
     container: str = "mp4"
@@ -112,10 +114,11 @@ def frame_picture(spec: ClipSpec, number: int) -> NDArray[np.uint8]:
     """Frame `number`, uint8 (H, W, 3): white for a flash, else a ramp that moves and a level that rises."""
     if number in spec.poison_frames:
         return np.full((spec.height, spec.width, 3), POISON_COLOUR, np.uint8)
-    if number in spec.flash_frames:
-        return np.full((spec.height, spec.width, 3), 255, np.uint8)
     column = np.arange(spec.width)[None, :, None]
     row = np.arange(spec.height)[:, None, None]
+    if number in spec.flash_frames:
+        is_white = (column // spec.dot_px + row // spec.dot_px) % 2 == 0 if spec.dot_px else np.True_
+        return np.where(is_white, np.full((spec.height, spec.width, 3), 255, np.uint8), np.uint8(0))
     level = 20 + 5 * (number % 16)
     base = level + 30 * (((column + 2 * number) // 8 + row // 8) % 2)
     tint = np.array([0, 10, 20])[None, None, :]

@@ -17,6 +17,13 @@ def bright_picture(height: int = 96, width: int = 128) -> np.ndarray:
     return picture
 
 
+def dotted_picture(side_px: int = 512, dot_px: int = 32) -> np.ndarray:
+    """White and black squares. With those of 32 px, the fake predictor's mask takes about 12 kB."""
+    rows, columns = np.indices((side_px, side_px)) // dot_px
+    dots = ((rows + columns) % 2 * 255).astype(np.uint8)
+    return np.repeat(dots[..., None], 3, axis=2)
+
+
 def jpeg_of(picture: np.ndarray) -> bytes:
     context = av.CodecContext.create("mjpeg", "w")
     context.height, context.width, context.pix_fmt = *picture.shape[:2], "yuvj420p"

@@ -18,6 +18,7 @@ from service.ports import Answering, Predictor
 from service.predictors.fake import FakePredictor
 from service.rest.app import create_app
 from service.rest.connection.server import HttpServer, ServerPolicy
+from service.rest.live import LiveRouteParts, build_live_router
 from service.rest.parts import Probes, RestParts, RestPolicy
 from service.rpc.server import GrpcParts, GrpcPolicy, build_server
 from service.rpc.servicer import ServicerPolicy
@@ -107,10 +108,10 @@ async def beside(
         fetch=Fetcher(FetchPolicy(), clock=core.clock),
         **shared,
     )
-    app = create_app(rest, version="test")
-    http = HttpServer(app, ServerPolicy("127.0.0.1", 0))
     live_policy = LivePolicy(max_pixels=10**7, idle_s=idle_s)
     live = LiveStreams(segmenter=core.segmenter, decoders=core.decoders, policy=live_policy, clock=core.clock)
+    app = create_app(rest, version="test", routers=[build_live_router(LiveRouteParts(rest, live))])
+    http = HttpServer(app, ServerPolicy("127.0.0.1", 0))
     grpc_parts = GrpcParts(pipeline=chosen, segmenter=core.segmenter, live=live, is_ready=lambda: True, **shared)
     servicer = ServicerPolicy(max_upload_bytes=10**8, upload_min_bytes_per_s=0, stall_s=stall_s)
     grpc = build_server(grpc_parts, GrpcPolicy("127.0.0.1", 0, servicer, **connection))

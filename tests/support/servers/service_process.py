@@ -117,11 +117,12 @@ class ServiceProcess:
                     found.append(process)
         return found
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples now; 0 for one without samples."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels now; 0 for one without samples."""
         text = httpx.get(f"{self.url}/metrics", timeout=_GUARD_S).text
-        found = re.findall(rf"^avesformer_{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
-        return sum(map(float, found))
+        found = re.findall(rf"^avesformer_{name}(\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(float(value) for held, value in found if all(each in held for each in wanted))
 
     def _read(self) -> None:
         assert self.process.stderr is not None

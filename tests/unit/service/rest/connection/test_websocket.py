@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from starlette.types import Receive, Scope, Send
-from support.clients.raw_websocket import PING, TEXT, frame, switched
+from support.clients.raw_websocket import PING, TEXT, client_frame, switched
 from support.waiting import until
 
 from service.rest.connection import websocket
@@ -65,7 +65,7 @@ async def test_pings_of_a_client_that_does_not_read_take_no_memory() -> None:
     """Each ping is answered by a pong of its size, which nobody took: a megabyte of pings filled a megabyte."""
     async with served() as (application, server, port), switched(port) as (reader, writer), asyncio.timeout(HANG_S):
         connection = await the_socket(server)
-        writer.write(frame(PING, bytes(125)) * 8000 + frame(TEXT, b"still heard"))
+        writer.write(client_frame(PING, bytes(125)) * 8000 + client_frame(TEXT, b"still heard"))
         await until(lambda: application.texts == ["still heard"])
         assert connection.transport.get_write_buffer_size() + len(connection._pongs) < 64 * 1024
         while b"\x8a" not in await reader.read(65_536):  # the client reads on, and gets pongs
@@ -83,7 +83,7 @@ async def test_tiny_frames_leave_the_loop_to_others() -> None:
                 rounds += 1
 
         beside = asyncio.create_task(others())
-        writer.write(frame(PING) * 8000 + frame(TEXT, b"after them"))
+        writer.write(client_frame(PING) * 8000 + client_frame(TEXT, b"after them"))
         await beside
         # One read of the socket can hold them all. Without turns they are parsed within a few rounds of the loop.
         assert rounds > 20
