@@ -14,7 +14,13 @@ from service.domain.deadline import Clock
 
 @dataclass(frozen=True, slots=True)
 class ChunkPolicy:
-    """When a chunk leaves. The delay of 50 ms is too short to notice and as long as several device calls."""
+    """When a chunk leaves. The delay of 50 ms is too short to notice and as long as several device calls.
+
+    Attributes:
+        max_samples: most samples of a chunk.
+        first_samples: most samples of the first chunk of a clip; the limit doubles with each next one.
+        window_s: longest wait of a sample for more samples of its clip.
+    """
 
     max_samples: int = MAX_CHUNK_SAMPLES
     first_samples: int = FIRST_CHUNK_SAMPLES
@@ -52,7 +58,7 @@ class Chunker:
             return None
         joined = join_blocks(self._blocks)
         head, rest = split_block(joined, self._limit)
-        self._limit = self._policy.max_samples
+        self._limit = min(2 * self._limit, self._policy.max_samples)
         self._blocks = [rest] if rest is not None else []
         self._num_samples -= len(head)
         self._since_s = self._clock()

@@ -16,8 +16,9 @@ SAMPLE_RATE_HZ = 16_000
 # One audio window: 0.975 s at 16 kHz, exactly the 96 log-mel frames of a VGGish example (25 ms window, 10 ms hop).
 WINDOW_SAMPLES = 15_600
 MAX_CHUNK_SAMPLES = 32
-# The first chunk of a clip is short, so that its first masks leave early.
-FIRST_CHUNK_SAMPLES = 4
+# A chunk is answered as a whole. The first chunk of a clip is one sample, so that its first masks leave early; each
+# next one may be twice as long. So on a slow device too, the next masks never take much longer than all before them.
+FIRST_CHUNK_SAMPLES = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class SampleWriter:
                 index=shown.index,
             )
         )
-        if len(self._waiting) >= MAX_BLOCK_SAMPLES:
+        if not self._num_sent or len(self._waiting) >= MAX_BLOCK_SAMPLES:  # the first sample leaves at once
             self.flush()
 
     def tick(self) -> None:

@@ -12,7 +12,7 @@ from support.components.chunks import FakeClock, make_block
 from service.core.chunker import Chunker, ChunkPolicy, chunks_of, join_blocks, split_block
 from service.domain.chunk import SampleBlock
 
-POLICY = ChunkPolicy(max_samples=8, first_samples=4, window_s=0.05)
+POLICY = ChunkPolicy(max_samples=8, first_samples=2, window_s=0.05)
 
 
 def blocks_of(sizes: list[int]) -> list[SampleBlock]:
@@ -41,19 +41,17 @@ def test_an_idle_predictor_gets_what_there_is():
     assert len(samples) == 1
 
 
-def test_a_busy_predictor_gets_full_chunks_the_first_one_short():
+def test_a_busy_predictor_gets_chunks_that_double_up_to_the_largest():
     chunker = Chunker(POLICY, clock=FakeClock())
-    chunker.add(make_block(3))
+    chunker.add(make_block(1))
     assert chunker.take(is_idle=False) is None
-    chunker.add(make_block(7))
     sizes = []
-    while (samples := chunker.take(is_idle=False)) is not None:
-        sizes.append(len(samples))
-    assert sizes == [4]
-    chunker.add(make_block(2))
-    samples = chunker.take(is_idle=False)
-    assert samples is not None
-    assert len(samples) == 8
+    for size in (8, 8, 8, 4):
+        chunker.add(make_block(size))
+        while (samples := chunker.take(is_idle=False)) is not None:
+            sizes.append(len(samples))
+    assert sizes == [2, 4, 8, 8]
+    assert chunker.take(is_idle=True) is not None
 
 
 def test_a_chunk_leaves_when_its_first_sample_is_50_ms_old():
