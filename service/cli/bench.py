@@ -34,9 +34,8 @@ _PEER_VARIANT = "r50"
 _SHIPPED = (Path("lite"), Path("tiny"))
 _BATCHES = (1, 4, 16)
 _CLIP_S = 10
-# Length of the progress bar: about the number of steps of all parts of speed, and the clips of the other parts.
+# Length of the progress bar: about the number of steps of all parts of speed.
 _SPEED_STEPS = 49
-_QUALITY_STEPS = {"tracks": 40, "events": 40}
 # Decimals of a ratio to an earlier run.
 _RATIO_DECIMALS = 3
 
@@ -50,6 +49,7 @@ def bench(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Approximate seconds per figure.")] = 5.0,
+    clips: Annotated[int, typer.Option(min=1, help="Clips of tracks and of events.")] = 40,
     compare: Annotated[
         Path | None, typer.Option(help="JSON of an earlier run; show each figure over its earlier value.")
     ] = None,
@@ -71,7 +71,7 @@ def bench(
         tempfile.TemporaryDirectory(prefix="avesformer-bench-") as folder,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
-        num_steps = sum(_QUALITY_STEPS.get(part, 0) for part in chosen) or _SPEED_STEPS
+        num_steps = clips * len(set(QUALITY_PARTS) & set(chosen)) or _SPEED_STEPS
         bar = progress.add_task("preparing", total=num_steps)
 
         def on_step(text: str) -> None:
@@ -79,7 +79,7 @@ def bench(
 
         try:
             plan = _make_plan(clip, Path(folder), chosen, settings=settings, seconds=seconds)
-            figures = _measure(plan, chosen, on_step)
+            figures = _measure(plan, chosen, on_step, num_clips=clips)
         except (
             ValueError,
             OSError,
@@ -93,7 +93,7 @@ def bench(
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _measure(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) -> Figures:
+def _measure(plan: BenchPlan, chosen: Collection[str], on_step: OnStep, *, num_clips: int) -> Figures:
     from service.bench.batcher_speed import measure_batcher
     from service.bench.clip_speed import measure_decoding, measure_run_lengths
     from service.bench.processes import ServiceDidNotStartError
@@ -117,7 +117,7 @@ def _measure(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) -> Figur
         if "service" in chosen:
             figures |= measure_service(plan, on_step, frames_per_s=max(rates, default=None))
             figures |= measure_redis(plan, on_step, local_p50_s=figures["service.c1.p50_s"])
-        figures |= _measure_quality(plan, chosen, on_step)
+        figures |= _measure_quality(plan, chosen, on_step, num_clips=num_clips)
     except ServiceDidNotStartError as error:
         raise RuntimeError(f"the service did not start: {error}") from error
     if "redis" in chosen:
@@ -125,7 +125,7 @@ def _measure(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) -> Figur
     return figures
 
 
-def _measure_quality(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) -> Figures:
+def _measure_quality(plan: BenchPlan, chosen: Collection[str], on_step: OnStep, *, num_clips: int) -> Figures:
     if not set(QUALITY_PARTS) & set(chosen):
         return {}
     from service.bench.world.events import measure_events
@@ -133,9 +133,9 @@ def _measure_quality(plan: BenchPlan, chosen: Collection[str], on_step: OnStep) 
 
     figures: Figures = {}
     if "tracks" in chosen:
-        figures |= measure_tracks(plan, on_step)
+        figures |= measure_tracks(plan, on_step, num_clips=num_clips)
     if "events" in chosen:
-        figures |= measure_events(plan, on_step)
+        figures |= measure_events(plan, on_step, num_clips=num_clips)
     return figures
 
 

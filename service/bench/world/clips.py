@@ -29,7 +29,6 @@ ASPECT = WIDTH_PX / HEIGHT_PX
 FRAME_RATE = Fraction(25, 2)
 # Samples per second that are asked for.
 FPS = 10.0
-NUM_CLIPS = 40
 _FRAMES_AT_ONCE = 8
 _CPU = torch.device("cpu")
 

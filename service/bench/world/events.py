@@ -18,7 +18,6 @@ from service.bench.world.clips import (
     ASPECT,
     FPS,
     FRAME_RATE,
-    NUM_CLIPS,
     SECONDS,
     Respond,
     WorldClip,
@@ -35,7 +34,7 @@ FIRST_SEED = 3_300_000
 _OPTIONS = SegmentOptions(fps=FPS, only="events")
 
 
-def measure_events(plan: BenchPlan, on_step: OnStep, *, num_clips: int = NUM_CLIPS) -> Figures:
+def measure_events(plan: BenchPlan, on_step: OnStep, *, num_clips: int) -> Figures:
     """Return precision, recall and lags of events for both checkpoints of the world."""
     tallies = {name: EventTally() for name in CHECKPOINTS}
     with ExitStack() as stack:

@@ -24,7 +24,6 @@ from service.bench.figures import BenchPlan, Figures, OnStep
 from service.bench.world.clips import (
     ASPECT,
     FPS,
-    NUM_CLIPS,
     SECONDS,
     Respond,
     WorldClip,
@@ -45,7 +44,7 @@ _Bools = NDArray[np.bool_]
 _Masks = Mapping[int, _Bools]
 
 
-def measure_tracks(plan: BenchPlan, on_step: OnStep, *, num_clips: int = NUM_CLIPS) -> Figures:
+def measure_tracks(plan: BenchPlan, on_step: OnStep, *, num_clips: int) -> Figures:
     """Return IDF1 and HOTA with the model's masks and with true ones."""
     predicted: list[list[TrackedFrame]] = []
     true: list[list[TrackedFrame]] = []
