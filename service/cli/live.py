@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -27,7 +27,13 @@ _STDOUT = Path("-")
 @with_option_flags(options_of(LiveOptions))
 def live(
     source: Annotated[str, typer.Argument(help="Camera (/dev/video0), network stream (rtsp://…) or file.")],
-    output: Annotated[Path, typer.Option(help="Overlay (.mp4), or NDJSON lines; - is stdout.")] = _STDOUT,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="NDJSON lines, or an overlay (.mp4); - is stdout, the default."),
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Overlay: an .mp4 file, or - for a stream on stdout that a player shows.")
+    ] = None,
     url: Annotated[str, typer.Option(help="Address of a running service, grpc:// or grpcs://.")] = (
         "grpc://127.0.0.1:50051"
     ),
@@ -52,21 +58,21 @@ def live(
         raise typer.Exit(2) from None
     logging.basicConfig(level="WARNING", format="%(message)s")
     camera_format = "v4l2" if source.startswith("/dev/") else None
-    is_overlay = output.suffix.lower() == ".mp4"
+    lines, target = _targets(output, overlay)
     plan = LivePlan(
         CapturePolicy(source, camera_format=camera_format, microphone=microphone),
         url,
-        output if is_overlay else None,
+        target,
         seconds,
         options=options,
         client=replace(RECONNECTING, api_key=api_key),
     )
     running = LiveOverlay(plan)
     try:
-        if is_overlay:
+        if lines is None:
             running.run()
         else:
-            _write_lines(running, output)
+            _write_lines(running, lines)
     except ServiceError as error:
         complain(error.detail)
         raise typer.Exit(2 if error.code == "bad_option" else 1) from None
@@ -75,6 +81,18 @@ def live(
     report = running.report
     summary = f"{report.num_frames} frames, {report.num_dropped} dropped, {report.num_connections} connections"
     print(summary, file=sys.stderr)
+
+
+def _targets(output: Path | None, overlay: Path | None) -> tuple[Path | None, Path | BinaryIO | None]:
+    """Return the targets of lines and overlay, None where there are none. Exits with 2 if stdout would be both."""
+    if output is not None and output.suffix.lower() == ".mp4":
+        output, overlay = None, overlay or output
+    elif output is None and overlay is None:
+        output = _STDOUT
+    if output == overlay == _STDOUT:
+        complain("--overlay -: the lines go to stdout too; give them a file with --output")
+        raise typer.Exit(2)
+    return output, sys.stdout.buffer if overlay == _STDOUT else overlay
 
 
 def _write_lines(running: LiveOverlay, output: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from service.client.connect import open_client
 from service.client.grpc_client import GrpcClient
@@ -37,12 +38,13 @@ RECONNECTING = ClientPolicy(attempts=10_000, max_backoff_s=5.0)
 class LivePlan:
     """What to do: source, target and duration. Ends after `patience_s` without any answer.
 
-    Without `output` no overlay is drawn; `LiveOverlay.on_event` is called with every event.
+    The overlay is written to `output`, a file or an open pipe; without it none is drawn. `LiveOverlay.on_event` is
+    called with every event.
     """
 
     capture: CapturePolicy
     url: str
-    output: Path | None
+    output: Path | BinaryIO | None
     seconds: float = float("inf")
     options: LiveOptions = field(default_factory=LiveOptions)
     client: ClientPolicy = field(default_factory=lambda: RECONNECTING)

@@ -1,10 +1,10 @@
-"""Writes the answered frames of a live stream as an mp4 with their masks drawn on them."""
+"""Writes the answered frames of a live stream as video with their masks drawn on them, to a file or to a player."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import av
 import numpy as np
@@ -19,10 +19,20 @@ _TIME_BASE: Final = Fraction(1, 90_000)
 
 
 class LiveOverlayWriter:
-    """An mp4 (H.264) of frames at their own times; the first frame fixes the size."""
+    """H.264 of frames at their own times; the first frame fixes the size.
 
-    def __init__(self, path: Path, *, labels: tuple[str, ...]) -> None:
-        self._container = av.open(str(path), "w", format="mp4")
+    Args:
+        target: a file becomes an mp4; an open pipe gets Matroska, each frame at once.
+        labels: of the model, for stable colours.
+    """
+
+    def __init__(self, target: Path | BinaryIO, *, labels: tuple[str, ...]) -> None:
+        self._is_pipe = not isinstance(target, Path)
+        if isinstance(target, Path):
+            self._container = av.open(str(target), "w", format="mp4")
+        else:
+            options = {"live": "1", "flush_packets": "1", "cluster_time_limit": "0"}
+            self._container = av.open(target, "w", format="matroska", options=options)
         self._labels = labels
         self._stream: VideoStream | None = None
         self._painter: OverlayPainter | None = None
@@ -52,7 +62,8 @@ class LiveOverlayWriter:
 
     def _begin(self, picture: NDArray[np.uint8], first_s: float) -> None:
         height, width = picture.shape[:2]
-        stream = self._container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "20"})
+        options = {"preset": "ultrafast", "crf": "20"} | ({"tune": "zerolatency"} if self._is_pipe else {})
+        stream = self._container.add_stream("libx264", rate=30, options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = _TIME_BASE

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -93,6 +94,20 @@ async def test_a_network_stream_that_breaks_is_opened_again(stream: tuple[str, l
         assert len(list(overlay.decode(video=0))) > 5
 
 
+async def test_an_overlay_on_stdout_is_a_stream_for_players(clip: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "out.ndjson"
+    async with running_front() as front:
+        command = [sys.executable, "-c", "from service.cli.main import main; main()", "live", str(clip)]
+        flags = ["--overlay", "-", "--output", str(lines), "--url", f"grpc://{front.grpc_target}", "--size", "model"]
+        playing = await asyncio.create_subprocess_exec(*command, *flags, stdout=subprocess.PIPE)
+        stream, _ = await asyncio.wait_for(playing.communicate(), HANG_S)
+    assert playing.returncode == 0
+    with av.open(io.BytesIO(stream)) as overlay:
+        assert overlay.format.name.startswith("matroska")
+        num_shown = len(list(overlay.decode(video=0)))
+    assert num_shown == sum(json.loads(line)["type"] == "frame" for line in lines.read_text().splitlines())
+
+
 @pytest.fixture(name="camera")
 def _camera(clip: Path) -> Iterator[str]:
     """Address of a GStreamer RTSP server that shows the clip."""
@@ -121,5 +136,7 @@ async def test_a_camera_over_rtsp_is_answered(camera: str, tmp_path: Path) -> No
 def test_faults_are_one_line_and_a_code(clip: Path) -> None:
     refused = run(clip, "--threshold", 7)
     assert (refused.exit_code, "threshold" in refused.output) == (2, True)
+    both = run(clip, "--overlay", "-", "--output", "-")
+    assert (both.exit_code, "stdout" in both.output) == (2, True)
     wrong = run(clip, "--url", "http://127.0.0.1:1")
     assert (wrong.exit_code, "grpc://" in wrong.output) == (2, True)
