@@ -118,6 +118,8 @@ async def _beside(run: Run, running: ServiceProcess, sorts: tuple[str, ...]) -> 
         cpu_alone = await _load(running, target, alone, seconds=run.sizes.seconds / 2)
         before_s = _cpu_s(running)
         async with slow_clients(slow_target, sort, num=run.sizes.slow) as ended:
+            if sort == "readers":
+                await _arrived(running, num=run.sizes.slow)
             await _settle(running)
             arrival_s = _cpu_s(running) - before_s
             cpu_beside = await _load(running, target, beside, seconds=run.sizes.seconds)
@@ -155,6 +157,14 @@ async def _load(running: ServiceProcess, target: Target, outcome: Outcome, *, se
 def _cpu_s(running: ServiceProcess) -> float:
     used = psutil.Process(running.process.pid).cpu_times()
     return float(used.user + used.system)
+
+
+async def _arrived(running: ServiceProcess, *, num: int) -> None:
+    """Wait until so many requests are inside. A busy machine may take seconds until it begins with the first."""
+    for _ in range(int(_MOST_SETTLE_S / _SETTLE_S)):
+        if running.metric("requests_in_flight") >= num:
+            return
+        await asyncio.sleep(_SETTLE_S)
 
 
 async def _settle(running: ServiceProcess) -> None:
