@@ -89,9 +89,8 @@ class FolderJobStore:
         """Save the job. Return False if `holder` does not hold it."""
         if self._holders.get(job.job_id) != holder:
             return False
-        self._jobs[job.job_id] = job
         await self._write(job)
-        return True
+        return self._publish(job, holder)
 
     async def requeue(self, job: Job, *, holder: str) -> None:
         """Put the job back at the head of the queue."""
@@ -103,9 +102,9 @@ class FolderJobStore:
         """Mark the job as completely finished; it is deleted `ttl_s` after its end."""
         if self._holders.get(job.job_id) != holder:
             return
-        self._jobs[job.job_id] = job
         await self._write(job, is_settled=True)
-        if self._holders.pop(job.job_id, None) is not None:
+        if self._publish(job, holder):
+            del self._holders[job.job_id]
             self._settled.add(job.job_id)
 
     async def erase(self, job_id: str) -> None:
@@ -122,6 +121,16 @@ class FolderJobStore:
             self._forget(job_id)
             self._expired[job_id] = now_s
         return over
+
+    def _publish(self, job: Job, holder: str) -> bool:
+        """Let readers see what is written now, so that a crash takes nothing back that they were told.
+
+        Return False for a job that was erased meanwhile.
+        """
+        if self._holders.get(job.job_id) != holder:
+            return False
+        self._jobs[job.job_id] = job
+        return True
 
     def _forget(self, job_id: str) -> None:
         self._jobs.pop(job_id, None)

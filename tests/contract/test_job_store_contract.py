@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -199,6 +200,30 @@ async def test_an_erased_job_does_not_come_back_from_a_late_write(tmp_path: Path
         assert os.listdir(tmp_path) == []
         await store.add(job)
         assert await store.claim("me") == job
+
+
+async def test_what_is_told_survives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader sees a state only after it is on the disk, else a killed process would take back what it told."""
+    store = FolderJobStore(tmp_path, ttl_s=TTL_S, wall_clock=time.time)
+    job = a_job()
+    await store.add(job)
+    await store.claim("holder")
+    may_write, real = threading.Event(), os.fsync
+
+    def slow_fsync(file: int) -> None:
+        may_write.wait(HANG_S)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    further = replace(job, state="running", progress=0.5, num_lines=10)
+    saving = asyncio.create_task(store.save(further, holder="holder"))
+    await asyncio.sleep(0.05)
+    for _ in range(2):
+        told = await store.get(job.job_id)
+        restarted = await FolderJobStore(tmp_path, ttl_s=TTL_S, wall_clock=time.time).get(job.job_id)
+        assert told == restarted == (further if may_write.is_set() else job)
+        may_write.set()
+        assert await saving
 
 
 async def test_job_files_are_counted_and_a_job_without_room_is_refused(tmp_path: Path) -> None:

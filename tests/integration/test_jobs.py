@@ -300,10 +300,10 @@ def test_two_fronts_and_two_workers_are_one_service(tmp_path: Path, service: htt
     clip = bright_clip()
     with (
         RedisServer(tmp_path / "redis", is_durable=True) as server,
-        WorkerProcess(server.url, batch_s=0.02),
-        WorkerProcess(server.url, batch_s=0.02),
-        ServiceProcess(redis_url=server.url, state_dir=tmp_path / "state", lease_s=1.0) as left,
-        ServiceProcess(redis_url=server.url, state_dir=tmp_path / "state", lease_s=1.0) as right,
+        WorkerProcess(server.url, batch_s=0.02, lease_s=3.0),
+        WorkerProcess(server.url, batch_s=0.02, lease_s=3.0),
+        ServiceProcess(redis_url=server.url, state_dir=tmp_path / "state", lease_s=3.0) as left,
+        ServiceProcess(redis_url=server.url, state_dir=tmp_path / "state", lease_s=3.0) as right,
         httpx.Client(base_url=left.url, timeout=HANG_S) as one,
         httpx.Client(base_url=right.url, timeout=HANG_S) as two,
     ):

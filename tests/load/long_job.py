@@ -40,15 +40,16 @@ _POLL_S = 0.25
 async def run(run: Run) -> Found:
     """Submit, kill, start again, and compare the result with what must be there."""
     with tempfile.TemporaryDirectory(prefix="long-job-") as name:
-        return await asyncio.to_thread(_scene, Path(name), run.sizes.job_s)
+        return await asyncio.to_thread(_scene, Path(name), run.sizes.job_s, run.sizes.job_batch_s)
 
 
-def _scene(folder: Path, job_s: float) -> Found:
+def _scene(folder: Path, job_s: float, batch_s: float) -> Found:
     num_pieces = max(2, round(job_s / _PIECE.duration_s))
     num_samples = round(num_pieces * _PIECE.duration_s)
     clip = folder / "long.mp4"
     write_long_clip(clip, piece=_PIECE, num_pieces=num_pieces)
     settings = {"state_dir": folder / "state", "port": free_port(), "cache_bytes": 0, "log_level": "error"}
+    settings |= {"fake_batch_s": batch_s}
     with ServiceProcess(**settings) as first, first.client() as client:
         posted = client.post("/v1/jobs", content=clip.read_bytes(), headers={"Content-Type": "video/mp4"})
         location = posted.headers["location"]

@@ -31,6 +31,7 @@ class Sizes:
         cancels: requests abandoned in R12.
         repeats: times that the same clip is asked in R14.
         job_s: length of the clip of the long job, in seconds.
+        job_batch_s: time of a batch of the long job; so that a short one does not end before it is killed.
     """
 
     clips: int = 10_000
@@ -41,9 +42,10 @@ class Sizes:
     cancels: int = 1000
     repeats: int = 1000
     job_s: float = 7200.0
+    job_batch_s: float = 0.0
 
 
-FAST = Sizes(clips=60, kills=4, seconds=1.0, slow=20, requests=60, cancels=24, repeats=16, job_s=200.0)
+FAST = Sizes(clips=60, kills=4, seconds=1.0, slow=20, requests=60, cancels=24, repeats=16, job_s=200.0, job_batch_s=0.1)
 """What `make test` runs."""
 
 
