@@ -1,4 +1,4 @@
-"""Count the bytes that wait for a client to read them, in a connection's transport and in the kernel."""
+"""Bound and count the bytes that wait for a client to read them, in a connection's transport and in the kernel."""
 
 from __future__ import annotations
 
