@@ -14,7 +14,7 @@ _TIME_BASE = Fraction(1, 25 * _FRAME_TICKS)
 
 
 def lying_clip(small: bytes, large: bytes) -> bytes:
-    """Return an H.264 MP4 with the sample entry and the pictures of `small`, then the pictures of `large`.
+    """Return an MP4 (H.264 or HEVC) with the sample entry and the pictures of `small`, then the pictures of `large`.
 
     The parameter sets of `large` are in its first picture only, where a decoder takes them from and a look at the
     container does not see them.
@@ -75,7 +75,8 @@ def _parts(clip: bytes) -> tuple[bytes, list[tuple[bytes, bool]]]:
         config = stream.codec_context.extradata
         assert config is not None
         packets = [(bytes(packet), packet.is_keyframe) for packet in source.demux(stream) if packet.size]
-    return _sets_of(config), packets
+    sets = _hevc_sets_of(config) if stream.codec_context.name == "hevc" else _sets_of(config)
+    return sets, packets
 
 
 def _sets_of(config: bytes) -> bytes:
@@ -83,6 +84,18 @@ def _sets_of(config: bytes) -> bytes:
     found, at = b"", 5
     for mask in (31, 255):
         count, at = config[at] & mask, at + 1
+        for _ in range(count):
+            size = int.from_bytes(config[at : at + 2], "big")
+            found += size.to_bytes(_LENGTH_BYTES, "big") + config[at + 2 : at + 2 + size]
+            at += 2 + size
+    return found
+
+
+def _hevc_sets_of(config: bytes) -> bytes:
+    """The sets of a HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, 8.3.3.1)."""
+    found, at = b"", 23
+    for _ in range(config[22]):
+        count, at = int.from_bytes(config[at + 1 : at + 3], "big"), at + 3
         for _ in range(count):
             size = int.from_bytes(config[at : at + 2], "big")
             found += size.to_bytes(_LENGTH_BYTES, "big") + config[at + 2 : at + 2 + size]

@@ -100,11 +100,11 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
                 _decode_growing(job, shown, writer)
             source.check()
             return writer.end()
+    except MemoryError:  # first, because PyAV's own is an FFmpegError too
+        raise ServiceError("too_costly", "The clip needs more memory to decode than a decoder has.") from None
     except av.FFmpegError as error:
         source.check()
         raise _translate(error) from error
-    except MemoryError:
-        raise ServiceError("too_costly", "The clip needs more memory to decode than a decoder has.") from None
 
 
 def _on_time_line(

@@ -176,7 +176,8 @@ class PictureDecoder:
         try:
             with av.logging.Capture() as log:
                 frames = self._stream.decode(packet)
-        except MemoryError:
+        except MemoryError:  # HEVC: also for a picture over `max_pixels`
+            check_log(log)
             raise
         except (av.FFmpegError, ValueError):  # one bad packet; the others may be good
             if tick is not None:

@@ -15,7 +15,12 @@ SMALL = {"width": 160, "height": 120, "num_frames": 10, "b_frames": 0}
 POLICY = MediaPolicy(max_pixels=320 * 240)
 # One that FFmpeg is told to refuse, and one within the margin that it rounds up to, which only our own check refuses.
 SIZES = ((1280, 720), (340, 240))
-OPTIONS = {"libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}, "libsvtav1": {"preset": "12"}, "mpeg4": {}}
+OPTIONS = {
+    "libx264": {},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+    "libsvtav1": {"preset": "12"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +36,14 @@ def refusal(clip: bytes, *, fps: float | None = None, piece_bytes: int | None = 
     return f"{caught.value.code}: {caught.value.detail}"
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
 @pytest.mark.parametrize("piece_bytes", [None, 2000])
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_parameter_sets_in_the_stream_raise_the_picture(width: int, height: int, piece_bytes: int | None) -> None:
-    clip = lying_clip(make_clip(**SMALL), make_clip(**(SMALL | {"width": width, "height": height})))
+def test_parameter_sets_in_the_stream_raise_the_picture(
+    width: int, height: int, piece_bytes: int | None, codec: str
+) -> None:
+    spec = {**SMALL, "codec": codec, "codec_options": OPTIONS[codec]}
+    clip = lying_clip(make_clip(**spec), make_clip(**(spec | {"width": width, "height": height})))
     told = refusal(clip, piece_bytes=piece_bytes)
     assert told.startswith("picture_too_large")
     assert f"{width}x{height}" in told
