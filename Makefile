@@ -23,12 +23,13 @@ help: ## list the commands
 serve: $(VENV)/.installed ## start the service with the shipped checkpoint (PORT=, GRPC_PORT=, TORCH=cpu)
 	exec $(BIN)/avesformer serve --host $(HOST) --port $(PORT) --grpc-port $(GRPC_PORT)
 
-# Test files run side by side in four processes, also on two cores: half of a test's time is waiting for servers.
-# PYTEST_ARGS="-n 0" runs one after another. Bytecode is kept even where the environment forbids it: the tests start
-# more than a hundred servers, and each would compile the service again (a third of the time that its imports take).
+# Test files run side by side, a process for each core and four at most: with more, tests of leases and kills meet
+# delays that no service has. PYTEST_ARGS="-n 0" runs one after another.
+# Bytecode is kept even where the environment forbids it: the tests start more than a hundred servers, and each would
+# compile the service again (a third of the time that its imports take).
 test: $(VENV)/.installed-dev ## run the whole test suite
 	$(BIN)/python -m compileall -q service model
-	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 4 --dist loadfile \
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile \
 	  -m "not gpu and not slow and not bench" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev ## the long tests: minutes each

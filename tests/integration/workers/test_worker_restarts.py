@@ -21,7 +21,7 @@ from service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.redis
 HANG_S = 60
-LEASE_S = 1.0
+LEASE_S = 3.0
 
 
 class WatchingFront:

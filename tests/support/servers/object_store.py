@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,9 +25,11 @@ class ObjectStore:
     objects: dict[str, bytes] = field(default_factory=dict)
     heads: list[dict[str, str]] = field(default_factory=list)
     port: int = 0
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""
+        self.writers.append(writer)
         try:
             first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             method, path, _ = first.split()
@@ -47,6 +49,13 @@ class ObjectStore:
         finally:
             writer.close()
 
+    async def close(self) -> None:
+        """Wait until every connection is closed, so that none is left to the garbage collector."""
+        for writer in self.writers:
+            writer.transport.abort()
+            with suppress(OSError):
+                await writer.wait_closed()
+
 
 @asynccontextmanager
 async def running_store(*statuses: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[ObjectStore]:
@@ -56,6 +65,7 @@ async def running_store(*statuses: str, tls: ssl.SSLContext | None = None) -> As
     store.port = server.sockets[0].getsockname()[1]
     async with server:
         yield store
+    await store.close()
 
 
 def tls_pair(folder: Path, *, host: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
