@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -29,12 +30,13 @@ def read_recording(path: Path) -> Waveform:
 
 
 def through_aac(waveform: Waveform, *, bits_per_s: int) -> Waveform:
-    """The waveform after AAC-LC at 16 kHz mono; as long as before, in step with it to about a millisecond."""
+    """The waveform after AAC-LC at 16 kHz mono; as long as before, in step with it."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono", bit_rate=bits_per_s)
         frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
-        frame.sample_rate = SAMPLE_RATE_HZ
+        # With a time stamp the file says how much the encoder put before the sound, and the decoder leaves it out.
+        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE_HZ, 0, Fraction(1, SAMPLE_RATE_HZ)
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
     file.seek(0)

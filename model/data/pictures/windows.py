@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.pictures.index import PicturesIndex, Recording
-from model.data.pictures.recordings import Waveform, read_recording
+from model.data.pictures.recordings import Waveform, read_recording, through_aac
 from model.network.preprocess import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 
 Random = np.random.Generator
@@ -33,6 +33,8 @@ SPEED_SHARE, SPEED_RANGE = 0.5, (0.9, 1.11)
 ROOM_SHARE, ROOM_RANGE_S = 0.35, (0.1, 0.9)
 TONE_SHARE, TONE_RANGE_DB, TONE_BANDS = 0.6, 9.0, 7
 NARROW_SHARE, NARROW_RANGE_HZ = 0.2, (3_400.0, 7_000.0)
+# Share of the windows that were in a film: AAC, from the bit rates of a telephone's messages to those of a camera.
+CODEC_SHARE, CODEC_RANGE_BITS_PER_S = 0.4, (16_000, 96_000)
 SILENT_PEAK = 1e-4
 
 
@@ -193,7 +195,10 @@ def _record(window: NDArray[np.float64], random: Random) -> Waveform:
         spectrum = spectrum / (1 + (frequencies / edge) ** 16)
     recorded = np.fft.irfft(spectrum, n=size)[:WINDOW_SAMPLES]
     peak = max(float(np.abs(recorded).max()), SILENT_PEAK)
-    return (recorded / peak * 10 ** (random.uniform(*PEAK_RANGE_DB) / 20)).astype(np.float32)
+    waveform = (recorded / peak * 10 ** (random.uniform(*PEAK_RANGE_DB) / 20)).astype(np.float32)
+    if random.random() < CODEC_SHARE:
+        waveform = through_aac(waveform, bits_per_s=int(random.integers(*CODEC_RANGE_BITS_PER_S)))
+    return waveform
 
 
 def _room(random: Random) -> NDArray[np.float64]:

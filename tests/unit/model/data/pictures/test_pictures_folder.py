@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.model.pictures_folder import KINDS, SIZE_PX, write_pictures_folder
 
+from model.data.pictures import windows
 from model.data.pictures.check import verify
 from model.data.pictures.compose import PictureSource, draw_picture
 from model.data.pictures.frames import IGNORED, read_picture
@@ -135,3 +136,21 @@ def test_verify_counts_and_names_faults(tmp_path: Path) -> None:
     assert len(faults) == 2
     assert "dog-val-0.jpg" in faults[0]
     assert "train-train-1.wav" in faults[1]
+
+
+def test_windows_hold_what_a_codec_leaves_of_a_sound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = read_index(folder)
+    source, waveforms = SoundSource.of(index, split="train"), WaveformCache(index.recordings)
+
+    def draw(share: float) -> list[windows.Waveform]:
+        monkeypatch.setattr(windows, "CODEC_SHARE", share)
+        return [draw_window(source, waveforms, np.random.default_rng(seed)).waveform for seed in range(20)]
+
+    likenesses = []
+    for plain, coded in zip(draw(0.0), draw(1.0), strict=True):
+        assert coded.shape == plain.shape == (WINDOW_SAMPLES,)
+        assert coded.dtype == np.float32
+        if plain.std() > 1e-3:
+            likenesses.append(float(np.corrcoef(plain, coded)[0, 1]))
+    assert np.median(likenesses) > 0.7, "the same sound, in step"
+    assert max(likenesses) < 0.9999, "a codec changes each"
