@@ -62,9 +62,11 @@ class RestClient(ClosedOnExit):
         webhook: str | None = None,
         result_url: str | None = None,
         result_format: str | None = None,
+        keep_clip: bool = False,
     ) -> RemoteJob:
         """Submit a clip as a job; what is retryable is tried again, without a second job. Raises ServiceError."""
         job_options = {"webhook": webhook, "result_url": result_url, "result_format": result_format}
+        job_options["keep_clip"] = "true" if keep_clip else None
         return submit(
             self, source, options or SegmentOptions(), self._policy, blocks=read_blocks, job_options=job_options
         )

@@ -33,6 +33,7 @@ class Job:
         result_url: address that the result is put to; None once that has ended, because it may hold a signature.
         result_format: format of that result.
         result_put: how that went; None where no address was given.
+        keeps_clip: whether the upload is kept as long as the result, so that the result can be had as an overlay.
         created_at_s, started_at_s, ended_at_s: seconds since 1970.
         state: `done`, `failed` and `cancelled` are final. A cancelled job is erased, so only followers of its events
             see that state.
@@ -58,6 +59,7 @@ class Job:
     result_url: str | None = None
     result_format: str = "json"
     result_put: ResultPut | None = None
+    keeps_clip: bool = False
     state: JobState = "queued"
     started_at_s: float | None = None
     ended_at_s: float | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +18,8 @@ from service.domain.job import Job, ResultPut
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
 from service.domain.result import FrameMasks, SoundEvent
+from service.jobs.uploads import stored_upload
+from service.media.spool import Spool
 from service.media.upload import Upload
 from service.ports import JobStore
 from service.storage.blobs import Blobs
@@ -32,6 +34,10 @@ _LEAST_RETRY_S, _MOST_RETRY_S = 1.0, 600.0
 _RETRY_SHARE = 1 / 50
 # Most events in the body of a webhook (about 200 bytes each); the job's result has all of them.
 MAX_LISTED_EVENTS = 1000
+_NO_CLIP = (
+    "The clip of this job was deleted at its end. Submit the job with keep_clip=true, or send the clip to "
+    "POST /segment with format=overlay."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class JobRequest:
     webhook: str | None = None
     result_url: str | None = None
     result_format: str = "json"
+    keeps_clip: bool = False
     traceparent: str = ""
 
 
@@ -120,6 +127,7 @@ class Jobs:
             result_url=request.result_url,
             result_format=request.result_format,
             result_put=None if request.result_url is None else ResultPut("waiting"),
+            keeps_clip=request.keeps_clip,
             traceparent=request.traceparent,
         )
         await self._blobs.put_file(job.upload_name(), upload.fd, num_bytes=upload.size)
@@ -157,13 +165,31 @@ class Jobs:
 
     async def answer(self, job: Job) -> AsyncGenerator[AnswerEvent, None]:
         """Yield the answer of a finished job. Raises `job_not_ready`, or the error that the job failed with."""
-        if job.failure is not None:
-            raise job.failure
-        if job.state != "done":
-            raise ServiceError("job_not_ready", f"The job is {job.state}; ask again later.", retry_after_s=2.0)
+        _check_done(job)
         for number in range(len(job.part_starts)):
             async for event in self._part(job, number):
                 yield event
+
+    @asynccontextmanager
+    async def clip(self, job: Job, spool: Spool, *, max_bytes: int) -> AsyncIterator[Upload]:
+        """Yield the clip of a finished job, read back from the blob store; it is freed when the block ends.
+
+        Raises:
+            ServiceError: `job_not_ready`, the error that the job failed with, `not_acceptable` if the clip was not
+                kept, `job_expired`, `backend_down`, `storage_full`.
+        """
+        _check_done(job)
+        if not job.keeps_clip:
+            raise ServiceError("not_acceptable", _NO_CLIP)
+        async with AsyncExitStack() as stack:
+            try:
+                opened = stored_upload(job, self._blobs, spool, max_bytes=max_bytes)
+                upload = await stack.enter_async_context(opened)
+            except ServiceError as error:
+                if error.code == "internal":
+                    raise ServiceError("job_expired", "The job's clip was deleted.") from error
+                raise
+            yield upload
 
     async def sound_events(self, job: Job) -> JobEvents:
         """Return the events of a finished job, the first `MAX_LISTED_EVENTS` of them; raises `job_expired`."""
@@ -225,3 +251,11 @@ class Jobs:
             raise ServiceError("job_expired", "The job's answer was deleted.")
         async for event in self._turns.paced(decode_stored(data)):
             yield event
+
+
+def _check_done(job: Job) -> None:
+    """Raise `job_not_ready` before the end of a job, and a failed job's own error."""
+    if job.failure is not None:
+        raise job.failure
+    if job.state != "done":
+        raise ServiceError("job_not_ready", f"The job is {job.state}; ask again later.", retry_after_s=2.0)

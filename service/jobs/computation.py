@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any, Final
 
 from service.core.request_log import RequestRecord
@@ -17,7 +16,7 @@ from service.domain.result import FrameMasks, Summary
 from service.jobs.lease import RETRY_S, AnswerLog, JobLease
 from service.jobs.parts import JobPolicy, RunnerParts
 from service.jobs.resume import StoredAnswer, read_stored
-from service.media.upload import Upload
+from service.jobs.uploads import stored_upload
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +103,9 @@ class JobComputation:
                 heard_from_s=None if stored is None else job.options.start_s,
             )
             record.span.set(job_id=job.job_id, attempt=job.attempt)
-            async with self._upload(job) as upload:
+            async with stored_upload(
+                job, self._parts.blobs, self._parts.spool, max_bytes=self._max_upload_bytes
+            ) as upload:
                 record.upload_bytes, record.is_body_read = upload.size, True
                 options = job.options if stored is None else stored.remaining(job.options)
                 events = self._parts.answering.answer(upload, options, context)
@@ -135,17 +136,6 @@ class JobComputation:
         return AnswerLog(
             lease, self._parts.blobs, flush_bytes=policy.flush_bytes, flush_s=policy.flush_s, clock=self._clock
         )
-
-    @asynccontextmanager
-    async def _upload(self, job: Job) -> AsyncIterator[Upload]:
-        upload = await self._parts.spool.open_upload(max_bytes=self._max_upload_bytes)
-        try:
-            async for piece in self._parts.blobs.read(job.upload_name()):
-                await upload.write(piece)
-            upload.finish()
-            yield upload
-        finally:
-            upload.close()
 
 
 def _count(event: AnswerEvent, record: RequestRecord) -> None:

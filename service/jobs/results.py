@@ -19,7 +19,8 @@ from service.outbound.put import PutError, Putter
 
 logger = logging.getLogger(__name__)
 
-# Formats that a result can be put in: `sse` is no file, and `overlay` needs the clip, which is deleted by then.
+# Formats that a result can be put in: `sse` is no file, and `overlay` is drawn on the clip, which is deleted by then
+# unless the job keeps it.
 RESULT_FORMATS = tuple(name for name in FORMATS if name not in ("sse", "overlay"))
 # Bytes that are read from the spool at once.
 _BLOCK_BYTES = 256 * 1024

@@ -109,8 +109,13 @@ class JobRunner:
             await until_stored(lease.settle)
 
     async def _drop_upload(self, job: Job) -> None:
-        """Delete the upload of a job that has ended; the sweep deletes what is left if that fails."""
+        """Delete the upload of a job that has ended; the sweep deletes what is left if that fails.
+
+        A finished job with `keeps_clip` keeps it until the job expires.
+        """
         self._ended_at_s.append(self._clock())
+        if job.keeps_clip and job.state == "done":
+            return
         try:
             await self._parts.blobs.delete(job.upload_name())
         except ServiceError:

@@ -13,13 +13,16 @@ from starlette.types import Receive, Scope, Send
 from service.codec.answer_json import encode_event, encode_frame
 from service.codec.job_json import JobStatus
 from service.core.request_log import RequestRecord
+from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
+from service.domain.job import Job
+from service.domain.request import RequestContext
 from service.jobs.api import JobEvent
 from service.rest.exchange import exchange
 from service.rest.jobs.parts import EVENT_ID, JobRouteParts, checked_id
 from service.rest.requests.intake import ended_by_disconnect
 from service.rest.requests.request_head import answer_type, merge_options, parse_query
-from service.rest.responses.formats import send_answer, take_format
+from service.rest.responses.formats import send_answer, send_overlay, take_format
 from service.rest.responses.sender import Sender
 
 
@@ -54,9 +57,6 @@ class JobResult(_JobStream):
     async def _stream(self, job_id: str, owner: str, headers: Headers, sender: Sender, record: RequestRecord) -> None:
         options = merge_options(self._query)
         wanted = take_format(options, accepted=answer_type(headers.getlist("accept")))
-        if wanted.name == "overlay":
-            detail = "The clip of an ended job is deleted; ask for the overlay at POST /segment."
-            raise ServiceError("not_acceptable", detail)
         job = await self._jobs.get(job_id, owner=owner)
         etag = f'"{job.job_id}-{job.attempt}-{wanted.name}-{int(wanted.is_compressed)}"'
         if job.state == "done" and etag in (part.strip() for part in headers.get("if-none-match", "").split(",")):
@@ -64,7 +64,19 @@ class JobResult(_JobStream):
             await sender.end()
             return
         tagged = _TaggedSender(sender, etag)
-        await send_answer(self._jobs.answer(job), wanted, tagged, record, parts=self._parts)
+        if wanted.name == "overlay":
+            await self._send_overlay(job, tagged, record)
+        else:
+            await send_answer(self._jobs.answer(job), wanted, tagged, record, parts=self._parts)
+
+    async def _send_overlay(self, job: Job, sender: Sender, record: RequestRecord) -> None:
+        """Draw on the clip that the job kept. Admitted and bounded as an overlay of POST /segment is."""
+        parts = self._parts
+        deadline = Deadline.after(parts.policy.request_timeout_s, clock=parts.clock)
+        context = RequestContext(job.request_id, "rest", deadline, caller=record.caller)
+        with parts.admission.admit(context):
+            async with self._jobs.clip(job, parts.spool, max_bytes=parts.policy.max_upload_bytes) as clip:
+                await send_overlay(self._jobs.answer(job), clip, sender, record, parts=parts, deadline=deadline)
 
 
 class JobEventStream(_JobStream):

@@ -12,7 +12,7 @@ from service.codec.job_json import JobStatus
 from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.option_table import Option
-from service.domain.option_types import Choice, Url
+from service.domain.option_types import Choice, Flag, Url
 from service.jobs.api import JobRequest
 from service.jobs.results import RESULT_FORMATS
 from service.rest.exchange import exchange
@@ -38,8 +38,14 @@ _RESULT_URL = Option(
 _RESULT_FORMAT = Option(
     name="result_format", type=Choice(RESULT_FORMATS), default="json", help="Format of the result at `result_url`."
 )
+_KEEP_CLIP = Option(
+    name="keep_clip",
+    type=Flag(),
+    default=False,
+    help="Keep the clip as long as the result, so that the result can be had as an overlay.",
+)
 # Options of POST /jobs, beside those of masks.
-JOB_OPTIONS = (_WEBHOOK, _RESULT_URL, _RESULT_FORMAT)
+JOB_OPTIONS = (_WEBHOOK, _RESULT_URL, _RESULT_FORMAT, _KEEP_CLIP)
 
 
 class JobSubmission(Response):
@@ -71,6 +77,7 @@ class JobSubmission(Response):
             webhook=intake.webhook,
             result_url=intake.result_url,
             result_format=intake.result_format,
+            keeps_clip=intake.keeps_clip,
             traceparent=context.traceparent,
         )
         if context.idempotency_key is None:
@@ -89,12 +96,13 @@ class _JobIntake(UploadIntake):
     webhook: str | None = None
     result_url: str | None = None
     result_format: str = str(_RESULT_FORMAT.default)
+    keeps_clip: bool = False
 
     @property
     def key_extra(self) -> str:
         """Return what a repeated submission with the same idempotency key must have in common."""
         sent_to = "" if self.result_url is None else f" {self.result_url} {self.result_format}"
-        return (self.webhook or "") + sent_to
+        return (self.webhook or "") + sent_to + (" keep_clip" if self.keeps_clip else "")
 
     def take_more(self, options: dict[str, str], head: RequestHead) -> ChosenFormat:
         self.webhook = options.pop(_WEBHOOK.name, "").strip() or None
@@ -104,6 +112,8 @@ class _JobIntake(UploadIntake):
             raise ServiceError("bad_option", "result_format: give result_url as well.")
         if format_name:
             self.result_format = str(_RESULT_FORMAT.parse(format_name))
+        keep_clip = options.pop(_KEEP_CLIP.name, "").strip()
+        self.keeps_clip = bool(keep_clip) and bool(_KEEP_CLIP.parse(keep_clip))
         return ChosenFormat("json")
 
 

@@ -90,13 +90,42 @@ async def test_the_bound_of_answers_applies(tmp_path: Path) -> None:
         await all_given_back(front)
 
 
-async def test_jobs_have_no_overlay_after_their_end(front: RunningFront) -> None:
-    job = (await ask(front, make_clip(), path="/v1/jobs")).json()["job_id"]
-    async with httpx.AsyncClient(base_url=front.http_url, timeout=HANG_S) as client:
+async def overlay_of_job(front: RunningFront, clip: bytes, **options: object) -> httpx.Response:
+    """Hand in a job, wait for its end and ask for its result as an overlay, twice."""
+    job = (await ask(front, clip, path="/v1/jobs", **options)).json()["job_id"]
+    async with httpx.AsyncClient(base_url=front.http_url, timeout=HANG_S) as client, asyncio.timeout(HANG_S):
         while (await client.get(f"/v1/jobs/{job}")).json()["state"] not in ("done", "failed"):
-            pass
-        answer = await client.get(f"/v1/jobs/{job}/result", params={"format": "overlay"})
+            await asyncio.sleep(0.02)
+        first, again = [await client.get(f"/v1/jobs/{job}/result", params={"format": "overlay"}) for _ in range(2)]
+    assert first.status_code == again.status_code
+    return again
+
+
+async def test_a_job_that_keeps_its_clip_has_an_overlay(front: RunningFront) -> None:
+    clip = CLIP.read_bytes()
+    answer = await overlay_of_job(front, clip, keep_clip="true", fps=5)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "video/mp4"
+    assert answer.headers["etag"]
+    assert answer.content == (await ask(front, clip, fps=5, format="overlay")).content
+    await all_given_back(front)
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_clip": "false"}, {"keep_clip": ""}])
+async def test_a_job_without_its_clip_says_how_to_get_an_overlay(front: RunningFront, options: dict[str, str]) -> None:
+    answer = await overlay_of_job(front, make_clip(), **options)
     assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+    assert "keep_clip=true" in answer.json()["detail"]
+
+
+async def test_a_failed_job_has_its_own_problem_as_overlay(front: RunningFront) -> None:
+    answer = await overlay_of_job(front, make_clip(sound=None), keep_clip="true")
+    assert (answer.status_code, answer.json()["code"]) == (422, "no_audio")
+
+
+async def test_a_faulty_keep_clip_is_refused(front: RunningFront) -> None:
+    answer = await ask(front, make_clip(), path="/v1/jobs", keep_clip="yes")
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_option")
 
 
 async def test_drawings_wait_for_the_decoders_slots_and_give_them_back(front: RunningFront) -> None:

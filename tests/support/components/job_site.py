@@ -157,14 +157,26 @@ class Site:
         return runner
 
     async def submit(
-        self, *, webhook: str | None = None, result_url: str | None = None, options: SegmentOptions | None = None
+        self,
+        *,
+        webhook: str | None = None,
+        result_url: str | None = None,
+        keeps_clip: bool = False,
+        options: SegmentOptions | None = None,
     ) -> Job:
         upload = await self.spool.open_upload(max_bytes=1000)
         await upload.write(b"clip" * 60)
         upload.finish()
         try:
-            asked = {"webhook": webhook, "result_url": result_url}
-            request = JobRequest("r", OWNER, options or SegmentOptions(), may_use_cache=False, **asked)
+            request = JobRequest(
+                "r",
+                OWNER,
+                options or SegmentOptions(),
+                may_use_cache=False,
+                webhook=webhook,
+                result_url=result_url,
+                keeps_clip=keeps_clip,
+            )
             return await self.jobs.submit(upload, request)
         finally:
             upload.close()

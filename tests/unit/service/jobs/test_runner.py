@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,29 @@ def test_an_upload_that_is_gone_fails_its_job(tmp_path: Path) -> None:
         site.shelf.blobs.clear()
         site.front()
         assert (await site.until_settled(job)).code == "internal"
+
+    play(tmp_path, scene)
+
+
+def test_a_finished_job_can_keep_its_clip_until_it_expires(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        site.front(sweep_s=1.0)
+        done = await site.submit(keeps_clip=True)
+        await site.until_settled(done)
+        site.paced.failures = [ServiceError("broken", "Damaged.")]
+        failed = await site.submit(keeps_clip=True)
+        await site.until_settled(failed)
+        assert failed.upload_name() not in site.shelf.blobs
+        ended = await site.jobs.get(done.job_id, owner=OWNER)
+        async with site.jobs.clip(ended, site.spool, max_bytes=1000) as clip:
+            assert clip.is_complete
+            assert os.pread(clip.fd, 1000, 0) == b"clip" * 60
+        await asyncio.sleep(TTL_S + 2)
+        assert not site.shelf.blobs
+        with pytest.raises(ServiceError) as caught:
+            async with site.jobs.clip(ended, site.spool, max_bytes=1000):
+                pass
+        assert caught.value.code == "job_expired"
 
     play(tmp_path, scene)
 
