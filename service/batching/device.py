@@ -31,7 +31,7 @@ from service.batching.arrays import (
 )
 from service.batching.plan import BatchPlan
 from service.batching.sample_queue import SampleSlice
-from service.batching.warm_up import warm_up
+from service.batching.warm_up import WarmUp
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import ModelInfo
@@ -39,8 +39,9 @@ from service.ports import CheckpointInfo, Predictor
 
 logger = logging.getLogger(__name__)
 
-# Calls handed to the thread: one in progress and one waiting, so that the device does not idle during a hand-over.
-HANDOFF_SIZE = 2
+# Calls that wait for the thread: two batches (one waits while another runs, so that the device does not idle during a
+# hand-over; for a moment the thread may not have taken the first one yet) and one call of the warm-up.
+HANDOFF_SIZE = 3
 # A call that takes this many times as long as its largest shape took at warm-up counts as hung. Other load on the
 # machine slows a call down less than that.
 HUNG_FACTOR = 20.0
@@ -87,7 +88,7 @@ class DeviceThread:
         """Return `call(*arguments)`, computed on the device thread; its exceptions are raised here.
 
         Raises:
-            ServiceError: `queue_full` if two calls already wait; the batcher never sends more.
+            ServiceError: `queue_full` if three calls already wait; the segmenter never sends more.
         """
         future: Future[_T] = Future()
         try:
@@ -155,6 +156,7 @@ class BatchRunner:
     device_facts: Mapping[str, str]
     plan: BatchPlan
     _predictor: Predictor
+    _warm_up: WarmUp
 
     def __init__(
         self,
@@ -184,7 +186,11 @@ class BatchRunner:
         self.memory_bytes = 0
 
     def load(self) -> None:
-        """Create the predictor and warm up the batch shapes, so that no request pays for the first call of a shape."""
+        """Create the predictor and warm up batch shapes, so that no request pays for the first call of a shape.
+
+        On a CPU only the smallest shape, which is enough to answer; `warm_up_further` adds the others. On a GPU the
+        first call of a shape takes much longer than later ones, so all of them are warmed up here.
+        """
         self._predictor = self._make_predictor()
         self.info = _model_info(self._predictor.info)
         self.compute_type = self._predictor.compute_type
@@ -192,25 +198,43 @@ class BatchRunner:
         logger.info("device", extra=dict(self.device_facts))
         if self.device_facts["device"] == "cpu" and (found := nvidia_devices()):
             logger.warning("the CPU is used although NVIDIA devices are present", extra={"nvidia_devices": found})
-        info = self.info
-        costs_s = warm_up(
+        is_cpu = self.device_facts["device"] == "cpu"
+        self._warm_up = WarmUp(
             self._predictor,
             self._sizes,
-            height=info.input_height,
-            width=info.input_width,
+            height=self.info.input_height,
+            width=self.info.input_width,
             clock=self._clock,
-            is_cpu=self.device_facts["device"] == "cpu",
+            is_cpu=is_cpu,
         )
+        self._warm_up.finish_first()
+        if not is_cpu:
+            self._warm_up.finish()
+        self._use_warm_shapes()
+        self.is_loaded = True
+
+    def warm_up_further(self) -> bool:
+        """Make one more call of the warm-up. Return whether another one is left.
+
+        Shapes are used once they are measured. If a call fails, the shapes measured before it remain in use.
+        """
+        if not self._warm_up.is_done:
+            try:
+                self._warm_up.step()
+            except Exception:
+                logger.exception("a larger batch shape failed and is left out")
+                self._warm_up.stop()
+            self._use_warm_shapes()
+        return not self._warm_up.is_done
+
+    def _use_warm_shapes(self) -> None:
+        """Plan with the shapes measured so far."""
+        costs_s = self._warm_up.costs_s
         self.plan = BatchPlan(costs_s)
         self.memory_bytes = self._predictor.memory_bytes()
-        logger.info(
-            "warmed up",
-            extra={
-                "compute_type": self.compute_type,
-                "seconds_by_batch": {size: round(cost_s, 5) for size, cost_s in costs_s.items()},
-            },
-        )
-        self.is_loaded = True
+        if self._warm_up.is_done:
+            seconds = {size: round(cost_s, 5) for size, cost_s in costs_s.items()}
+            logger.info("warmed up", extra={"compute_type": self.compute_type, "seconds_by_batch": seconds})
 
     def call_limit_s(self) -> float:
         """Return the seconds after which a call of the predictor counts as hung; infinite before warm-up has ended."""
@@ -285,6 +309,7 @@ class BatchRunner:
         if smaller is None:
             raise RuntimeError(f"a batch of {num_samples} does not fit the device, and there is no smaller shape")
         self.plan = smaller
+        self._warm_up.stop()
         logger.warning("batch does not fit the device", extra={"num_samples": size, "max_batch": smaller.max_batch})
 
 

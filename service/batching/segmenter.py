@@ -75,7 +75,7 @@ class LocalSegmenter(MicroBatcher):
         self._encoders = ThreadPoolExecutor(
             policy.encode_threads, thread_name_prefix="encode", initializer=_prepare_encoder
         )
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         super().__init__(
             policy,
             run_batch=partial(self._device.run, self._runner.run),
@@ -87,7 +87,9 @@ class LocalSegmenter(MicroBatcher):
         )
 
     async def start(self) -> None:
-        """Load the predictor and warm up the batch shapes on the device thread; ready when it returns.
+        """Load the predictor and warm up its first batch shapes on the device thread; ready when it returns.
+
+        On a CPU the larger shapes are warmed up afterwards, between batches (`BatchRunner.load`).
 
         Raises:
             Exception: any error of loading the model. After that the segmenter can only be closed.
@@ -95,7 +97,10 @@ class LocalSegmenter(MicroBatcher):
         self._device.start()
         await self._device.run(self._runner.load)
         self.start_batching()
-        self._watch = asyncio.create_task(self._watch_device(), name="device watch")
+        self._tasks = [
+            asyncio.create_task(self._watch_device(), name="device watch"),
+            asyncio.create_task(self._warm_up_further(), name="warm-up"),
+        ]
         self._metrics.worker_up.set_function(lambda: int(self.is_healthy()))
         facts = self._runner.device_facts
         labels = {name: facts.get(name, "none") for name in ("device", "dtype", "cuda", "driver")}
@@ -106,7 +111,7 @@ class LocalSegmenter(MicroBatcher):
         """Stop at once. Chunks that still wait or run end with `draining`; to drain, stop admitting and wait first."""
         if self._runner.is_loaded:
             self._metrics.worker_up.set_function(lambda: 0)
-        await end_tasks([self._watch] if self._watch else [])
+        await end_tasks(self._tasks)
         await super().aclose()
         timeout_s = STOP_TIMEOUT_S if self._device.is_healthy() else 0.0  # a call that hangs has had its time
         if not await self._device.stop(timeout_s=timeout_s):
@@ -178,6 +183,11 @@ class LocalSegmenter(MicroBatcher):
             if num_overdue >= 2:
                 self.fail_chunks(device_lost())
             await asyncio.sleep(WATCH_S)
+
+    async def _warm_up_further(self) -> None:
+        """Warm up the larger batch shapes. The device thread takes batches that wait between two of these calls."""
+        while await self._device.run(self._runner.warm_up_further):
+            pass
 
     async def _encode_group(self, group: EncodeInput) -> EncodeOutput:
         loop, model = asyncio.get_running_loop(), self._runner.info

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,43 +25,104 @@ WARM_UP_REPEAT_S = 0.25
 LONG_CALL_S = 0.1
 LEAST_SAVING = 0.05
 
+_END = object()
 
-def warm_up(
-    predictor: Predictor, sizes: Sequence[int], *, height: int, width: int, clock: Clock, is_cpu: bool = False
-) -> dict[int, float]:
-    """Return the seconds of one call by batch shape.
+
+class WarmUp:
+    """Measures the cost of rising batch shapes, one call of the predictor at a time.
 
     The first shape that does not fit the device, or on a CPU takes `LONG_CALL_S` without saving time, is left out, and
-    so are all larger ones, which are not run. Memory that the calls have freed goes back to the system.
+    so are all larger ones, which are not run. At the end, memory that the calls have freed goes back to the system.
 
-    Args:
-        predictor: what to run.
-        sizes: batch shapes, rising.
-        height: frame height in pixels.
-        width: frame width in pixels.
-        clock: seconds, monotonic.
-        is_cpu: whether the predictor runs on a CPU.
+    Attributes:
+        costs_s: seconds of one call by batch shape, of the shapes measured so far.
+        is_done: whether no call is left.
     """
-    costs_s: dict[int, float] = {}
-    for size in sizes:
-        frames = np.zeros((size, height, width, 3), np.uint8)
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        sizes: Sequence[int],
+        *,
+        height: int,
+        width: int,
+        clock: Clock,
+        is_cpu: bool = False,
+    ) -> None:
+        """Prepare the warm-up; nothing is run yet.
+
+        Args:
+            predictor: what to run.
+            sizes: batch shapes, rising.
+            height: frame height in pixels.
+            width: frame width in pixels.
+            clock: seconds, monotonic.
+            is_cpu: whether the predictor runs on a CPU.
+        """
+        self.costs_s: dict[int, float] = {}
+        self.is_done = False
+        self._predictor = predictor
+        self._sizes = sizes
+        self._frame_shape = (height, width, 3)
+        self._clock = clock
+        self._is_cpu = is_cpu
+        self._calls = self._measure_all()
+
+    def step(self) -> None:
+        """Make the next call of the predictor, if one is left. Raises any error of the predictor but MemoryError."""
+        self.is_done = next(self._calls, _END) is _END
+
+    def finish_first(self) -> None:
+        """Make the calls of the smallest shape."""
+        while not self.costs_s and not self.is_done:
+            self.step()
+
+    def finish(self) -> None:
+        """Make all calls that are left."""
+        while not self.is_done:
+            self.step()
+
+    def stop(self) -> None:
+        """Leave out the shapes that are not measured yet."""
+        self._calls.close()
+        self.is_done = True
+
+    def _measure_all(self) -> Generator[None, None, None]:
+        """Measure the shapes and pause between two calls."""
+        for size in self._sizes:
+            if self.costs_s:
+                yield
+            try:
+                cost_s = yield from self._measure(size)
+            except MemoryError:
+                logger.warning("batch shape does not fit the device", extra={"num_samples": size})
+                break
+            if self._is_cpu and is_useless(size, cost_s, self.costs_s):
+                break
+            self.costs_s[size] = cost_s
+        _release_freed_memory()
+
+    def _measure(self, size: int) -> Generator[None, None, float]:
+        """Measure one shape and pause between two calls."""
+        frames = np.zeros((size, *self._frame_shape), np.uint8)
         windows = np.zeros((size, WINDOW_SAMPLES), np.float32)
-        try:
-            cost_s = _call_s(predictor, frames, windows, clock=clock)
-            if cost_s < WARM_UP_REPEAT_S:
-                cost_s = min(_call_s(predictor, frames, windows, clock=clock) for _ in range(2))
-            repeats = 2 if is_cpu else 0
-            while repeats and is_useless(size, cost_s, costs_s):
-                cost_s = min(cost_s, _call_s(predictor, frames, windows, clock=clock))
-                repeats -= 1
-        except MemoryError:
-            logger.warning("batch shape does not fit the device", extra={"num_samples": size})
-            break
-        if is_cpu and is_useless(size, cost_s, costs_s):
-            break
-        costs_s[size] = cost_s
-    _release_freed_memory()
-    return costs_s
+        cost_s = self._call_s(frames, windows)
+        if cost_s < WARM_UP_REPEAT_S:
+            yield
+            cost_s = self._call_s(frames, windows)
+            yield
+            cost_s = min(cost_s, self._call_s(frames, windows))
+        repeats = 2 if self._is_cpu else 0
+        while repeats and is_useless(size, cost_s, self.costs_s):
+            yield
+            cost_s = min(cost_s, self._call_s(frames, windows))
+            repeats -= 1
+        return cost_s
+
+    def _call_s(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> float:
+        started_s = self._clock()
+        self._predictor.predict(frames, windows)
+        return self._clock() - started_s
 
 
 def is_useless(size: int, cost_s: float, smaller_s: Mapping[int, float]) -> bool:
@@ -81,9 +142,3 @@ def _release_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _call_s(predictor: Predictor, frames: NDArray[np.uint8], windows: NDArray[np.float32], *, clock: Clock) -> float:
-    started_s = clock()
-    predictor.predict(frames, windows)
-    return clock() - started_s

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from service.ports import Predictor
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def import_model() -> None:
+    """Import the model and torch, which takes most of the time of `load_predictor`; that raises what fails here."""
+    with contextlib.suppress(Exception):
+        import_module("model.inference")
 
 
 def load_predictor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -70,6 +71,8 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
             metrics=metrics,
         )
         stack.push_async_callback(decoders.aclose)
+        if make_predictor is None and settings.redis_url is None:
+            _import_model_meanwhile(stack)
         await decoders.start()
         traces = build_traces(settings, stack, service="avesformer-front", clock=clock)
         segmenter = _build_segmenter(settings, stack, make_predictor, metrics=metrics, clock=clock, traces=traces)
@@ -105,6 +108,14 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
             request_log=RequestLog(metrics=metrics, clock=clock, traces=traces, usage=admission.usage),
             pipeline=pipeline,
         )
+
+
+def _import_model_meanwhile(stack: AsyncExitStack) -> None:
+    """Import torch on a thread while the decoders start, because neither needs the whole machine."""
+    from service.predictors.torch import import_model
+
+    importing = asyncio.create_task(asyncio.to_thread(import_model), name="import of the model")
+    stack.push_async_callback(asyncio.wait, {importing})
 
 
 def _build_segmenter(

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support.components.chunks import make_chunk
+from support.waiting import until
 
 from service.batching.policy import BatchPolicy
 from service.batching.segmenter import LocalSegmenter
@@ -88,6 +89,64 @@ async def test_a_load_that_fails_is_raised_and_leaves_no_thread():
         await segmenter.start()
     await segmenter.aclose()
     assert not [thread for thread in threading.enumerate() if thread.name == "device"]
+
+
+class CpuPredictor(FakePredictor):
+    """Calls itself a CPU. Batches of two samples or more wait at a gate and may fail."""
+
+    def __init__(self, *, failing_size: int = 0) -> None:
+        super().__init__()
+        self.gate, self.failing_size = threading.Event(), failing_size
+        self.sizes: list[int] = []
+
+    @property
+    def device_facts(self):
+        return {"device": "cpu", "dtype": "float32"}
+
+    def predict(self, frames, windows):
+        self.sizes.append(len(frames))
+        if len(frames) > 1:
+            assert self.gate.wait(120)
+        if len(frames) == self.failing_size:
+            raise RuntimeError("cannot")
+        return super().predict(frames, windows)
+
+
+async def test_on_a_cpu_larger_shapes_are_warmed_up_after_the_start_and_between_batches(start):
+    predictor = CpuPredictor()
+    segmenter, _ = await start(predictor)
+    assert segmenter.is_ready()
+    assert segmenter.max_batch == 1
+    chunks = [make_chunk(f"r{number}", 3, chunk_no=number) for number in range(4)]
+    answering = [asyncio.create_task(segmenter.segment(chunk)) for chunk in chunks]
+    await until(lambda: 2 in predictor.sizes)  # the warm-up holds the device
+    predictor.gate.set()
+    for chunk, answer in zip(chunks, await asyncio.gather(*answering), strict=True):
+        assert [frame.masks for frame in answer.frames] == direct(predictor, chunk)
+    await until(lambda: segmenter.max_batch == 8)
+    assert (await segmenter.segment(make_chunk("later", 8))).frames
+
+
+async def test_a_larger_shape_that_fails_at_warm_up_is_left_out(start):
+    predictor = CpuPredictor(failing_size=4)
+    predictor.gate.set()
+    segmenter, _ = await start(predictor)
+    await until(lambda: 4 in predictor.sizes)
+    chunk = make_chunk("a", 5)
+    assert [frame.masks for frame in (await segmenter.segment(chunk)).frames] == direct(FakePredictor(), chunk)
+    assert segmenter.max_batch == 2
+    assert max(predictor.sizes) == 4
+
+
+async def test_a_segmenter_can_be_closed_while_it_warms_up(start):
+    predictor = CpuPredictor()
+    segmenter, _ = await start(predictor)
+    await until(lambda: 2 in predictor.sizes)
+    closing = asyncio.create_task(segmenter.aclose())
+    await asyncio.sleep(0)
+    predictor.gate.set()
+    await closing
+    assert max(predictor.sizes) == 2
 
 
 @pytest.mark.parametrize("labels", [("sounding",), ("bell", "dog", "horn")])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batching.warm_up import warm_up
+from service.batching.warm_up import WarmUp
 from service.predictors.fake import FakePredictor
 
 
@@ -27,6 +27,12 @@ class TimedPredictor(FakePredictor):
         return super().predict(frames, windows)
 
 
+def warm_up(predictor: TimedPredictor, sizes: list[int], *, is_cpu: bool = False) -> dict[int, float]:
+    steps = WarmUp(predictor, sizes, height=16, width=16, clock=lambda: predictor.now_s, is_cpu=is_cpu)
+    steps.finish()
+    return steps.costs_s
+
+
 @pytest.mark.parametrize(
     ("costs_s", "kept", "run"),
     [
@@ -39,8 +45,7 @@ class TimedPredictor(FakePredictor):
 )
 def test_shapes_are_kept_as_long_as_they_save_time(costs_s: dict[int, float], kept: set[int], run: set[int]) -> None:
     predictor = TimedPredictor(costs_s)
-    clock = lambda: predictor.now_s  # noqa: E731
-    measured = warm_up(predictor, sorted(costs_s), height=16, width=16, clock=clock, is_cpu=True)
+    measured = warm_up(predictor, sorted(costs_s), is_cpu=True)
     assert set(measured) == kept
     assert set(predictor.sizes) == run
     assert measured == pytest.approx({size: costs_s[size] for size in kept})
@@ -48,15 +53,40 @@ def test_shapes_are_kept_as_long_as_they_save_time(costs_s: dict[int, float], ke
 
 def test_the_first_shape_is_kept_whatever_it_costs() -> None:
     predictor = TimedPredictor({1: 30.0})
-    assert warm_up(predictor, [1], height=16, width=16, clock=lambda: predictor.now_s) == {1: 30.0}
+    assert warm_up(predictor, [1]) == {1: 30.0}
 
 
 def test_a_gpu_keeps_every_shape() -> None:
     predictor = TimedPredictor({1: 0.08, 2: 0.16, 4: 0.34})
-    assert set(warm_up(predictor, [1, 2, 4], height=16, width=16, clock=lambda: predictor.now_s)) == {1, 2, 4}
+    assert set(warm_up(predictor, [1, 2, 4])) == {1, 2, 4}
 
 
 def test_one_disturbed_call_leaves_no_shape_out() -> None:
     predictor = TimedPredictor({1: 0.2, 2: 0.3, 4: 0.4}, disturbed=(4, 6))  # the first call of 2, then of 4
-    measured = warm_up(predictor, [1, 2, 4], height=16, width=16, clock=lambda: predictor.now_s, is_cpu=True)
+    measured = warm_up(predictor, [1, 2, 4], is_cpu=True)
     assert measured == pytest.approx({1: 0.2, 2: 0.3, 4: 0.4})
+
+
+@pytest.mark.parametrize(("first_s", "num_calls"), [(0.02, 3), (0.4, 1)])  # a short call is repeated
+def test_the_first_shape_can_be_had_alone_and_the_others_later_call_by_call(first_s: float, num_calls: int) -> None:
+    predictor = TimedPredictor({1: first_s, 2: 1.5 * first_s})
+    steps = WarmUp(predictor, [1, 2], height=16, width=16, clock=lambda: predictor.now_s, is_cpu=True)
+    steps.finish_first()
+    assert predictor.sizes == [1] * num_calls
+    assert steps.costs_s == pytest.approx({1: first_s})
+    assert not steps.is_done
+    while not steps.is_done:
+        before = len(predictor.sizes)
+        steps.step()
+        assert len(predictor.sizes) == before + 1
+    assert steps.costs_s == pytest.approx({1: first_s, 2: 1.5 * first_s})
+
+
+def test_shapes_that_are_left_when_it_is_stopped_are_not_run() -> None:
+    predictor = TimedPredictor({1: 0.5, 2: 0.6})
+    steps = WarmUp(predictor, [1, 2, 4], height=16, width=16, clock=lambda: predictor.now_s, is_cpu=True)
+    steps.finish_first()
+    steps.stop()
+    steps.finish()
+    assert predictor.sizes == [1]
+    assert set(steps.costs_s) == {1}
