@@ -29,6 +29,7 @@ from service.batching.arrays import (
     pad,
     share_out,
 )
+from service.batching.call_costs import CallCosts
 from service.batching.plan import BatchPlan
 from service.batching.sample_queue import SampleSlice
 from service.batching.warm_up import WarmUp
@@ -157,6 +158,7 @@ class BatchRunner:
     plan: BatchPlan
     _predictor: Predictor
     _warm_up: WarmUp
+    _costs: CallCosts
 
     def __init__(
         self,
@@ -230,6 +232,7 @@ class BatchRunner:
     def _use_warm_shapes(self) -> None:
         """Plan with the shapes measured so far."""
         costs_s = self._warm_up.costs_s
+        self._costs = CallCosts(costs_s)
         self.plan = BatchPlan(costs_s)
         self.memory_bytes = self._predictor.memory_bytes()
         if self._warm_up.is_done:
@@ -276,11 +279,14 @@ class BatchRunner:
             num = stop - start
             padded = pad(frames[start:stop], windows[start:stop], self.plan.shape_of(num))
             self._on_call()
+            began_s = self._clock()
             try:
                 logits = self._predictor.predict(*padded)
             except MemoryError:
                 self._shrink(num)
                 continue
+            self._costs.note_call(len(padded[0]), self._clock() - began_s)
+            self.plan = self._costs.updated(self.plan)
             if logits.ndim != 4 or len(logits) != len(padded[0]):
                 raise RuntimeError(f"the predictor answered {logits.shape} for {len(padded[0])} samples")
             parts.append(logits[:num])

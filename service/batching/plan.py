@@ -14,7 +14,7 @@ class BatchPlan:
 
     A device call costs what its *shape* costs, so n waiting samples may be padded up to the next shape (cheap on a GPU,
     where a call has a fixed cost) or sent as a smaller full shape now and the rest right after (cheap on a CPU, where
-    the cost grows with the shape). The plan takes the option that finishes first by the costs measured at warm-up.
+    the cost grows with the shape). The plan takes the option that finishes first by the costs that are known.
     """
 
     def __init__(self, costs_s: Mapping[int, float]) -> None:
@@ -46,7 +46,7 @@ class BatchPlan:
         return next((size for size in self.sizes if size >= num_samples), self.max_batch)
 
     def cost_s(self, num_samples: int) -> float:
-        """Return the measured seconds of one call for `num_samples`, padded to the next shape."""
+        """Return the planned seconds of one call for `num_samples`, padded to the next shape."""
         return self._costs_s[self.shape_of(num_samples)]
 
     def saving_s(self, num_now: int, num_later: int) -> float:

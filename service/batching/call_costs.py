@@ -1,0 +1,52 @@
+"""Seconds of a call by batch shape: measured at warm-up, and followed from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.batching.plan import BatchPlan
+
+# A faster call counts at once; slower ones raise a cost by this share each, since most that slows a call down passes.
+RISE = 0.02
+# A shape that is not in use is planned with a cost that falls by this share a call, so that one that was measured too
+# high is tried again: twice too high is forgotten after 350 calls, and a needless try costs a part of one call.
+FORGET = 0.002
+# Changes up to this share do not make a new plan; it would cost more than it could save.
+LEAST_CHANGE = 0.02
+
+
+class CallCosts:
+    """Follows what calls cost, so that a service that started on a busy machine does not plan by wrong costs for ever.
+
+    Args:
+        costs_s: seconds of one call by batch shape, rising, as measured at warm-up.
+    """
+
+    def __init__(self, costs_s: Mapping[int, float]) -> None:
+        self._measured_s = dict(costs_s)
+        self._num_calls = 0
+        self._last_calls = dict.fromkeys(costs_s, 0)
+
+    def note_call(self, size: int, cost_s: float) -> None:
+        """Take in a call of shape `size` that took `cost_s`."""
+        self._num_calls += 1
+        self._last_calls[size] = self._num_calls
+        self._measured_s[size] = min(cost_s, self._measured_s[size] * (1 + RISE))
+
+    def planned_s(self) -> dict[int, float]:
+        """Return the seconds to plan with, by batch shape."""
+        planned_s: dict[int, float] = {}
+        least_s = 0.0
+        for size, measured_s in self._measured_s.items():
+            idle_calls = self._num_calls - self._last_calls[size]
+            # A larger shape does not cost less than a smaller one, however long it was not in use.
+            least_s = planned_s[size] = max(least_s, measured_s * (1 - FORGET) ** idle_calls)
+        return planned_s
+
+    def updated(self, plan: BatchPlan) -> BatchPlan:
+        """Return the plan for the present costs of the shapes of `plan`: the same one if they have hardly changed."""
+        planned_s = {size: cost_s for size, cost_s in self.planned_s().items() if size in plan.sizes}
+        changes_s = ((abs(cost_s - plan.cost_s(size)), plan.cost_s(size)) for size, cost_s in planned_s.items())
+        if all(change_s <= LEAST_CHANGE * before_s for change_s, before_s in changes_s):
+            return plan
+        return BatchPlan(planned_s)
