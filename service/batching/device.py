@@ -139,10 +139,11 @@ class DeviceThread:
             try:
                 result = call(*arguments)
             except Exception as failure:
+                self._busy_since_s = None  # before the caller hears of it
                 future.set_exception(failure)
             else:
+                self._busy_since_s = None
                 future.set_result(result)
-            self._busy_since_s = None
 
 
 class BatchRunner:
