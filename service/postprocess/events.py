@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.domain.result import ANSWER_DECIMALS, FrameMasks, Mask, SoundEvent
+from service.postprocess.split_objects import SplitObjects
 
 _Key = tuple[str, int | None]
-# A mask from this score on is never taken for a part of another label's object; a mask is one if this share of its box
-# lies in the other's. Chosen with the defaults of the event options.
-SURE_SCORE = 0.7
-SPLIT_SHARE = 0.8
+# A mask with less than this share of the largest one of its event is a speck: some pixels that a model leaves where an
+# object has fallen silent. Chosen with the defaults of the event options.
+SPECK_SHARE = 0.03
 # An event keeps this duration whatever the lag of the masks: an interval without length is none.
 LEAST_TOLD_S = 0.1
 
@@ -79,9 +79,9 @@ class EventTracker:
     A sample says whether a label sounds at its time, so an event starts and ends half way between two samples that
     differ. The first sample also stands for the half step before it; nothing is known of the time after the last one.
 
-    Where the pixels of one object are split between two labels, the smaller mask is not heard: a mask that the model is
-    not sure of, whose box lies within that of a larger mask of another label. An event must last the longer the less
-    sure its masks are: its duration counts by its mean score.
+    Where the pixels of one object are split between two labels, one of them is heard (`SplitObjects`). Specks are not:
+    masks far smaller than the largest one of their event. An event must last the longer the less sure its masks are:
+    its duration counts by its mean score.
 
     A window is a second long: it holds a sound that is over for as long. Where a model's masks go on after their sound,
     an event that they end is told to end `offset_lag_s` earlier, though it keeps the least duration. Pauses and the
@@ -106,6 +106,7 @@ class EventTracker:
         self._half_step_s = step_s / 2
         self._last_s: float | None = None
         self._open: dict[_Key, _OpenEvent] = {}
+        self._objects = SplitObjects()
 
     def add(self, frame: FrameMasks) -> list[SoundEvent]:
         """Take the next frame; returns the events that closed, in order of their starts."""
@@ -113,11 +114,9 @@ class EventTracker:
         boundary_s = self._boundary_s(time_s)
         self._last_s = time_s
         closed = self._closed(boundary_s)
-        sounding = {(mask.label, mask.track_id): mask for mask in frame.masks if not _is_split_off(mask, frame.masks)}
-        for key, mask in sounding.items():
-            self._hear(key, mask, boundary_s)
+        heard = {(mask.label, mask.track_id) for mask in self._objects.heard(frame) if self._hear(mask, boundary_s)}
         for key, event in self._open.items():
-            if event.ended_at_s is None and not self._continues(sounding.get(key)):
+            if event.ended_at_s is None and key not in heard:
                 event.ended_at_s = boundary_s
         return sorted(closed + self._closed(time_s), key=event_order)
 
@@ -134,13 +133,18 @@ class EventTracker:
             return max(min(self._start_s, time_s), time_s - self._half_step_s)
         return (self._last_s + time_s) / 2
 
-    def _hear(self, key: _Key, mask: Mask, boundary_s: float) -> None:
-        if self._continues(mask):
-            event = self._open.setdefault(key, _OpenEvent(boundary_s))
-            event.add(mask)
-
-    def _continues(self, mask: Mask | None) -> bool:
-        return mask is not None and mask.score >= min(self._rules.event_offset, self._rules.event_onset)
+    def _hear(self, mask: Mask, boundary_s: float) -> bool:
+        """Add a mask to its event; return False if it is none of an event. Specks before a mask begin no event."""
+        if mask.score < min(self._rules.event_offset, self._rules.event_onset):
+            return False
+        key = (mask.label, mask.track_id)
+        event = self._open.get(key)
+        if event is not None and mask.area < SPECK_SHARE * event.peak_area:
+            return False
+        if event is None or event.peak_area < SPECK_SHARE * mask.area:
+            event = self._open[key] = _OpenEvent(boundary_s)
+        event.add(mask)
+        return True
 
     def _closed(self, onset_s: float) -> list[SoundEvent]:
         """Take the events whose pause would be too long if the label sounded again at `onset_s`."""
@@ -177,22 +181,6 @@ def event_order(event: SoundEvent) -> tuple[float, float, str, int]:
 def _weighted_length_s(event: _OpenEvent) -> float:
     assert event.ended_at_s is not None
     return (event.ended_at_s - event.start_s) * event.mean_score
-
-
-def _is_split_off(mask: Mask, masks: Iterable[Mask]) -> bool:
-    """Return whether a mask is a part of an object that has more pixels under another label."""
-    return mask.score < SURE_SCORE and any(
-        other.label != mask.label and other.area >= mask.area and _share_within(mask, other) >= SPLIT_SHARE
-        for other in masks
-    )
-
-
-def _share_within(mask: Mask, other: Mask) -> float:
-    """Return the share of a mask's box that lies in the box of another."""
-    (x, y, width, height), (left, top, across, down) = mask.bbox, other.bbox
-    shared_x = max(0, min(x + width, left + across) - max(x, left))
-    shared_y = max(0, min(y + height, top + down) - max(y, top))
-    return shared_x * shared_y / (width * height)
 
 
 def _over(event: _OpenEvent, onset_s: float, gap_s: float) -> bool:

@@ -116,9 +116,9 @@ def test_events_cover_every_onset_and_are_apart(scores: list[float], gap_s: floa
     [
         (0.6, 30, (2, 2, 5, 5), False),  # a doubtful part of the larger mask
         (0.7, 30, (2, 2, 5, 5), True),  # a sure one
-        (0.6, 30, (0, 2, 5, 5), False),  # four fifths of its box lie within
-        (0.6, 30, (8, 2, 5, 5), True),  # three fifths
-        (0.6, 200, (2, 2, 5, 5), True),  # the larger one is never the part
+        (0.6, 30, (8, 2, 5, 5), False),  # three fifths of its box lie within
+        (0.6, 30, (9, 2, 5, 5), True),  # two fifths
+        (0.6, 200, (2, 2, 5, 5), True),  # the one with more pixels has the object
     ],
 )
 def test_a_doubtful_part_of_another_labels_object_is_not_heard(
@@ -131,6 +131,56 @@ def test_a_doubtful_part_of_another_labels_object_is_not_heard(
     assert {event.label for event in found} == ({"dog", "drum"} if is_heard else {"drum"})
     alone = EventTracker(SegmentOptions(event_onset=0.4, event_offset=0.4, event_min_s=0.0), step_s=STEP_S)
     assert len(alone.add(FrameMasks(0.05, 0.05, 0, (part,))) + alone.finish()) == 1
+
+
+def events_of_areas(areas: Sequence[dict[str, int]]) -> list[tuple[str, float, float]]:
+    """The events of doubtful masks in one place, whose areas are given by label every 0.1 s from 0.05 s on."""
+    tracker = EventTracker(SegmentOptions(event_gap_s=0.0, event_min_s=0.0), step_s=STEP_S)
+    found: list[SoundEvent] = []
+    for number, labels in enumerate(areas):
+        time_s = (number + 0.5) * STEP_S
+        masks = [Mask(label, 0.5, area, (2, 2, 9, 9), Rle((20, 20), "0")) for label, area in labels.items() if area]
+        found += tracker.add(FrameMasks(time_s, time_s, number, tuple(masks)))
+    found += tracker.finish()
+    return [(event.label, round(event.start_s, 3), round(event.end_s, 3)) for event in found]
+
+
+@pytest.mark.parametrize("order", [("bird", "spray"), ("spray", "bird")])
+def test_an_object_whose_larger_part_changes_its_label_has_one_event(order: tuple[str, str]) -> None:
+    sizes = [(60, 40), (45, 55), (55, 45), (45, 55), (70, 30), (48, 52), (0, 0)]
+    found = events_of_areas([dict(zip(order, pair, strict=True)) for pair in sizes])
+    assert found == [(order[0], 0.0, 0.6)]
+
+
+def test_an_object_gets_the_other_label_when_that_has_more_pixels_for_long() -> None:
+    found = events_of_areas([{"bird": 60, "spray": 40}] * 3 + [{"bird": 30, "spray": 70}] * 6 + [{}])
+    assert found == [("bird", 0.0, 0.4), ("spray", 0.4, 0.9)]
+    # what was seen long ago counts little
+    tracker = EventTracker(SegmentOptions(event_gap_s=0.0, event_min_s=0.0))
+    for time_s, area in ((0.0, 100), (60.0, 10)):
+        masks = (Mask("bird", 0.5, area, (2, 2, 9, 9), Rle((20, 20), "0")),)
+        late = (Mask("spray", 0.5, 20, (2, 2, 9, 9), Rle((20, 20), "0")),) if time_s else ()
+        tracker.add(FrameMasks(time_s, time_s, 0, masks + late))
+    assert [event.label for event in tracker.finish()] == ["spray"]
+
+
+@pytest.mark.parametrize(
+    ("areas", "expected"),
+    [
+        # specks between two events, before one and after one
+        ([1000, 1000, 10, 20, 1000, 0], [(0.0, 0.2), (0.4, 0.5)]),
+        ([10, 20, 1000, 1000, 0], [(0.2, 0.4)]),
+        ([1000, 1000, 29, 0], [(0.0, 0.2)]),
+        # a small mask is none, and nor are small ones alone
+        ([1000, 1000, 31, 0], [(0.0, 0.3)]),
+        ([10, 12, 9, 0], [(0.0, 0.3)]),
+        # the event after a long silence has its own scale
+        ([1000, 0, 0, 10, 10, 0], [(0.0, 0.1), (0.3, 0.5)]),
+    ],
+)
+def test_specks_are_not_heard(areas: list[int], expected: list[tuple[float, float]]) -> None:
+    found = events_of_areas([{"bird": area} for area in areas])
+    assert [(start_s, end_s) for _, start_s, end_s in found] == expected
 
 
 @pytest.mark.parametrize(
