@@ -81,11 +81,11 @@ def test_events_that_may_be_argued_are_left_out() -> None:
 
 
 def test_true_events_are_gates_that_are_heard_and_seen() -> None:
-    """In blocks of 20 ms: one heard throughout, one in its second half, one never; a pause of 0.2 s belongs to it."""
+    """In blocks of 20 ms: one heard throughout, one in its second half, one never."""
     gate, heard = np.zeros(400, bool), np.zeros(400, bool)
-    for start, stop in ((10, 60), (70, 110), (150, 200), (300, 350)):
+    for start, stop in ((10, 110), (150, 200), (300, 350)):
         gate[start:stop] = True
-    heard[10:60] = heard[70:110] = heard[175:200] = True
+    heard[10:110] = heard[175:200] = True
     assert _events(gate, heard) == [
         TrueEvent(pytest.approx(0.2), pytest.approx(2.2), True),
         TrueEvent(pytest.approx(3.0), pytest.approx(4.0), False),
@@ -114,3 +114,20 @@ def test_two_objects_of_one_kind_cross(seed: int) -> None:
     np.testing.assert_array_equal(again[0], ids[0])
     with pytest.raises(ValueError, match="seconds"):
         draw_crossing(seed, seconds=3.0)
+
+
+@pytest.mark.parametrize(
+    ("pause_blocks", "expected"),
+    [
+        (1, [(0.2, 3.22, False)]),
+        (19, [(0.2, 3.58, False)]),  # 0.38 s: each sample in it is within 0.2 s of an edge
+        (20, [(0.2, 1.2, True), (1.6, 3.6, True)]),  # 0.4 s
+    ],
+)
+def test_whether_a_short_pause_parts_two_events_is_ambiguous(
+    pause_blocks: int, expected: list[tuple[float, float, bool]]
+) -> None:
+    gate = np.zeros(400, bool)
+    gate[10:60] = gate[60 + pause_blocks : 160 + pause_blocks] = True
+    found = [(round(each.start_s, 6), round(each.end_s, 6), each.is_clear) for each in _events(gate, gate)]
+    assert found == expected
