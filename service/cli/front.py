@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from service.wiring.front import Front
-from service.wiring.policies import service_version
+from service.wiring.version import service_version
 
 # Seconds for requests that were ended by the drain to send `draining` and to release their resources.
 _STOPPING_S = 5.0

@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from service.wiring.descriptors import ensure_descriptors
 from service.wiring.front import Front, build_front
-from service.wiring.policies import MakePredictor
+from service.wiring.predictor import MakePredictor
 
 logger = logging.getLogger("avesformer.serve")
 # Address to show to the user for a server that listens on all addresses.

@@ -10,7 +10,7 @@ import sys
 from service.cli.garbage import freeze_started_objects, pause_collection
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
-from service.wiring.policies import MakePredictor
+from service.wiring.predictor import MakePredictor
 from service.wiring.worker import build_worker, worker_name
 from service.worker.worker import Worker
 

@@ -28,6 +28,7 @@ from service.outbound.addresses import (
     port_of,
     refused,
 )
+from service.outbound.tls import public_authorities
 
 if TYPE_CHECKING:
     import httpx
@@ -130,7 +131,12 @@ class Webhooks:
         }
         async with (
             asyncio.timeout(self._policy.timeout_s),
-            httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=self._policy.timeout_s) as client,
+            httpx.AsyncClient(
+                follow_redirects=False,
+                trust_env=False,
+                timeout=self._policy.timeout_s,
+                verify=public_authorities(),
+            ) as client,
             client.stream(
                 "POST",
                 url.copy_with(host=address),

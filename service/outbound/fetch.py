@@ -14,6 +14,7 @@ from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.media.upload import Upload
 from service.outbound.guard import HostGuard, Resolve
+from service.outbound.tls import public_authorities
 
 if TYPE_CHECKING:
     import httpx
@@ -79,7 +80,9 @@ class Fetcher:
         import httpx
 
         url = self._guard.parse(text)
-        async with httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=_CONNECT_S) as client:
+        async with httpx.AsyncClient(
+            follow_redirects=False, trust_env=False, timeout=_CONNECT_S, verify=public_authorities()
+        ) as client:
             for _ in range(self._policy.max_redirects + 1):
                 headers = {"Accept-Encoding": "identity"}
                 request = await self._guard.request(client, "GET", url, headers=headers)

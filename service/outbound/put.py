@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from service.domain.errors import ServiceError
 from service.outbound.guard import HostGuard, Resolve
+from service.outbound.tls import public_authorities
 
 if TYPE_CHECKING:
     import httpx
@@ -75,7 +76,7 @@ class Putter:
         import httpx
 
         timeout = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
-        verify = True if self._policy.tls is None else self._policy.tls
+        verify = public_authorities() if self._policy.tls is None else self._policy.tls
         headers = {"Content-Type": media_type, "Content-Length": str(num_bytes)}
         try:
             async with (

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from service.aio.turns import Turns
 from service.batching.segmenter import LocalSegmenter
@@ -20,19 +19,10 @@ from service.media.spool import Spool
 from service.ports import Segmenter
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.telemetry.traces import NO_TRACES, Traces
-from service.wiring.policies import (
-    MakePredictor,
-    admission_policy,
-    batch_policy,
-    media_policy,
-    pipeline_policy,
-    predictor_maker,
-    service_version,
-)
-
-if TYPE_CHECKING:
-    from service.redis.link import RedisLink
+from service.telemetry.traces import Traces
+from service.wiring.links import build_traces, redis_links
+from service.wiring.policies import admission_policy, media_policy, pipeline_policy
+from service.wiring.predictor import MakePredictor, batch_policy, predictor_maker
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,29 +134,3 @@ def _build_segmenter(
     jobs, data = redis_links(settings, stack)
     policy = RedisSegmenterPolicy(max_outstanding_bytes=settings.redis_max_bytes)
     return RedisSegmenter(jobs, data, policy, metrics=metrics, clock=clock)
-
-
-def build_traces(settings: Settings, stack: AsyncExitStack, *, service: str, clock: Clock) -> Traces:
-    """Return the span recorder, closed with the stack. The OpenTelemetry SDK is imported only if a collector is set.
-
-    The SDK starts a thread, so a front calls this after its decoders have been forked.
-    """
-    if settings.otlp_endpoint is None:
-        return NO_TRACES
-    from service.telemetry.otlp import OtlpTraces
-
-    traces = OtlpTraces(settings.otlp_endpoint, service=service, version=service_version(), clock=clock)
-    stack.push_async_callback(traces.aclose)
-    return traces
-
-
-def redis_links(settings: Settings, stack: AsyncExitStack) -> tuple[RedisLink, RedisLink]:
-    """Return links to the Redis of jobs and to that of chunk data, closed with the stack. Does not connect yet."""
-    from service.redis.link import RedisLink
-
-    assert settings.redis_url is not None, "called without a Redis URL"
-    urls = (settings.redis_url, settings.redis_data_url or settings.redis_url)
-    jobs, data = (RedisLink(url.get_secret_value(), clock=time.monotonic) for url in urls)
-    stack.push_async_callback(jobs.aclose)
-    stack.push_async_callback(data.aclose)
-    return jobs, data

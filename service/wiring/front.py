@@ -27,18 +27,18 @@ from service.rest.live import LiveRouteParts, build_live_router
 from service.rest.parts import Probes, RestParts
 from service.rpc.server import GrpcParts, GrpcServer, build_server
 from service.settings import Settings
-from service.wiring.core import Core, build_core, redis_links
+from service.wiring.core import Core, build_core
 from service.wiring.kept_work import KeptWork, build_kept_work
+from service.wiring.links import redis_links
 from service.wiring.policies import (
-    MakePredictor,
     edge_policy,
     fetch_policy,
     grpc_policy,
     rest_policy,
     server_policy,
-    service_version,
 )
-from service.wiring.version import describe_version
+from service.wiring.predictor import MakePredictor
+from service.wiring.version import describe_version, service_version
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-from service.batching.policy import BatchPolicy
 from service.core.admission import AdmissionPolicy
 from service.core.answer_spool import AnswerSpoolPolicy
 from service.core.pipeline import PipelinePolicy
 from service.media.policy import MediaPolicy
 from service.outbound.fetch import FetchPolicy
-from service.ports import Predictor
 from service.rest.app import EdgePolicy
 from service.rest.connection.policy import ConnectionPolicy
 from service.rest.connection.proxy import proxy_policy
@@ -22,52 +15,6 @@ from service.rest.parts import RestPolicy
 from service.rpc.server import GrpcPolicy, TlsPair
 from service.rpc.servicer import ServicerPolicy
 from service.settings import Settings
-
-# Most encoder threads. Encoding a sample's masks takes about a tenth of its prediction time; more threads would only
-# compete with the decoders.
-_MAX_ENCODERS = 4
-MakePredictor = Callable[[], Predictor]
-
-
-def service_version() -> str:
-    """Return the version of the installed distribution."""
-    try:
-        return version("avesformer-service")
-    except PackageNotFoundError:
-        return "0+unknown"
-
-
-def predictor_maker(settings: Settings) -> MakePredictor:
-    """Return the function that loads the checkpoint. Torch is imported when the function is called."""
-
-    def make() -> Predictor:
-        from service.predictors.torch import load_predictor
-
-        return load_predictor(
-            settings.checkpoint,
-            device=settings.device,
-            dtype=settings.dtype,
-            threads=settings.torch_threads,
-            input_px=settings.input_px,
-        )
-
-    return make
-
-
-def has_gpu(device: str) -> bool:
-    """Return whether the device is a GPU. Looks for the driver's device file, so torch is not imported."""
-    return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())
-
-
-def batch_policy(settings: Settings) -> BatchPolicy:
-    """Return the policy of the micro-batcher."""
-    return BatchPolicy(
-        max_batch=settings.max_batch or (64 if has_gpu(settings.device) else 16),
-        window_s=settings.batch_window_s,
-        device_timeout_s=settings.device_timeout_s,
-        max_queued_bytes=settings.max_queued_bytes,
-        encode_threads=max(1, min(_MAX_ENCODERS, os.cpu_count() or 1)),
-    )
 
 
 def media_policy(settings: Settings) -> MediaPolicy:

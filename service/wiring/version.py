@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 
 from service.ports import Segmenter
-from service.wiring.policies import service_version
+
+
+def service_version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return version("avesformer-service")
+    except PackageNotFoundError:
+        return "0+unknown"
 
 
 async def describe_version(segmenter: Segmenter) -> Mapping[str, object]:

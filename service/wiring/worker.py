@@ -12,14 +12,14 @@ from functools import partial
 from service.batching.segmenter import LocalSegmenter
 from service.domain.result import ModelInfo
 from service.redis.chunk_source import ChunkSourcePolicy, RedisChunkSource
-from service.rest.app import create_ops_app
 from service.rest.connection.server import HttpServer, ServerPolicy
+from service.rest.ops_app import create_ops_app
 from service.rest.parts import Probes
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.wiring.core import build_traces, redis_links
-from service.wiring.policies import MakePredictor, batch_policy, predictor_maker, service_version
-from service.wiring.version import describe_version
+from service.wiring.links import build_traces, redis_links
+from service.wiring.predictor import MakePredictor, batch_policy, predictor_maker
+from service.wiring.version import describe_version, service_version
 from service.worker.worker import Worker, WorkerPolicy
 
 

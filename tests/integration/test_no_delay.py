@@ -12,8 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.servers.front import running_front
 
-from service.rest.app import create_ops_app
 from service.rest.connection.server import HttpServer, ServerPolicy
+from service.rest.ops_app import create_ops_app
 from service.rest.parts import Probes
 from service.telemetry.metrics import Metrics
 

@@ -1,4 +1,4 @@
-"""The process that decoder children are forked from: `python -m service.media.sandbox.zygote FD`.
+"""The process that decoder children are forked from; `zygote_process.py` starts it with a descriptor as its argument.
 
 It holds av and numpy, one thread, no connection and none of the memory of the service. It speaks JSON datagrams over
 the socket FD: `spawn` (with the child's descriptors attached), `kill` and `ping` come in; `ready`, `spawned`, `failed`,
@@ -84,6 +84,7 @@ class Zygote:
         features = self._lock_down()
         gc.collect()
         gc.freeze()
+        gc.enable()
         for _ in range(_NUM_SPARES):
             self._fork_spare()
         self._tell(op="ready", features=features)
@@ -274,7 +275,3 @@ def main() -> None:
     zygote = Zygote(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=int(sys.argv[1])))
     zygote.run()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

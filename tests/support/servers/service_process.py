@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from support.servers.python_module import module_command
 
 _TESTS = Path(__file__).parents[2]
 _GUARD_S = 200.0
@@ -46,7 +46,7 @@ class ServiceProcess:
         environment |= {name.upper(): str(value) for name, value in settings.items() if name.startswith("fake_")}
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", module],
+            [*prefix, *module_command(module)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,11 +6,11 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 from support.servers.ports import free_port
+from support.servers.python_module import module_command
 
 _START_S = 60.0
 TESTS = Path(__file__).parents[2]
@@ -57,9 +57,7 @@ class WorkerProcess:
         self.stop()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "support.servers.fake_worker"], env=self._environment, cwd=TESTS
-        )
+        self.process = subprocess.Popen(module_command("support.servers.fake_worker"), env=self._environment, cwd=TESTS)
 
     async def wait_ready(self) -> None:
         async with asyncio.timeout(_START_S), httpx.AsyncClient() as client:
