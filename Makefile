@@ -25,11 +25,13 @@ serve: $(VENV)/.installed ## start the service with the shipped checkpoint (PORT
 
 # Test files run side by side, a process for each core and four at most: with more, tests of leases and kills meet
 # delays that no service has. PYTEST_ARGS="-n 0" runs one after another.
+# Files start in the order of their folders, not those with the most tests first: integration tests are few in a file and
+# long, unit tests many and short, so the processes end at about the same time.
 # Bytecode is kept even where the environment forbids it: the tests start more than a hundred servers, and each would
 # compile the service again (a third of the time that its imports take).
 test: $(VENV)/.installed-dev ## run the whole test suite
 	$(BIN)/python -m compileall -q service model
-	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile \
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  -m "not gpu and not slow and not bench" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev ## the long tests: minutes each
