@@ -17,6 +17,7 @@ from service.aio.waits import bounded_wait
 from service.core.admission import Admission
 from service.core.answer_spool import AnswerSpool, AnswerSpoolPolicy
 from service.core.chunker import ChunkPolicy, chunks_of
+from service.core.instance_stage import instance_tracker, keep_state, track_chunk
 from service.core.timings import Timings
 from service.domain.chunk import Chunk, MaskPolicy, SampleBlock, SegmentedChunk
 from service.domain.clip import ClipInfo
@@ -232,8 +233,7 @@ class Pipeline:
                 waited_s = reader.waited_s
                 flow.timings.note_decoder(waited_s=waited_s, opened_s=self._clock() - since_s)
                 flow.sink.put(ClipStarted(flow.context.request_id, model, _rounded_clip(reader.clip), applied))
-                if applied.instances:
-                    flow.tracker = InstanceTracker(step_s=0.0 if applied.fps == "native" else 1.0 / applied.fps)
+                flow.tracker = instance_tracker(applied, flow.context)
                 source_size = (reader.clip.height, reader.clip.width)
                 masks = MaskPolicy.of(applied, source_size=source_size, model=model)
                 with self._segmenter.expect(flow.context.request_id):
@@ -294,16 +294,10 @@ class Pipeline:
         """Return the frames of a chunk, their masks separated into instances where that is asked for."""
         if flow.tracker is None:
             return segmented.frames
-        frames = await asyncio.to_thread(_with_instances, flow.tracker, chunk, segmented)
+        frames = await asyncio.to_thread(track_chunk, flow.tracker, chunk, segmented)
         self._release(chunk, flow)
+        keep_state(flow.tracker, frames, flow.context)
         return frames
-
-
-def _with_instances(tracker: InstanceTracker, chunk: Chunk, segmented: SegmentedChunk) -> list[FrameMasks]:
-    pictures = chunk.samples.frames
-    return [
-        tracker.add(frame, pictures[number], segmented.maps_of(number)) for number, frame in enumerate(segmented.frames)
-    ]
 
 
 def _rounded_clip(clip: ClipInfo) -> ClipInfo:

@@ -44,6 +44,8 @@ class Job:
         part_attempts: for each stored part, the run that wrote it.
         num_lines_continued: number of lines that were stored when the last run started.
         num_lines: number of stored lines of the answer.
+        track_state: name of the blob with the state of the instance tracker at or before the last stored sample; empty
+            without `instances`, and until the first one is stored.
         code, detail: error of a failed job.
         traceparent: span of the request that submitted it; empty without one.
     """
@@ -70,6 +72,7 @@ class Job:
     part_attempts: tuple[int, ...] = ()
     num_lines: int = 0
     num_lines_continued: int = 0
+    track_state: str = ""
     code: str | None = None
     detail: str | None = None
     traceparent: str = ""
@@ -96,3 +99,7 @@ class Job:
         """Return the name of the blob of a part of its answer; of the next part, where it is to be written."""
         attempt = self.part_attempts[number] if number < len(self.part_attempts) else self.attempt
         return f"{self.blob_prefix()}/{attempt}/{number}"
+
+    def next_track_state(self) -> str:
+        """Return the name of the blob for the state of the instance tracker that is stored with the next part."""
+        return f"{self.blob_prefix()}/{self.attempt}/tracks-{len(self.part_starts)}"

@@ -12,6 +12,7 @@ from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.options import AppliedOptions
 from service.domain.result import FrameMasks, ModelInfo, SoundEvent, Summary
+from service.domain.track_states import TrackStates
 
 Transport = Literal["rest", "grpc", "live", "job", "cli"]
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
@@ -29,6 +30,8 @@ class RequestContext:
         traceparent: span that the work belongs to; empty without one.
         heard_from_s: start of the answer that this one continues; its notes on the sound are about all of it. None for
             an answer of its own.
+        track_states: takes the states of the tracker of `instances`, and has the one to continue from; None where the
+            answer is not continued. Stays empty where another request's work answers this one too.
     """
 
     request_id: str
@@ -40,6 +43,7 @@ class RequestContext:
     idempotency_key: str | None = None
     traceparent: str = ""
     heard_from_s: float | None = None
+    track_states: TrackStates | None = None
 
     @property
     def owner(self) -> str:

@@ -18,6 +18,7 @@ from service.domain.job import Job, ResultPut
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent
 from service.domain.result import FrameMasks, SoundEvent
+from service.jobs.stored_form import is_for_readers
 from service.jobs.uploads import stored_upload
 from service.media.spool import Spool
 from service.media.upload import Upload
@@ -168,7 +169,8 @@ class Jobs:
         _check_done(job)
         for number in range(len(job.part_starts)):
             async for event in self._part(job, number):
-                yield event
+                if is_for_readers(event, job.options):
+                    yield event
 
     @asynccontextmanager
     async def clip(self, job: Job, spool: Spool, *, max_bytes: int) -> AsyncIterator[Upload]:
@@ -242,7 +244,9 @@ class Jobs:
             line = start
             async for event in self._part(job, number):
                 line += 1
-                if line > after and isinstance(event, FrameMasks | SoundEvent):
+                if line <= after or not is_for_readers(event, job.options):
+                    continue
+                if isinstance(event, FrameMasks | SoundEvent):
                     yield line, event
 
     async def _part(self, job: Job, number: int) -> AsyncGenerator[AnswerEvent, None]:

@@ -13,9 +13,11 @@ from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.request import AnswerEvent, RequestContext, accept_traceparent
 from service.domain.result import FrameMasks, Summary
+from service.domain.track_states import TrackStates
 from service.jobs.lease import RETRY_S, AnswerLog, JobLease
 from service.jobs.parts import JobPolicy, RunnerParts
 from service.jobs.resume import StoredAnswer, read_stored
+from service.jobs.stored_form import stored_form, with_frames
 from service.jobs.uploads import stored_upload
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ _NOTHING_STORED: Final[dict[str, Any]] = {
     "num_lines": 0,
     "num_lines_continued": 0,
     "progress": 0.0,
+    "track_state": "",
 }
 # A job fails as `poison_clip` after this many crashes of its process in a row without progress. Workers have a stricter
 # limit for single chunks.
@@ -101,21 +104,22 @@ class JobComputation:
                 caller=record.caller,
                 traceparent=record.span.traceparent,
                 heard_from_s=None if stored is None else job.options.start_s,
+                track_states=_track_states(job, stored),
             )
             record.span.set(job_id=job.job_id, attempt=job.attempt)
             async with stored_upload(
                 job, self._parts.blobs, self._parts.spool, max_bytes=self._max_upload_bytes
             ) as upload:
                 record.upload_bytes, record.is_body_read = upload.size, True
-                options = job.options if stored is None else stored.remaining(job.options)
+                options = with_frames(job.options if stored is None else stored.remaining(job.options))
                 events = self._parts.answering.answer(upload, options, context)
-                log = self._log(lease)
+                log = self._log(lease, context.track_states)
                 if stored is not None:
                     log.resume(stored.started.clip.num_samples, num_frames=stored.num_frames)
                     events = stored.follow(events)
                 async with aclosing(events):
                     async for event in events:
-                        await log.write(event)
+                        await log.write(stored_form(event, job.options))
                         _count(event, record)
                 await self._flush(log)
 
@@ -131,11 +135,22 @@ class JobComputation:
                     raise
                 await asyncio.sleep(RETRY_S)
 
-    def _log(self, lease: JobLease) -> AnswerLog:
+    def _log(self, lease: JobLease, track_states: TrackStates | None) -> AnswerLog:
         policy = self._policy
         return AnswerLog(
-            lease, self._parts.blobs, flush_bytes=policy.flush_bytes, flush_s=policy.flush_s, clock=self._clock
+            lease,
+            self._parts.blobs,
+            flush_bytes=policy.flush_bytes,
+            flush_s=policy.flush_s,
+            clock=self._clock,
+            track_states=track_states,
         )
+
+
+def _track_states(job: Job, stored: StoredAnswer | None) -> TrackStates | None:
+    if not job.options.instances:
+        return None
+    return TrackStates(None if stored is None else stored.track_state)
 
 
 def _count(event: AnswerEvent, record: RequestRecord) -> None:

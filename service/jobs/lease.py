@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +15,7 @@ from service.domain.errors import ServiceError
 from service.domain.job import Job
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import FrameMasks
+from service.domain.track_states import TrackStates
 from service.ports import JobStore
 from service.storage.blobs import Blobs
 
@@ -88,11 +91,26 @@ async def until_stored(write: Callable[[], Awaitable[None]]) -> None:
 
 
 class AnswerLog:
-    """Collects the lines of an answer, stores them in parts and records the parts in the job."""
+    """Collects the lines of an answer, stores them in parts and records the parts in the job.
 
-    def __init__(self, lease: JobLease, blobs: Blobs, *, flush_bytes: int, flush_s: float, clock: Clock) -> None:
+    With a part, the state of the instance tracker is stored that belongs to its last frame or one before it.
+    """
+
+    def __init__(
+        self,
+        lease: JobLease,
+        blobs: Blobs,
+        *,
+        flush_bytes: int,
+        flush_s: float,
+        clock: Clock,
+        track_states: TrackStates | None = None,
+    ) -> None:
         self._lease = lease
         self._blobs = blobs
+        self._track_states = track_states
+        self._last_time_s = -math.inf
+        self._unstored_state: bytes | None = None
         self._flush_bytes = flush_bytes
         self._flush_s = flush_s
         self._clock = clock
@@ -107,7 +125,9 @@ class AnswerLog:
         """Add a line and store a part when it is due. Raises ServiceError if the store is unreachable for too long."""
         if isinstance(event, ClipStarted):
             self._num_samples = event.clip.num_samples
-        self._num_frames += isinstance(event, FrameMasks)
+        if isinstance(event, FrameMasks):
+            self._num_frames += 1
+            self._last_time_s = event.sample_time_s
         line = encode_line(event)
         self._lines.append(line)
         self._num_bytes += len(line)
@@ -127,19 +147,35 @@ class AnswerLog:
             return
         job = self._lease.job
         await self._blobs.put(job.part_name(len(job.part_starts)), b"".join(self._lines))
+        track_state = await self._store_state(job)
         num_lines = job.num_lines + len(self._lines)
         await self._lease.save(
             part_starts=(*job.part_starts, job.num_lines),
             part_attempts=(*job.part_attempts, job.attempt),
             num_lines=num_lines,
             progress=self._progress(),
+            track_state=track_state,
         )
+        if job.track_state not in ("", track_state):
+            with suppress(ServiceError):  # it goes with the job at the latest
+                await self._blobs.delete(job.track_state)
+        self._unstored_state = None
         self._lines, self._num_bytes, self._since_s = [], 0, self._clock()
         self._due_bytes = self._flush_bytes
 
     def resume(self, num_samples: int | None, *, num_frames: int) -> None:
         """Count the frames that earlier runs stored."""
         self._num_samples, self._num_frames = num_samples, num_frames
+
+    async def _store_state(self, job: Job) -> str:
+        """Store the newest state that belongs to a collected line; returns the name of the newest stored one."""
+        if self._track_states is None:
+            return job.track_state
+        self._unstored_state = self._track_states.take_until(self._last_time_s) or self._unstored_state
+        if self._unstored_state is None:
+            return job.track_state
+        await self._blobs.put(job.next_track_state(), self._unstored_state)
+        return job.next_track_state()
 
     def _progress(self) -> float:
         if not self._num_samples:

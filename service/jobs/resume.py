@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -14,7 +15,9 @@ from service.domain.job import Job
 from service.domain.options import SegmentOptions
 from service.domain.request import AnswerEvent, ClipStarted
 from service.domain.result import ANSWER_DECIMALS, FrameMasks, SoundEvent, Summary
+from service.jobs.stored_form import with_frames
 from service.postprocess.stages import AnswerStages
+from service.postprocess.track_state import decode_state
 from service.storage.blobs import Blobs
 
 # Seconds that the rest starts before the last stored sample. Stored times are rounded, and a range that starts just
@@ -40,6 +43,8 @@ class StoredAnswer:
         last_time_s: sample time of the last one.
         is_ending: whether an event was stored that only the end of the clip gives, so that no frame may follow.
         is_whole: whether the end was stored too.
+        track_state: state of the instance tracker that the rest continues from, None without `instances`.
+        state_time_s: time of the sample of that state.
         is_outdated: whether `follow` found that the rest does not fit to what is stored (another model answers now, the
             pictures of the rest have another size), so that the job has to start again.
     """
@@ -52,6 +57,8 @@ class StoredAnswer:
     is_ending: bool = False
     is_whole: bool = False
     is_outdated: bool = False
+    track_state: bytes | None = None
+    state_time_s: float = math.inf
 
     def take(self, event: AnswerEvent) -> None:
         """Take the next stored event. Raises _OtherAnswerError."""
@@ -70,8 +77,12 @@ class StoredAnswer:
             self.unstored.extend(staged for staged in self.stages.add(event) if isinstance(staged, SoundEvent))
 
     def remaining(self, options: SegmentOptions) -> SegmentOptions:
-        """Return the job's options for the rest of the clip, which begins with the last stored frame or before it."""
-        return replace(options, start_s=max(options.start_s, self.last_time_s - _OVERLAP_S))
+        """Return the job's options for the rest of the clip, which begins with the last stored frame or before it.
+
+        With `instances` it begins with the frame of the tracker's state: up to a chunk of frames is computed again.
+        """
+        known_s = min(self.last_time_s, self.state_time_s)
+        return replace(options, start_s=max(options.start_s, known_s - _OVERLAP_S))
 
     async def follow(self, events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[AnswerEvent, None]:
         """Yield the rest of the answer, given the answer to `remaining`; nothing if it does not fit.
@@ -124,14 +135,21 @@ class StoredAnswer:
 async def read_stored(job: Job, blobs: Blobs) -> StoredAnswer | None:
     """Return what is stored of a job's answer, or None if the job has to start again.
 
-    A job with `instances` does: its tracks are a state of the pictures, which are not stored. So does one with
-    `only=events`, which stores no frames.
-
     Raises:
         ServiceError: `backend_down`.
     """
-    if job.options.instances or job.options.only is not None:
+    stored = await _read_lines(job, blobs)
+    if stored is None or stored.is_whole or not job.options.instances:
+        return stored
+    data = await blobs.get(job.track_state) if job.track_state else None
+    state = None if data is None else decode_state(data)
+    if state is None or state.time_s > stored.last_time_s + _OVERLAP_S:
         return None
+    stored.track_state, stored.state_time_s = data, state.time_s
+    return stored
+
+
+async def _read_lines(job: Job, blobs: Blobs) -> StoredAnswer | None:
     stored: StoredAnswer | None = None
     num_lines = 0
     for number in range(len(job.part_starts)):
@@ -141,7 +159,7 @@ async def read_stored(job: Job, blobs: Blobs) -> StoredAnswer | None:
         try:
             for event in decode_stored(data):
                 if stored is None and isinstance(event, ClipStarted):
-                    stored = StoredAnswer(event, AnswerStages(job.options))
+                    stored = StoredAnswer(event, AnswerStages(with_frames(job.options)))
                 if stored is None:
                     return None
                 stored.take(event)

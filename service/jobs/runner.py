@@ -109,15 +109,18 @@ class JobRunner:
             await until_stored(lease.settle)
 
     async def _drop_upload(self, job: Job) -> None:
-        """Delete the upload of a job that has ended; the sweep deletes what is left if that fails.
+        """Delete what an ended job needs no more: upload and state. The sweep deletes what is left if that fails.
 
-        A finished job with `keeps_clip` keeps it until the job expires.
+        A finished job with `keeps_clip` keeps its upload until the job expires.
         """
         self._ended_at_s.append(self._clock())
-        if job.keeps_clip and job.state == "done":
-            return
+        is_kept = job.keeps_clip and job.state == "done"
+        unneeded = [] if is_kept else [job.upload_name()]
+        if job.track_state:
+            unneeded.append(job.track_state)
         try:
-            await self._parts.blobs.delete(job.upload_name())
+            for name in unneeded:
+                await self._parts.blobs.delete(name)
         except ServiceError:
             logger.info("the upload of an ended job could not be deleted", extra={"job_id": job.job_id})
 

@@ -8,7 +8,6 @@ label's instances are disjoint, and together they are the mask that the answer h
 from __future__ import annotations
 
 import base64
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +22,8 @@ from service.domain.result import ANSWER_DECIMALS, FrameMasks, Mask, Rle
 from service.postprocess.appearance import colour_bins
 from service.postprocess.label_tracks import Found, LabelTracks
 from service.postprocess.silhouettes import Bools, nearest_of
+from service.postprocess.track_state import TrackerState, decode_state, encode_state
+from service.postprocess.tracks import Track
 
 Picture = NDArray[np.uint8]
 _Floats = NDArray[np.float32]
@@ -35,18 +36,28 @@ class InstanceTracker:
 
     Args:
         step_s: seconds between samples; 0 where it is not known.
+        state: continue from the `state` of an equal tracker that had frames of the same size; other bytes are ignored.
     """
 
-    def __init__(self, *, step_s: float = 0.0) -> None:
-        self._ids = itertools.count(1)
+    def __init__(self, *, step_s: float = 0.0, state: bytes | None = None) -> None:
+        self._next_id = 1
         self._step_s = step_s
         self._labels: dict[str, LabelTracks] = {}
         self._before_s = -math.inf
+        restored = None if state is None else decode_state(state)
+        if restored is not None:
+            self._before_s, self._next_id = restored.time_s, restored.next_id
+            self._labels = {label: self._label_tracks(tracks) for label, tracks in restored.labels.items()}
 
     @property
     def num_tracks(self) -> int:
         """Number of tracks that are followed, over all labels."""
         return sum(len(tracks) for tracks in self._labels.values())
+
+    def state(self) -> bytes:
+        """Return what the tracker knows after its last frame, as bytes for another one to continue from."""
+        labels = {label: tracks.tracks for label, tracks in self._labels.items() if len(tracks)}
+        return encode_state(TrackerState(self._before_s, self._next_id, labels))
 
     def add(self, frame: FrameMasks, picture: Picture, maps: Sequence[ProbabilityMap] = ()) -> FrameMasks:
         """Return the frame with one mask per object, in label order and by track id.
@@ -55,7 +66,11 @@ class InstanceTracker:
             frame: the next frame, one mask per label.
             picture: uint8 (h, w, 3) RGB, the same frame at the model's size.
             maps: the probabilities behind each mask; without them instances have their label's score.
+
+        A frame that is not after the state that the tracker continues from is returned as it is.
         """
+        if frame.sample_time_s <= self._before_s:
+            return frame
         before_s, self._before_s = self._before_s, frame.sample_time_s
         for tracks in self._labels.values():
             tracks.forget(frame.sample_time_s)
@@ -65,12 +80,19 @@ class InstanceTracker:
         found: list[Mask] = []
         for number, mask in enumerate(frame.masks):
             pixels = _decode(mask.segmentation)  # (W, H)
-            tracks = self._labels.setdefault(mask.label, LabelTracks(lambda: next(self._ids), step_s=self._step_s))
+            tracks = self._labels.setdefault(mask.label, self._label_tracks())
             inside = _at_size(pixels, bins.shape)
             objects = tracks.add(inside, bins, time_s=frame.sample_time_s, before_s=before_s)
             probabilities = _decode_map(maps[number], bins.shape) if number < len(maps) else None
             found += _instances(mask, pixels, objects, probabilities)
         return replace(frame, masks=tuple(found))
+
+    def _label_tracks(self, tracks: Sequence[Track] = ()) -> LabelTracks:
+        return LabelTracks(self._new_id, step_s=self._step_s, tracks=tracks)
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
 
 
 def _instances(mask: Mask, pixels: Bools, objects: Sequence[Found], probabilities: _Floats | None) -> list[Mask]:

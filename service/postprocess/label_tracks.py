@@ -9,7 +9,7 @@ begin new tracks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,15 +51,21 @@ class LabelTracks:
     Args:
         next_id: gives the ids of new tracks.
         step_s: seconds between samples; 0 where it is not known.
+        tracks: to begin with.
     """
 
-    def __init__(self, next_id: Callable[[], int], *, step_s: float = 0.0) -> None:
+    def __init__(self, next_id: Callable[[], int], *, step_s: float = 0.0, tracks: Sequence[Track] = ()) -> None:
         self._next_id = next_id
         self._memory_s = max(MEMORY_S, 2.5 * step_s)
-        self._tracks: list[Track] = []
+        self._tracks: list[Track] = list(tracks)
 
     def __len__(self) -> int:
         return len(self._tracks)
+
+    @property
+    def tracks(self) -> list[Track]:
+        """Return the tracks, in the tracker's order."""
+        return list(self._tracks)
 
     def forget(self, time_s: float) -> None:
         """Forget the tracks that have been away for too long."""

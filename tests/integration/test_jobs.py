@@ -24,6 +24,8 @@ from support.servers.service_process import ServiceProcess
 from support.servers.worker_process import WorkerProcess
 from support.waiting import wait_until
 
+from service.domain.chunk import MAX_CHUNK_SAMPLES
+
 HANG_S = 60.0
 SOUNDING = frozenset(range(5, 100, 2))
 
@@ -240,12 +242,20 @@ def test_jobs_outlive_a_kill_and_a_restart(tmp_path: Path) -> None:
             assert len(client.get(f"{location}/result").json()["frames"]) == 60 + number
 
 
-def test_a_killed_job_goes_on_where_it_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("query", "most_again"),
+    [
+        ("fps=native", 1),  # the last stored sample is computed again: the rest of the clip begins with it
+        ("fps=native&only=events", 1),
+        ("fps=native&instances=true", MAX_CHUNK_SAMPLES + 1),  # the rest begins where the state of the tracks is stored
+    ],
+)
+def test_a_killed_job_goes_on_where_it_stopped(tmp_path: Path, query: str, most_again: int) -> None:
     num_frames, clip, hold = 120, bright_clip(120), tmp_path / "hold"
     settings = {"state_dir": tmp_path / "state", "port": free_port(), "fake_batch_s": 0.2, "fake_hold_file": hold}
     with ServiceProcess(**settings) as process, httpx.Client(base_url=process.url, timeout=HANG_S) as client:
-        location = client.post("/v1/jobs?fps=native", files={"video": clip}).headers["location"]
-        wait_until(lambda: client.get(location).json()["progress"] > 0.2)
+        location = client.post(f"/v1/jobs?{query}", files={"video": clip}).headers["location"]
+        wait_until(lambda: client.get(location).json()["progress"] > 0.1)
         hold.touch()  # however busy this machine is, the job is not done when its process dies
         num_stored = round(client.get(location).json()["progress"] * num_frames)
         process.process.send_signal(signal.SIGKILL)
@@ -254,12 +264,10 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with ServiceProcess(**settings) as process, httpx.Client(base_url=process.url, timeout=HANG_S) as client:
         state = ended(client, location)
         assert state["state"] == "done"
-        # the last stored sample is computed again: the rest of the clip begins with it
-        assert 0 < process.metric("samples_total") <= num_frames - num_stored + 1
+        assert 0 < process.metric("samples_total") <= num_frames - num_stored + most_again
         result = client.get(f"{location}/result").json()
-        whole = client.post(
-            "/v1/segment?fps=native", files={"video": clip}, headers={"Cache-Control": "no-cache"}
-        ).json()
+        fresh = {"Cache-Control": "no-cache"}
+        whole = client.post(f"/v1/segment?{query}", files={"video": clip}, headers=fresh).json()
     for answer in (result, whole):
         answer["clip"]["audio"].pop("notes")  # of the last run
     assert content(result) == content(whole)

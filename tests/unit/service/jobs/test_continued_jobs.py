@@ -66,20 +66,6 @@ def test_a_job_goes_on_where_a_dead_front_stopped(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
-@pytest.mark.parametrize("options", [SegmentOptions(instances=True), SegmentOptions(only="events")])
-def test_an_answer_whose_state_is_not_stored_starts_again(tmp_path: Path, options: SegmentOptions) -> None:
-    async def scene(site: Site) -> None:
-        job = await site.submit(options=options)
-        await cut_after(site, 2.7, job)
-        before = len(site.paced.computed)
-        site.front()
-        await site.until_settled(job)
-        assert site.paced.computed[before:] == list(range(NUM_FRAMES))
-        assert await site.frames(job) == ([] if options.only else list(range(NUM_FRAMES)))
-
-    play(tmp_path, scene)
-
-
 def test_an_answer_never_mixes_models(tmp_path: Path) -> None:
     async def scene(site: Site) -> None:
         job = await site.submit()
@@ -116,9 +102,11 @@ async def stored_events(site: Site, job: Job) -> list[AnswerEvent]:
     return [replace(event, timings_s={}) if isinstance(event, Summary) else event for event in events]
 
 
-async def put_stored(site: Site, lines: list[bytes], *, part_lines: int = 4, **changes: object) -> Job:
+async def put_stored(
+    site: Site, lines: list[bytes], *, options: SegmentOptions = OPTIONS, part_lines: int = 4, **changes: object
+) -> Job:
     """Submit a job whose process ended when these lines were stored."""
-    job = await site.submit(options=OPTIONS)
+    job = await site.submit(options=options)
     assert site.shared.jobs[job.job_id].state == "queued"
     starts = tuple(range(0, len(lines), part_lines))
     stored = {"part_starts": starts, "part_attempts": (1,) * len(starts), "num_lines": len(lines), "attempt": 1}
