@@ -35,7 +35,10 @@ RUN if [ "$TORCH" = cpu ]; then \
 
 # ---- what both images share
 FROM ${PYTHON_IMAGE} AS runtime
+# The base has no bytecode of the standard library, and nothing may write it later: without compileall every start of
+# the service, and every health check, would compile again what it imports.
 RUN pip uninstall --yes --root-user-action=ignore pip setuptools wheel \
+ && python -m compileall -q -x '/(test|tests)/' "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
  && groupadd --gid 10001 avesformer \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin avesformer \
  && install --directory --owner=10001 --group=0 --mode=0770 \

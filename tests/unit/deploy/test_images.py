@@ -57,6 +57,12 @@ def test_image_runs_its_command_as_nobody_special_with_a_health_check(target: st
     assert "AVES_HOST=0.0.0.0" in " ".join(rest for word, rest in steps if word == "ENV")
 
 
+def test_images_hold_the_bytecode_that_nothing_may_write_later() -> None:
+    steps = stages()["runtime"].steps
+    assert any(word == "ENV" and "PYTHONDONTWRITEBYTECODE=1" in rest for word, rest in steps)
+    assert any(word == "RUN" and "python -m compileall" in rest for word, rest in steps)
+
+
 def test_last_layers_hold_no_build_tools() -> None:
     found = stages()
     assert found["runtime"].base == found["build"].base, "the interpreter of the copied environment must be the same"
