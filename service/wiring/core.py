@@ -22,7 +22,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.traces import Traces
 from service.wiring.links import build_traces, redis_links
 from service.wiring.policies import admission_policy, media_policy, pipeline_policy
-from service.wiring.predictor import MakePredictor, batch_policy, predictor_maker
+from service.wiring.predictor import MakePredictor, batch_policy, has_gpu, predictor_maker
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
         )
         stack.push_async_callback(decoders.aclose)
         if make_predictor is None and settings.redis_url is None:
-            _import_model_meanwhile(stack)
+            _import_model_meanwhile(stack, is_cpu=not has_gpu(settings.device))
         await decoders.start()
         traces = build_traces(settings, stack, service="avesformer-front", clock=clock)
         segmenter = _build_segmenter(settings, stack, make_predictor, metrics=metrics, clock=clock, traces=traces)
@@ -100,11 +100,11 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
         )
 
 
-def _import_model_meanwhile(stack: AsyncExitStack) -> None:
+def _import_model_meanwhile(stack: AsyncExitStack, *, is_cpu: bool) -> None:
     """Import torch on a thread while the decoders start, because neither needs the whole machine."""
     from service.predictors.torch import import_model
 
-    importing = asyncio.create_task(asyncio.to_thread(import_model), name="import of the model")
+    importing = asyncio.create_task(asyncio.to_thread(import_model, is_cpu=is_cpu), name="import of the model")
     stack.push_async_callback(asyncio.wait, {importing})
 
 

@@ -20,8 +20,9 @@ def predictor_maker(settings: Settings) -> MakePredictor:
     """Return the function that loads the checkpoint. Torch is imported when the function is called."""
 
     def make() -> Predictor:
-        from service.predictors.torch import load_predictor
+        from service.predictors.torch import import_model, load_predictor
 
+        import_model(is_cpu=not has_gpu(settings.device))
         return load_predictor(
             settings.checkpoint,
             device=settings.device,

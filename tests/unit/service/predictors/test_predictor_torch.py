@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,23 @@ from support.model.untrained import save_untrained
 from service.ports import Predictor
 from service.predictors import torch as predictor_torch
 from service.predictors.torch import default_threads, load_predictor
+
+ROOT = Path(__file__).parents[4]
+# Prints the hash of the logits, whether the kernels were left out, and the shape that an exported network gives.
+IMPORT_AND_PREDICT = """
+import hashlib, sys
+import numpy as np
+from pathlib import Path
+from service.predictors.torch import import_model, load_predictor
+import_model(is_cpu=True)
+frames, windows = np.load(sys.argv[2]).values()
+logits = load_predictor(Path(sys.argv[1]), device="cpu", threads=1).predict(frames, windows)
+is_left_out = "torch._decomp" not in sys.modules
+import torch, torch._meta_registrations
+exported = torch.export.export(torch.nn.Upsample(scale_factor=2, mode="bilinear"), (torch.zeros(1, 3, 8, 8),))
+shape = tuple(exported.module()(torch.ones(1, 3, 8, 8)).shape)
+print(hashlib.sha256(logits.tobytes()).hexdigest(), is_left_out, hasattr(torch, "_meta_registrations"), shape, sep=";")
+"""
 
 
 @pytest.fixture(name="predictor", scope="module")
@@ -76,3 +97,15 @@ def test_threads_are_half_of_the_cores_or_of_the_quota(tmp_path, monkeypatch, te
     monkeypatch.setattr(predictor_torch, "_CPU_QUOTA", path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     assert default_threads() == expected
+
+
+def test_kernels_that_inference_on_a_cpu_does_not_use_can_be_imported_later(tmp_path):
+    checkpoint, inputs = save_untrained(tmp_path), tmp_path / "inputs.npz"
+    predictor = load_predictor(checkpoint, device="cpu", threads=1)
+    frames, windows = sample(predictor, 2)
+    np.savez(inputs, frames, windows)
+    command = [sys.executable, "-c", IMPORT_AND_PREDICT, str(checkpoint), str(inputs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = hashlib.sha256(predictor.predict(frames, windows).tobytes()).hexdigest()
+    assert done.stdout.strip() == f"{expected};True;True;(1, 3, 16, 16)"
