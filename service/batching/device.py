@@ -210,7 +210,7 @@ class BatchRunner:
             clock=self._clock,
             is_cpu=is_cpu,
         )
-        self._warm_up.finish_first()
+        self._warm_up.start()
         if not is_cpu:
             self._warm_up.finish()
         self._use_warm_shapes()

@@ -35,7 +35,8 @@ class WarmUp:
     so are all larger ones, which are not run. At the end, memory that the calls have freed goes back to the system.
 
     Attributes:
-        costs_s: seconds of one call by batch shape, of the shapes measured so far.
+        costs_s: seconds of one call by batch shape, of the shapes measured so far. The smallest shape is there after
+            its first call, which takes longer than later ones.
         is_done: whether no call is left.
     """
 
@@ -72,8 +73,8 @@ class WarmUp:
         """Make the next call of the predictor, if one is left. Raises any error of the predictor but MemoryError."""
         self.is_done = next(self._calls, _END) is _END
 
-    def finish_first(self) -> None:
-        """Make the calls of the smallest shape."""
+    def start(self) -> None:
+        """Make the first call of the smallest shape."""
         while not self.costs_s and not self.is_done:
             self.step()
 
@@ -89,31 +90,34 @@ class WarmUp:
 
     def _measure_all(self) -> Generator[None, None, None]:
         """Measure the shapes and pause between two calls."""
+        measured_s: dict[int, float] = {}
         for size in self._sizes:
-            if self.costs_s:
+            if measured_s:
                 yield
             try:
-                cost_s = yield from self._measure(size)
+                cost_s = yield from self._measure(size, measured_s)
             except MemoryError:
                 logger.warning("batch shape does not fit the device", extra={"num_samples": size})
                 break
-            if self._is_cpu and is_useless(size, cost_s, self.costs_s):
+            if self._is_cpu and is_useless(size, cost_s, measured_s):
                 break
-            self.costs_s[size] = cost_s
+            self.costs_s[size] = measured_s[size] = cost_s
         _release_freed_memory()
 
-    def _measure(self, size: int) -> Generator[None, None, float]:
+    def _measure(self, size: int, smaller_s: Mapping[int, float]) -> Generator[None, None, float]:
         """Measure one shape and pause between two calls."""
         frames = np.zeros((size, *self._frame_shape), np.uint8)
         windows = np.zeros((size, WINDOW_SAMPLES), np.float32)
         cost_s = self._call_s(frames, windows)
+        if not smaller_s:
+            self.costs_s[size] = cost_s
         if cost_s < WARM_UP_REPEAT_S:
             yield
             cost_s = self._call_s(frames, windows)
             yield
             cost_s = min(cost_s, self._call_s(frames, windows))
         repeats = 2 if self._is_cpu else 0
-        while repeats and is_useless(size, cost_s, self.costs_s):
+        while repeats and is_useless(size, cost_s, smaller_s):
             yield
             cost_s = min(cost_s, self._call_s(frames, windows))
             repeats -= 1

@@ -68,24 +68,27 @@ def test_one_disturbed_call_leaves_no_shape_out() -> None:
 
 
 @pytest.mark.parametrize(("first_s", "num_calls"), [(0.02, 3), (0.4, 1)])  # a short call is repeated
-def test_the_first_shape_can_be_had_alone_and_the_others_later_call_by_call(first_s: float, num_calls: int) -> None:
+def test_the_first_shape_is_there_after_one_call_and_the_rest_comes_call_by_call(
+    first_s: float, num_calls: int
+) -> None:
     predictor = TimedPredictor({1: first_s, 2: 1.5 * first_s})
     steps = WarmUp(predictor, [1, 2], height=16, width=16, clock=lambda: predictor.now_s, is_cpu=True)
-    steps.finish_first()
-    assert predictor.sizes == [1] * num_calls
-    assert steps.costs_s == pytest.approx({1: first_s})
+    steps.start()
+    assert predictor.sizes == [1]
+    assert set(steps.costs_s) == {1}
     assert not steps.is_done
     while not steps.is_done:
         before = len(predictor.sizes)
         steps.step()
         assert len(predictor.sizes) == before + 1
+    assert predictor.sizes.count(1) == num_calls
     assert steps.costs_s == pytest.approx({1: first_s, 2: 1.5 * first_s})
 
 
 def test_shapes_that_are_left_when_it_is_stopped_are_not_run() -> None:
     predictor = TimedPredictor({1: 0.5, 2: 0.6})
     steps = WarmUp(predictor, [1, 2, 4], height=16, width=16, clock=lambda: predictor.now_s, is_cpu=True)
-    steps.finish_first()
+    steps.start()
     steps.stop()
     steps.finish()
     assert predictor.sizes == [1]
