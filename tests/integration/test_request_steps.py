@@ -77,9 +77,12 @@ async def test_steps_follow_one_another_directly(tmp_path: Path, monkeypatch: py
     forward = AVESFormer.forward
 
     def watched(self, *arguments):
-        own = sys._getframe()
-        if not stacks and any("SegmentAnswer" in name for task in asyncio.all_tasks(loop) for name in task_stack(task)):
-            stacks.append([*thread_stack(own.f_back), "AVESFormer.forward"])
+        own = thread_stack(sys._getframe().f_back)
+        is_warm_up = "BatchRunner.run" not in own  # which goes on beside the first requests
+        if not (stacks or is_warm_up) and any(
+            "SegmentAnswer" in name for task in asyncio.all_tasks(loop) for name in task_stack(task)
+        ):
+            stacks.append([*own, "AVESFormer.forward"])
             stacks.extend(task_stack(task) for task in asyncio.all_tasks(loop))
         return forward(self, *arguments)
 
