@@ -34,6 +34,10 @@ _EXPECTED_SHARE: Final = 0.25
 _LEAST_LIKENESS: Final = 0.35
 # A component this near to an object (in square roots of its area), or within its silhouette, is a piece of it.
 _NEAR: Final = 0.15
+# A mask that has suddenly less than this share of its object's area has crumbled: the model was unsure for a moment.
+# The object keeps its pose for at most this long in seconds.
+_CRUMBLED_SHARE: Final = 0.25
+_CRUMBLED_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,8 @@ class LabelTracks:
             track = known.get(track_id)
             if track is None:
                 self._tracks.append(Track.starting_at(track_id, mask, frame.bins, time_s=frame.time_s))
+            elif track_id in frame.alone and _has_crumbled(track, int(mask.sum()), time_s=frame.time_s):
+                track.seen_s = frame.time_s
             elif track_id in frame.alone:
                 track.see_alone(mask, frame.bins, time_s=frame.time_s)
             else:
@@ -170,12 +176,17 @@ def _likeness(frame: FrameObjects, track: Track, place: int) -> float:
     return (math.exp(-far / reach) + similarity(track.colours, frame.colours_of(place))) / 2
 
 
+def _has_crumbled(track: Track, area: int, *, time_s: float) -> bool:
+    """Return whether `area` pixels are what is left for a moment of an object, rather than all of it."""
+    return area < _CRUMBLED_SHARE * track.area and time_s - track.posed_s <= _CRUMBLED_S
+
+
 def _claims(frame: FrameObjects) -> list[list[int]]:
     """Return the tracks (by their places) that are expected in each component.
 
     A track is expected where much of its silhouette should be now. Of several such components it has the one that fits
     best by pixels and colours, and those near to that one: pieces of one object. Two objects that part are no longer
-    near.
+    near. Of an object whose mask has crumbled it has all pieces.
     """
     claims: list[list[int]] = [[] for _ in frame.components]
     sizes = [int(component.sum()) for component in frame.components]
@@ -184,7 +195,8 @@ def _claims(frame: FrameObjects) -> list[list[int]]:
         likely = [
             place for place, size in enumerate(sizes) if shared[place] >= max(1.0, _EXPECTED_SHARE * min(area, size))
         ]
-        if len(likely) > 1:
+        pieces = sum(sizes[place] for place in likely)
+        if len(likely) > 1 and not _has_crumbled(track, pieces, time_s=frame.time_s):
             fits = {place: shared[place] * similarity(track.colours, frame.colours_of(place)) for place in likely}
             main = max(likely, key=lambda place: fits[place])
             far = distances(frame.components[main])

@@ -81,6 +81,30 @@ def test_tracks_survive_half_a_second_of_silence() -> None:
     assert all(gap_s is None for number, each in gaps_s.items() if number != 13 for gap_s in each)
 
 
+def crumbled(disc: Disc) -> np.ndarray:
+    """Two corners of a disc, a fifth of its pixels together: what a model leaves of it when it is unsure."""
+    rows, columns = np.mgrid[0:SIDE_PX, 0:SIDE_PX]
+    is_left = (columns < disc.x - disc.radius / 2) & (rows < disc.y)
+    is_right = (columns > disc.x + disc.radius / 2) & (rows > disc.y)
+    return disc.pixels() & (is_left | is_right)
+
+
+@pytest.mark.parametrize(("num_crumbled", "tracks"), [(1, {1}), (4, {1}), (12, {1, 2})])
+def test_a_mask_that_crumbles_for_a_moment_is_still_one_object(num_crumbled: int, tracks: set[int]) -> None:
+    tracker = InstanceTracker(step_s=STEP_S)
+    found = []
+    for number in range(10 + num_crumbled):
+        disc = Disc(26 + number / 2, 32, YELLOW, radius=14)
+        is_crumbled = 5 <= number < 5 + num_crumbled
+        pixels = crumbled(disc) if is_crumbled else disc.pixels()
+        assert not is_crumbled or 0.15 < pixels.sum() / disc.pixels().sum() < 0.25
+        frame = tracker.add(frame_of(number * STEP_S, [mask_of(pixels)]), picture([disc]))
+        assert sum(mask.area for mask in frame.masks) == pixels.sum()
+        found.append({mask.track_id for mask in frame.masks})
+    assert set.union(*found) == tracks
+    assert found[0] == found[-1] == {1} or num_crumbled == 12
+
+
 def test_after_a_long_absence_an_object_is_a_new_one() -> None:
     scene = [Disc(20, 20, YELLOW)]
     frames = followed([scene] * 40, silent=frozenset(range(5, 30)))
