@@ -14,18 +14,24 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from support.components.jailed import (
+    FILTERS,
+    LIBC,
+    MEMORY_ERROR,
+    OS_ERROR,
+    WORKED,
+    call,
+    run_jailed,
+    survivors,
+)
 
 from service.media.sandbox.confinement import isolation, jail
-from service.media.sandbox.confinement.jail import Filters
 from service.media.sandbox.confinement.syscalls import MACHINES
 
-LIBC = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 F_SETSIG, F_SETOWN_EX, F_NOTIFY, F_SETLEASE = 10, 15, 1026, 1024
 FIOASYNC, FIOSETOWN, SIOCSPGRP = 0x5452, 0x8901, 0x8902
 SYS_STATX, SYS_NEWFSTATAT, SYS_CLONE3, SYS_DUP, SYS_RECVMSG = 332, 262, 435, 32, 47
-WORKED, OS_ERROR, MEMORY_ERROR = 0, 7, 8
-FILTERS = Filters()
 X32_BIT = 0x40000000
 # uretprobe and uprobe: Linux from 6.14 on asks no filter about them (`__secure_computing` in kernel/seccomp.c), so that
 # none can deny them. Outside of a probe the first ends the process and the second fails.
@@ -40,41 +46,6 @@ CALLS_WITH_RULES = {
 }
 
 on_x86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86-64")
-
-
-def run_jailed(action: Callable[[], object], *, has_job: bool = True, memory_bytes: int | None = None) -> int:
-    """Fork, lock in, act; returns WORKED, OS_ERROR, MEMORY_ERROR, or the number of the signal, negative.
-
-    With `has_job` the process is where it meets an upload; else where it waits for its job.
-    """
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        faulthandler.disable()  # an end by SIGILL is expected and needs no trace in the output of the tests
-        try:
-            jail.limit_resources()
-            if not jail.install(FILTERS.child):
-                os._exit(9)
-            if memory_bytes is not None:
-                jail.limit_memory(memory_bytes)
-            if has_job and not jail.install(FILTERS.child_with_job):
-                os._exit(9)
-            action()
-            code = WORKED
-        except (OSError, ValueError):  # ValueError: how `resource` reports EPERM
-            code = OS_ERROR
-        except (MemoryError, RuntimeError):  # RuntimeError: a thread that cannot be started
-            code = MEMORY_ERROR
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def call(number: int, *arguments: object) -> None:
-    """A bare system call; raises OSError where it fails."""
-    if LIBC.syscall(number, *arguments) < 0:
-        raise OSError(ctypes.get_errno(), "call")
 
 
 def test_what_decoding_needs_is_allowed() -> None:
@@ -196,12 +167,7 @@ def test_neither_processes_nor_threads_can_be_started(action: Callable[[], objec
 @on_x86
 def test_every_other_call_of_the_kernel_ends_the_child() -> None:
     """io_uring, ptrace, process_vm_readv, bpf, keyctl, userfaultfd, memfd, namespaces and whatever a kernel adds."""
-    survived = {
-        number: code
-        for number in set(range(_NUM_CALLS)) - CALLS_WITH_RULES - PAST_SECCOMP
-        if (code := run_jailed(lambda number=number: call(number, 0, 0, 0, 0, 0, 0))) != -signal.SIGSYS
-    }
-    assert survived == {}
+    assert survivors(set(range(_NUM_CALLS)) - CALLS_WITH_RULES - PAST_SECCOMP) == {}
     assert run_jailed(lambda: call(X32_BIT | 39)) == -signal.SIGSYS  # getpid by another name
 
 
