@@ -79,8 +79,8 @@ def live(
     except KeyboardInterrupt:
         pass
     report = running.report
-    summary = f"{report.num_frames} frames, {report.num_dropped} dropped, {report.num_connections} connections"
-    print(summary, file=sys.stderr)
+    counts = f"{report.num_frames} frames, {report.num_dropped} dropped"
+    print(f"{counts}; connections to the service: {report.num_connections}", file=sys.stderr)
 
 
 def _targets(output: Path | None, overlay: Path | None) -> tuple[Path | None, Path | BinaryIO | None]:

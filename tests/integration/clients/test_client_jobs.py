@@ -38,6 +38,12 @@ def use(url: str, folder: Path) -> None:
         with pytest.raises(ServiceError) as gone:
             job.status()
         assert gone.value.code == "job_not_found"
+        kept, plain = client.submit(path, keep_clip=True), client.submit(path)
+        assert [each.wait(60).state for each in (kept, plain)] == ["done", "done"]
+        assert kept.download("overlay")[4:8] == b"ftyp"
+        with pytest.raises(ServiceError) as deleted:
+            plain.download("overlay")
+        assert (deleted.value.code, "keep_clip=true" in deleted.value.detail) == ("not_acceptable", True)
         failed = client.submit(b"no clip")
         assert failed.wait(60).state == "failed"
         with pytest.raises(ServiceError) as problem:
