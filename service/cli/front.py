@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
+from service.rest.connection.server import bind
+from service.settings import Settings
 from service.wiring.front import Front
 from service.wiring.version import service_version
 
@@ -14,6 +16,17 @@ _STOPPING_S = 5.0
 
 class ListenError(Exception):
     """A port cannot be used. The message is shown to the user."""
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise ListenError if a port cannot be used, which is known before the front is built; `listen` checks again."""
+    for port, option in ((settings.port, "--port"), (settings.grpc_port, "--grpc-port")):
+        if not port:  # the system chooses a free one
+            continue
+        try:
+            bind(settings.host, port).close()
+        except OSError as error:
+            raise _listen_error(error, settings.host, port, option=option) from error
 
 
 async def listen(front: Front) -> tuple[int, int]:
@@ -56,5 +69,9 @@ async def _listening(starting: Awaitable[int], host: str, port: int, *, option: 
     try:
         return await starting
     except OSError as error:
-        reason = f" ({error.strerror})" if error.strerror else ""
-        raise ListenError(f"cannot listen on {host}:{port}{reason}; choose another port with {option}") from error
+        raise _listen_error(error, host, port, option=option) from error
+
+
+def _listen_error(error: OSError, host: str, port: int, *, option: str) -> ListenError:
+    reason = f" ({error.strerror})" if error.strerror else ""
+    return ListenError(f"cannot listen on {host}:{port}{reason}; choose another port with {option}")

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from service.aio.tasks import end_tasks
-from service.cli.front import ListenError, drain, listen, warm_up
+from service.cli.front import ListenError, check_ports, drain, listen, warm_up
 from service.cli.garbage import freeze_started_objects, pause_collection
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
@@ -32,6 +32,7 @@ def run_front(settings: Settings, *, make_predictor: MakePredictor | None = None
     ensure_descriptors(settings)
     logger.info("bounds", extra=settings.bounds())
     try:
+        check_ports(settings)
         return asyncio.run(_serve(settings, make_predictor))
     except (StartError, ListenError) as error:
         print(f"avesformer: {error}", file=sys.stderr)
