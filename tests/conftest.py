@@ -36,6 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("AVES_")]:
         del os.environ[name]
     os.environ["SSL_CERT_FILE"] = str(AUTHORITY)
+    # Tests of the jail fork their own process. Where earlier tests used gRPC, its handlers would stop its threads
+    # and start others in the forked process, and the filter would end that process for it.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     config.stash[_LEFT_OUT] = {}
 
 
