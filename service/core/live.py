@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 from service.aio.tasks import first_error
 from service.aio.waits import bounded_wait, ends_within
@@ -34,6 +35,8 @@ Emit = Callable[[LiveEvent], Awaitable[None]]
 # of this process was lost. Other errors concern one frame.
 _ENDS_STREAM = frozenset({"draining"})
 _DRAINING_RETRY_S = 1.0
+# Errors after which nobody reads.
+_CLIENT_IS_LOST = frozenset({"client_gone", "slow_reader"})
 
 
 class LiveStreams:
@@ -71,7 +74,7 @@ class LiveStreams:
             work = FrameWork(
                 self._segmenter, pictures, self._policy, model, applied, context, self._clock, usage=self._usage
             )
-            events = EventTracker(options, offset_lag_s=model.offset_lag_s)
+            events = EventTracker(options, offset_lag_s=model.offset_lag_s, is_live=True)
             stream = _Stream(work, events, options=options, emit=emit, idle_s=self._policy.idle_s, clock=self._clock)
             if self._is_draining:
                 stream.end_after_current_frame()
@@ -125,7 +128,9 @@ class _Stream:
                 group.create_task(self._read(inputs))
                 group.create_task(self._answer())
         except ExceptionGroup as failures:
-            raise first_error(failures, ServiceError) from None
+            error = first_error(failures, ServiceError)
+            await self._emit_last_events(error)
+            raise error from None
 
     def end_after_current_frame(self) -> None:
         self._is_draining = True
@@ -180,6 +185,13 @@ class _Stream:
                 await self._emit_masks(masks, waiting)
                 await self._emit_events(self._events.add(masks))
         await self._emit_events(self._events.finish())
+
+    async def _emit_last_events(self, error: Exception) -> None:
+        """Emit the events that an error closes by ending the stream, unless the client has gone."""
+        if not isinstance(error, ServiceError) or error.code in _CLIENT_IS_LOST:
+            return
+        with suppress(ServiceError):  # the client has disconnected: the first error tells more
+            await self._emit_events(self._events.finish())
 
     async def _emit_events(self, events: list[SoundEvent]) -> None:
         for event in events:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from service.domain.result import ANSWER_DECIMALS, FrameMasks, Mask, SoundEvent
 from service.postprocess.split_objects import SplitObjects
+from service.postprocess.stream_holes import StreamHoles
 
 _Key = tuple[str, int | None]
 # A mask with less than this share of the largest one of its event is a speck: some pixels that a model leaves where an
@@ -87,6 +88,10 @@ class EventTracker:
     an event that they end is told to end `offset_lag_s` earlier, though it keeps the least duration. Pauses and the
     duration that an event must have are measured before that. An event that is open at the last sample ends there.
 
+    A live stream can have holes: no frames came for longer than `event_gap_s` (`StreamHoles`). Nothing is known of a
+    hole, so an event that is open before it ends at the last sample, and the next one starts at the first sample
+    behind it at the earliest. The frames of a clip have no holes: a frame stands until the next one.
+
     Hysteresis works both ways, as in edge detection by Canny (1986): samples from `event_offset` on form an event if
     one of them reaches `event_onset`. An event is announced when it closes, so its weak beginning costs nothing.
 
@@ -95,12 +100,20 @@ class EventTracker:
         start_s: start of the range; no event begins earlier.
         step_s: seconds between samples; 0 where it is not known (every frame of a clip, live streams).
         offset_lag_s: seconds that the model's masks go on after their sound (`ModelInfo.offset_lag_s`).
+        is_live: whether frames can stay away for a time.
     """
 
     def __init__(
-        self, rules: EventRules, *, start_s: float = 0.0, step_s: float = 0.0, offset_lag_s: float = 0.0
+        self,
+        rules: EventRules,
+        *,
+        start_s: float = 0.0,
+        step_s: float = 0.0,
+        offset_lag_s: float = 0.0,
+        is_live: bool = False,
     ) -> None:
         self._rules = rules
+        self._holes = StreamHoles(rules.event_gap_s) if is_live else None
         self._offset_lag_s = offset_lag_s
         self._start_s = start_s
         self._half_step_s = step_s / 2
@@ -111,9 +124,10 @@ class EventTracker:
     def add(self, frame: FrameMasks) -> list[SoundEvent]:
         """Take the next frame; returns the events that closed, in order of their starts."""
         time_s = frame.sample_time_s
+        closed = self._closed_by_hole(time_s)
         boundary_s = self._boundary_s(time_s)
         self._last_s = time_s
-        closed = self._closed(boundary_s)
+        closed += self._closed(boundary_s)
         heard = {(mask.label, mask.track_id) for mask in self._objects.heard(frame) if self._hear(mask, boundary_s)}
         for key, event in self._open.items():
             if event.ended_at_s is None and key not in heard:
@@ -127,6 +141,14 @@ class EventTracker:
                 event.ended_at_s = self._last_s
                 event.is_cut = True
         return self._take(list(self._open))
+
+    def _closed_by_hole(self, time_s: float) -> list[SoundEvent]:
+        """Close what is open if there is a hole before the sample at `time_s`, which then is like a first one."""
+        if self._holes is None or self._last_s is None or not self._holes.is_hole(time_s - self._last_s):
+            return []
+        closed = self.finish()
+        self._last_s, self._start_s = None, time_s
+        return closed
 
     def _boundary_s(self, time_s: float) -> float:
         if self._last_s is None:

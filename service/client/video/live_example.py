@@ -23,6 +23,7 @@ from typing import BinaryIO
 from service.client.connect import open_client
 from service.client.grpc_client import GrpcClient
 from service.client.policy import ClientPolicy
+from service.client.video.last_events import LastEvents
 from service.client.video.live_capture import Capture, CapturePolicy
 from service.client.video.live_overlay import LiveOverlayWriter
 from service.domain.errors import ServiceError
@@ -104,14 +105,19 @@ class LiveOverlay:
         if not isinstance(client, GrpcClient):
             raise ServiceError("bad_option", "Live streams need a grpc:// or grpcs:// address.")
         dropped_before = self.report.num_dropped
+        last_events = LastEvents(self._plan.options)
         with client:
             try:
                 for event in client.live(capture.inputs(is_connected), self._plan.options):
+                    last_events.take(event)
                     self._take(event, capture, stack, dropped_before)
                     if time.monotonic() > self._ends_at_s:
                         return
             finally:
                 is_connected.clear()
+                if self.on_event is not None:
+                    for untold in last_events.untold():
+                        self.on_event(untold)
 
     def _take(self, event: LiveEvent, capture: Capture, stack: ExitStack, dropped_before: int) -> None:
         if self.on_event is not None:

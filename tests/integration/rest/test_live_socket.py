@@ -89,6 +89,35 @@ async def test_events_close_on_the_socket(front: RunningFront) -> None:
     assert event["end_s"] > event["start_s"]
 
 
+async def test_an_open_event_ends_before_a_hole_without_frames(front: RunningFront) -> None:
+    times_s = [*(1.0 + 0.1 * number for number in range(10)), 6.9, 7.0]
+    async with opened(front) as socket:
+        await say(socket, type="options", event_min_s=0, max_waiting_frames=64)
+        await socket.send(encode_live_input(noise(0.0, 8.0)))
+        for time_s in times_s:
+            await socket.send(encode_live_input(raw_frame(time_s, bright_picture())))
+        await say(socket, type="end")
+        events = [message for message in await rest_of(socket) if message["type"] == "event"]
+    assert [(event["start_s"], event["end_s"]) for event in events] == [
+        (pytest.approx(1.0), pytest.approx(1.9)),
+        (pytest.approx(6.9), pytest.approx(7.0)),
+    ]
+
+
+async def test_a_bad_message_ends_the_stream_behind_the_event_that_was_open(front: RunningFront) -> None:
+    async with opened(front) as socket:
+        await say(socket, type="options", event_min_s=0, max_waiting_frames=64)
+        await socket.send(encode_live_input(noise(0.0, 2.0)))
+        for number in range(5):
+            await socket.send(encode_live_input(raw_frame(1.0 + 0.1 * number, bright_picture())))
+        messages = [json.loads(await asyncio.wait_for(socket.recv(), HANG_S)) for _ in range(6)]
+        await socket.send(b"short")
+        event, error = await rest_of(socket)
+    assert [message["type"] for message in messages] == ["model", *["frame"] * 5]
+    assert (event["start_s"], event["end_s"]) == (pytest.approx(1.0), pytest.approx(1.4))
+    assert (error["type"], error["problem"]["code"]) == ("error", "malformed_body")
+
+
 async def test_a_bad_frame_does_not_end_the_stream(front: RunningFront) -> None:
     async with opened(front) as socket:
         await say(socket, type="options", max_waiting_frames=64)

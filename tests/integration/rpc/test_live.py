@@ -10,7 +10,7 @@ import pytest_asyncio
 from grpc import aio
 from pycocotools import mask as coco
 from support.inputs.live_inputs import bright_picture, jpeg_of, noise, raw_frame
-from support.servers.front import RunningFront, running_front
+from support.servers.front import RunningFront, beside, running_front
 
 from service.client.grpc_async import AsyncGrpcClient
 from service.client.grpc_client import GrpcClient
@@ -108,6 +108,45 @@ async def test_an_event_comes_when_it_closes_and_at_the_end(front: RunningFront)
     events = [event for event in kinds if isinstance(event, SoundEvent)]
     assert [(event.start_s, event.end_s) for event in events] == [(1.0, 1.75), (3.25, 3.5)]
     assert places == [5, 8], "behind the frame at 2.5 s, after a pause of 0.75 s, and at the end"
+
+
+async def test_an_open_event_ends_before_a_hole_without_frames(front: RunningFront) -> None:
+    """Ten frames a second, then none for five seconds, in which sound goes on."""
+    times_s = [*(1.0 + 0.1 * number for number in range(10)), 6.9, 7.0, 7.1]
+    items = [noise(0.0, 8.0), *(raw_frame(time_s, bright_picture()) for time_s in times_s)]
+    options = LiveOptions(max_waiting_frames=64, event_min_s=0.0)
+    async with AsyncGrpcClient(front.grpc_target, ONCE) as client, asyncio.timeout(HANG_S):
+        events = [event async for event in client.live(sent(items), options) if isinstance(event, SoundEvent)]
+    assert [(event.start_s, event.end_s) for event in events] == [
+        (pytest.approx(1.0), pytest.approx(1.9)),
+        (pytest.approx(6.9), pytest.approx(7.1)),
+    ]
+
+
+async def test_a_stream_that_ends_for_want_of_input_tells_the_event_that_was_open(front: RunningFront) -> None:
+    events: list[LiveEvent] = []
+
+    async def inputs() -> AsyncIterator[LiveInput]:
+        async for item in sent([noise(0.0, 2.0), *(raw_frame(1.0 + 0.1 * i, bright_picture()) for i in range(5))]):
+            yield item
+        await asyncio.sleep(HANG_S)
+
+    options = LiveOptions(max_waiting_frames=64, event_min_s=0.0)
+    async with (
+        beside(front, idle_s=0.5) as impatient,
+        asyncio.timeout(HANG_S),
+        AsyncGrpcClient(impatient.grpc_target, ONCE) as client,
+    ):
+        stream = client.live(inputs(), options)
+        ended = None
+        while ended is None:
+            try:
+                events.append(await anext(stream))
+            except ServiceError as error:
+                ended = error
+    assert ended.code == "slow_upload"
+    [event] = [event for event in events if isinstance(event, SoundEvent)]
+    assert (event.start_s, event.end_s) == (pytest.approx(1.0), pytest.approx(1.4))
 
 
 async def test_without_sound_nothing_sounds(front: RunningFront) -> None:
