@@ -83,6 +83,11 @@ class Job:
         return self.state in ("done", "failed", "cancelled")
 
     @property
+    def has_clip(self) -> bool:
+        """Return whether a finished job still needs its upload: it keeps it, or an overlay of it is to be put."""
+        return self.keeps_clip or (self.result_url is not None and self.result_format == "overlay")
+
+    @property
     def failure(self) -> ServiceError | None:
         """Return the error of a failed job."""
         return None if self.code is None else ServiceError(self.code, self.detail or "")

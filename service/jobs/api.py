@@ -181,7 +181,7 @@ class Jobs:
                 kept, `job_expired`, `backend_down`, `storage_full`.
         """
         _check_done(job)
-        if not job.keeps_clip:
+        if not job.has_clip:
             raise ServiceError("not_acceptable", _NO_CLIP)
         async with AsyncExitStack() as stack:
             try:

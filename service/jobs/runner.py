@@ -101,20 +101,22 @@ class JobRunner:
                 lease = await stack.enter_async_context(self._leased(job))
                 if not await self._process(lease):
                     return
-            await self._drop_upload(lease.job)
+            self._ended_at_s.append(self._clock())
+            await self._drop_unneeded(lease.job)
             if lease.job.result_url is not None:
                 await self._send_result(lease)
+                if lease.job.result_format == "overlay":
+                    await self._drop_unneeded(lease.job)
             if lease.job.webhook is not None:
                 await self._parts.deliver_webhook(lease.job)
             await until_stored(lease.settle)
 
-    async def _drop_upload(self, job: Job) -> None:
+    async def _drop_unneeded(self, job: Job) -> None:
         """Delete what an ended job needs no more: upload and state. The sweep deletes what is left if that fails.
 
-        A finished job with `keeps_clip` keeps its upload until the job expires.
+        A finished job keeps its upload while it `has_clip`.
         """
-        self._ended_at_s.append(self._clock())
-        is_kept = job.keeps_clip and job.state == "done"
+        is_kept = job.has_clip and job.state == "done"
         unneeded = [] if is_kept else [job.upload_name()]
         if job.track_state:
             unneeded.append(job.track_state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -12,11 +12,11 @@ from starlette.types import Scope
 
 from service.core.admission import Admission
 from service.core.api_keys import Authenticate
+from service.core.overlay_file import DrawOverlay
 from service.core.request_log import RequestLog, RequestRecord
 from service.domain.caller import Caller
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
-from service.domain.result import FrameMasks
 from service.media.spool import Spool
 from service.media.upload import Upload
 from service.ports import Answering
@@ -47,16 +47,6 @@ class Probes:
     is_alive: Callable[[], bool]
     describe_version: Callable[[], Awaitable[Mapping[str, object]]]
     metrics: Metrics
-
-
-class DrawOverlay(Protocol):
-    """Draws masks on a clip: `DecoderPool.draw`."""
-
-    def __call__(
-        self, upload: Upload, frames: Iterable[FrameMasks], *, audio_track: int | None, deadline: Deadline
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield the pieces of an mp4; raises ServiceError."""
-        ...
 
 
 class FetchClip(Protocol):

@@ -96,7 +96,14 @@ def build_kept_work(
         turns=core.turns,
         wall_clock=time.time,
     )
-    results = ResultSender(jobs.answer, putter, core.spool, ResultPolicy(max_bytes=settings.max_answer_bytes))
+    results = ResultSender(
+        jobs,
+        core.decoders.draw,
+        putter,
+        core.spool,
+        ResultPolicy(max_bytes=settings.max_answer_bytes, max_upload_bytes=settings.max_upload_bytes),
+        clock=time.monotonic,
+    )
     runner = JobRunner(
         RunnerParts(
             store,

@@ -52,7 +52,7 @@ async def until_put(client: httpx.AsyncClient, accepted: httpx.Response) -> dict
     return found
 
 
-@pytest.mark.parametrize("name", RESULT_FORMATS)
+@pytest.mark.parametrize("name", [name for name in RESULT_FORMATS if name != "overlay"])
 async def test_the_result_is_put_in_every_format(client: httpx.AsyncClient, store: ObjectStore, name: str) -> None:
     url = f"http://127.0.0.1:{store.port}/results/{name}?signature=abc"
     accepted = await submit(client, result_url=url, result_format=name)
@@ -63,6 +63,39 @@ async def test_the_result_is_put_in_every_format(client: httpx.AsyncClient, stor
     told = await client.get(f"{accepted.headers['location']}/result", params={"format": name})
     assert store.objects[f"/results/{name}?signature=abc"] == told.content
     assert store.heads[-1]["content-type"] == told.headers["content-type"].lower()
+
+
+@pytest.mark.parametrize("keep_clip", [False, True])
+async def test_an_overlay_is_drawn_and_put_before_the_clip_is_deleted(
+    client: httpx.AsyncClient, store: ObjectStore, keep_clip: bool
+) -> None:
+    url, kept = f"http://127.0.0.1:{store.port}/overlay/{keep_clip}", {"keep_clip": "true"} if keep_clip else {}
+    store.statuses = ["503 Slow Down"]
+    accepted = await submit(client, result_url=url, result_format="overlay", **kept)
+    job = await until_put(client, accepted)
+    assert (job["state"], job["result_put"]) == ("done", {"state": "sent", "detail": None})
+    drawn = await client.post("/v1/segment", params={"fps": 5, "format": "overlay"}, files={"video": CLIP})
+    assert drawn.status_code == 200
+    assert store.objects[f"/overlay/{keep_clip}"] == drawn.content
+    assert store.heads[-1]["content-type"] == "video/mp4"
+    async with asyncio.timeout(HANG_S):
+        path = f"{accepted.headers['location']}/result"
+        while (later := await client.get(path, params={"format": "overlay"})).status_code == 200 and not keep_clip:
+            await asyncio.sleep(0.05)
+    assert later.status_code == (200 if keep_clip else 406)
+
+
+async def test_a_clip_that_cannot_be_drawn_on_is_said(client: httpx.AsyncClient, store: ObjectStore) -> None:
+    """The picture fits into a job's answer and not into an overlay's bytes."""
+    url = f"http://127.0.0.1:{store.port}/too-large"
+    async with (
+        running_front(result_hosts=f"http://127.0.0.1:{store.port}", max_answer_bytes=2000) as narrow,
+        httpx.AsyncClient(base_url=narrow.http_url, timeout=HANG_S) as other,
+    ):
+        job = await until_put(other, await submit(other, result_url=url, result_format="overlay"))
+    assert (job["state"], job["result_put"]["state"]) == ("done", "failed")
+    assert "2000 bytes" in job["result_put"]["detail"]
+    assert "/too-large" not in store.objects
 
 
 async def test_the_status_says_why_a_result_was_not_taken(client: httpx.AsyncClient, store: ObjectStore) -> None:
@@ -94,7 +127,7 @@ async def test_a_failed_job_sends_nothing(client: httpx.AsyncClient, store: Obje
         ({"result_url": "http://127.0.0.1:1/other"}, "url_refused"),
         ({"result_url": "https://169.254.169.254/"}, "url_refused"),
         ({"result_format": "csv"}, "bad_option"),
-        ({"result_url": "PLACE", "result_format": "overlay"}, "bad_option"),
+        ({"result_format": "overlay"}, "bad_option"),
         ({"result_url": "PLACE", "result_format": "sse"}, "bad_option"),
     ],
 )
@@ -104,6 +137,8 @@ async def test_what_is_refused(
     place = f"http://127.0.0.1:{store.port}/refused"
     refused = await submit(client, **{name: place if text == "PLACE" else text for name, text in options.items()})
     assert (refused.status_code, refused.json()["code"]) == (400, code)
+    if options == {"result_format": "overlay"}:
+        assert "keep_clip=true" in refused.json()["detail"]
 
 
 async def test_a_job_without_an_address_says_nothing_of_one(client: httpx.AsyncClient) -> None:

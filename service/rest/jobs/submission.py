@@ -44,6 +44,10 @@ _KEEP_CLIP = Option(
     default=False,
     help="Keep the clip as long as the result, so that the result can be had as an overlay.",
 )
+_NO_RESULT_URL = (
+    "result_format: give result_url as well. Without it, ask for GET /jobs/{id}/result?format=… when the job is done; "
+    "for format=overlay submit the job with keep_clip=true."
+)
 # Options of POST /jobs, beside those of masks.
 JOB_OPTIONS = (_WEBHOOK, _RESULT_URL, _RESULT_FORMAT, _KEEP_CLIP)
 
@@ -109,7 +113,7 @@ class _JobIntake(UploadIntake):
         self.result_url = options.pop(_RESULT_URL.name, "").strip() or None
         format_name = options.pop(_RESULT_FORMAT.name, "").strip()
         if format_name and self.result_url is None:
-            raise ServiceError("bad_option", "result_format: give result_url as well.")
+            raise ServiceError("bad_option", _NO_RESULT_URL)
         if format_name:
             self.result_format = str(_RESULT_FORMAT.parse(format_name))
         keep_clip = options.pop(_KEEP_CLIP.name, "").strip()

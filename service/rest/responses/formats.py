@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from service.core.answer_document import MEMORY_BYTES, AnswerDocument, too_large
+from service.core.answer_document import MEMORY_BYTES, AnswerDocument
+from service.core.overlay_file import write_overlay
 from service.core.request_log import RequestRecord
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import RLE
-from service.domain.request import AnswerEvent, ClipStarted
-from service.domain.result import FrameMasks, Summary
+from service.domain.request import AnswerEvent
+from service.domain.result import Summary
 from service.formats.choose import FORMAT, MEDIA_TYPES, WITH_RUN_LENGTHS, formatter_of
 from service.media.upload import Upload
 from service.rest.parts import RestParts
@@ -110,23 +111,11 @@ async def send_overlay(
     Raises:
         ServiceError: of `events`; why the clip cannot be drawn on; `answer_too_large`, `storage_full`.
     """
-    frames: list[FrameMasks] = []
-    audio_track: int | None = None
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, FrameMasks):
-                frames.append(event)
-            elif isinstance(event, ClipStarted):
-                audio_track = event.clip.audio.track if event.clip.audio is not None else None
-            elif isinstance(event, Summary):
-                record_end(event, record)
     max_bytes, party = parts.policy.max_answer_bytes, record.caller.party
     with parts.spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=party) as file:
-        async with aclosing(parts.draw(upload, frames, audio_track=audio_track, deadline=deadline)) as pieces:
-            async for piece in pieces:
-                if file.size + len(piece) > max_bytes:
-                    raise too_large(max_bytes)
-                file.write(piece)
+        summary = await write_overlay(events, upload, file, draw=parts.draw, max_bytes=max_bytes, deadline=deadline)
+        if summary is not None:
+            record_end(summary, record)
         await sender.start(_headers("overlay", file.size))
         await sender.write_file(file)
         await sender.end()

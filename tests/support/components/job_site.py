@@ -161,6 +161,7 @@ class Site:
         *,
         webhook: str | None = None,
         result_url: str | None = None,
+        result_format: str = "json",
         keeps_clip: bool = False,
         options: SegmentOptions | None = None,
     ) -> Job:
@@ -175,6 +176,7 @@ class Site:
                 may_use_cache=False,
                 webhook=webhook,
                 result_url=result_url,
+                result_format=result_format,
                 keeps_clip=keeps_clip,
             )
             return await self.jobs.submit(upload, request)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from support.components.job_site import LEASE_S, OWNER, Site, play
 from support.components.leased_jobs import FrontView
 from support.virtual_time import virtual_clock
 from support.waiting import until
 
+from service.domain.errors import ServiceError
 from service.domain.job import Job, ResultPut
 
 
@@ -103,5 +105,46 @@ def test_a_fault_of_the_sender_does_not_repeat_the_job(tmp_path: Path) -> None:
         ended = await site.until_settled(await site.submit(result_url="https://store.example/key"))
         assert (ended.state, ended.attempt) == ("done", 1)
         assert ended.result_put == ResultPut("failed", "Something failed inside the service.")
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("keeps_clip", [False, True])
+def test_a_job_has_its_clip_until_its_overlay_was_sent(tmp_path: Path, keeps_clip: bool) -> None:
+    """Also behind the crash of its sender; afterwards only if it was to be kept."""
+
+    async def scene(site: Site) -> None:
+        site.send_s = 3 * LEASE_S
+        cut = FrontView(site.shared)
+        site.front(view=cut)
+        job = await site.submit(result_url="https://store.example/key", result_format="overlay", keeps_clip=keeps_clip)
+        plain = await site.submit(result_url="https://store.example/plain")
+        await until(lambda: len(site.sent) == 2, hang_s=1000, pause_s=0.1)
+        cut.is_down = True
+        assert has_clip(site, job)
+        assert not has_clip(site, plain)
+        async with site.jobs.clip(site.shared.jobs[job.job_id], site.spool, max_bytes=1000) as clip:
+            assert clip.size > 0
+        site.front()
+        await until(lambda: len(site.sent) == 4, hang_s=1000, pause_s=0.1)
+        assert has_clip(site, job)
+        ended = await site.until_settled(job)
+        assert ended.result_put == ResultPut("sent")
+        assert has_clip(site, ended) is keeps_clip
+
+    def has_clip(site: Site, job: Job) -> bool:
+        return job.upload_name() in site.shelf.blobs
+
+    play(tmp_path, scene)
+
+
+def test_a_failed_job_has_no_overlay_and_no_clip(tmp_path: Path) -> None:
+    async def scene(site: Site) -> None:
+        site.paced.failures = [ServiceError("broken", "x")]
+        site.front()
+        job = await site.submit(result_url="https://store.example/key", result_format="overlay")
+        ended = await site.until_settled(job)
+        assert ended.state == "failed"
+        assert job.upload_name() not in site.shelf.blobs
 
     play(tmp_path, scene)
