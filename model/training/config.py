@@ -32,6 +32,8 @@ class TrainingConfig:
         batch_samples: synthetic data: samples per step.
         clips_per_group: synthetic data: clips rendered at once; their samples are shuffled over the next steps.
         samples_per_clip: synthetic data: samples per clip; the clip's sound is synthesised once for all of them.
+        favoured_kinds: synthetic data: kinds separated by commas that half of the rendered clips show more often: of
+            four candidates each, those that show most of these kinds. Empty draws all kinds alike.
         shards: synthetic data: folder of encoded and decoded clips (`avesformer data shards`), or empty.
         shard_share: share of the groups that are read from `shards`.
         sizes: (progress from, frame size in pixels), progress in [0, 1).
@@ -83,6 +85,7 @@ class TrainingConfig:
     batch_samples: int = 24
     clips_per_group: int = 16
     samples_per_clip: int = 6
+    favoured_kinds: str = ""
     shards: str = ""
     shard_share: float = 0.3
     sizes: tuple[tuple[float, int], ...] = ((0.0, 128),)

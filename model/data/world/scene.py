@@ -159,13 +159,9 @@ class Scene:
 
 def draw_scene(seed: int, options: SceneOptions) -> Scene:
     """Return the scene of `seed`, the same for the same seed, options and WORLD_VERSION."""
-    rng = stream(seed, STREAM_KINDS)
-    aspect = options.aspect
-    drawn = float(rng.choice(ASPECTS, p=ASPECT_SHARES))
-    aspect = drawn if aspect is None else aspect
-    num_visible = _draw_num_visible(rng, options.visible)
-    num_off = int(rng.choice((0, 1, 2), p=(0.4, 0.45, 0.15)))
-    kinds = rng.permutation(len(KINDS))[: num_visible + num_off]
+    cast = draw_cast(seed, options)
+    kinds, num_visible = np.concatenate([cast.visible, cast.off_screen]), len(cast.visible)
+    aspect = cast.aspect if options.aspect is None else options.aspect
     return Scene(
         seed=seed,
         aspect=aspect,
@@ -175,6 +171,25 @@ def draw_scene(seed: int, options: SceneOptions) -> Scene:
         backdrop=_draw_backdrop(seed, options.background),
         sources=_draw_sources(seed, kinds, num_visible=num_visible, seconds=options.seconds),
     )
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Kinds of a clip's sources as indices into KINDS, visible and off screen, and the aspect of the seed."""
+
+    visible: Ints
+    off_screen: Ints
+    aspect: float
+
+
+def draw_cast(seed: int, options: SceneOptions) -> Cast:
+    """Return which kinds the scene of `seed` has, without drawing the rest of the scene."""
+    rng = stream(seed, STREAM_KINDS)
+    aspect = float(rng.choice(ASPECTS, p=ASPECT_SHARES))
+    num_visible = _draw_num_visible(rng, options.visible)
+    num_off = int(rng.choice((0, 1, 2), p=(0.4, 0.45, 0.15)))
+    kinds = rng.permutation(len(KINDS))[: num_visible + num_off]
+    return Cast(kinds[:num_visible], kinds[num_visible:], aspect)
 
 
 def _draw_num_visible(rng: np.random.Generator, visible: tuple[int, int]) -> int:

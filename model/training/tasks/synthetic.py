@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from model.data.shards import CLIPS_PER_SHARD, SAMPLES_PER_CLIP, list_shards, read_shard
-from model.data.synthetic import KINDS, TRAINING_SEEDS, WORLD_VERSION, SampleBatch, sample_batch
+from model.data.synthetic import KINDS, TRAINING_SEEDS, WORLD_VERSION, SampleBatch, SceneOptions, sample_batch
+from model.data.world.scene import draw_cast
 from model.evaluation.synthetic import evaluate_synthetic, segmenter
 from model.network.avesformer import AVESFormer
 from model.network.config import BACKGROUND, SOUNDING
@@ -21,6 +24,8 @@ from model.training.tasks.task import seeded
 
 # Streams of `seeded`; the training loop uses 2, the ablation 3.
 STREAM_STEP, STREAM_GROUP, STREAM_SHARD = 0, 1, 4
+# Clips that are drawn for each one with favoured kinds.
+CANDIDATES = 4
 
 
 class SyntheticTask:
@@ -32,7 +37,8 @@ class SyntheticTask:
         group: processes that share the samples of a step.
 
     Raises:
-        ValueError: the shard folder is empty, or its shards differ in size from the configured groups.
+        ValueError: the shard folder is empty, its shards differ in size from the configured groups, or a favoured kind
+            does not exist.
     """
 
     world_version: int | None = WORLD_VERSION
@@ -49,6 +55,7 @@ class SyntheticTask:
         self.objective: nn.Module = TrainingObjective(model, num_kinds=len(KINDS)).to(device)
         self.num_steps = config.steps
         self.samples_per_step = config.batch_samples
+        self._favoured = _kind_numbers(config.favoured_kinds)
         self._shards = self._find_shards()
         self._rendered: SampleBatch | None = None
         self._rendered_key = (-1, 0)
@@ -108,6 +115,34 @@ class SyntheticTask:
             if float(torch.rand(1, generator=generator)) < self.config.shard_share:
                 chosen = int(torch.randint(len(self._shards), (1,), generator=generator))
                 return read_shard(self._shards[chosen], size_px=size_px, device=self.device)
-        first = TRAINING_SEEDS * (1 + self.config.seed) + group * self.config.clips_per_group
-        seeds = range(first, first + self.config.clips_per_group)
+        seeds = training_seeds(group, self.config, favoured=self._favoured)
         return sample_batch(seeds, samples_per_clip=self.config.samples_per_clip, size_px=size_px, device=self.device)
+
+
+def training_seeds(group: int, config: TrainingConfig, *, favoured: Sequence[int] = ()) -> list[int]:
+    """Return the seeds of a group of clips; no two groups of a run share one.
+
+    Args:
+        group: number of the group.
+        config: the run: its seed and the number of clips in a group.
+        favoured: indices of kinds that are shown more often. The second half of the group then consists of those
+            clips of `CANDIDATES` times as many that show most of them.
+    """
+    num, first = config.clips_per_group, TRAINING_SEEDS * (1 + config.seed)
+    if not favoured:
+        return list(range(first + group * num, first + (group + 1) * num))
+    num_usual = num - num // 2
+    num_candidates = CANDIDATES * (num // 2)
+    first += group * (num_usual + num_candidates)
+    candidates = range(first + num_usual, first + num_usual + num_candidates)
+    num_shown = {seed: int(np.isin(draw_cast(seed, SceneOptions()).visible, favoured).sum()) for seed in candidates}
+    ranked = sorted(candidates, key=lambda seed: (-num_shown[seed], seed))
+    return [*range(first, first + num_usual), *ranked[: num // 2]]
+
+
+def _kind_numbers(names: str) -> list[int]:
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = sorted(set(chosen) - set(KINDS))
+    if unknown:
+        raise ValueError(f"favoured_kinds: got {', '.join(unknown)}, expected some of {', '.join(KINDS)}")
+    return [KINDS.index(name) for name in chosen]
