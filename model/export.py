@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from model.inference import Predictor, fold_norms
 from model.network.checkpoint import load_checkpoint
-from model.network.preprocess import WINDOW_SAMPLES, normalise_frames, window_log_mel
+from model.network.preprocess import WINDOW_SAMPLES
+from model.network.sample_function import SampleFunction
 
 ExportFormat = Literal["onnx", "torch"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -65,18 +66,6 @@ class ExportReport:
     num_bytes: int
     max_difference: float
     max_logit: float
-
-
-class SampleFunction(nn.Module):
-    """The exported function: (B, H, W, 3) uint8 and (B, 15600) float32 to (B, K, h, w) float32 mask logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, frames: Tensor, windows: Tensor) -> Tensor:
-        """Preprocess frames and windows and return the mask logits."""
-        return cast(Tensor, self.model(normalise_frames(frames), window_log_mel(windows)))
 
 
 def export_checkpoint(

@@ -71,6 +71,10 @@ class Predictor(Protocol):
         """
         ...
 
+    def compile(self) -> bool:
+        """Make later calls faster, with the same results to the byte. Return whether they will be."""
+        ...
+
     def is_healthy(self) -> bool:
         """Return whether the device still answers; a CUDA context can fail permanently."""
         ...

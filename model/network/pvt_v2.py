@@ -240,7 +240,7 @@ class PvtV2(nn.Module):
 
 def _to_grid(tokens: Tensor, height: int, width: int) -> Tensor:
     """(B, h*w, C) to (B, C, h, w)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
 
 
 def _initialise(module: nn.Module) -> None:

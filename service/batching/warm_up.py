@@ -22,6 +22,7 @@ WARM_UP_REPEAT_S = 0.25
 # A call of this many seconds delays what arrives meanwhile, and its arrays stay in memory. On a CPU such a shape is
 # used only if it saves this share of the time per sample of the best smaller one. It is timed three times before it is
 # left out. A GPU is faster with larger batches, and a disturbed measurement there would cost more than it could save.
+# A model whose smallest shape takes that long on a CPU is not compiled: Python has too small a share of its time.
 LONG_CALL_S = 0.1
 LEAST_SAVING = 0.05
 
@@ -102,6 +103,8 @@ class WarmUp:
             if self._is_cpu and is_useless(size, cost_s, measured_s):
                 break
             self.costs_s[size] = measured_s[size] = cost_s
+            if len(measured_s) == 1 and self._is_cpu and cost_s < LONG_CALL_S:
+                self.costs_s[size] = measured_s[size] = yield from self._compile(size, cost_s)
         _release_freed_memory()
 
     def _measure(self, size: int, smaller_s: Mapping[int, float]) -> Generator[None, None, float]:
@@ -122,6 +125,18 @@ class WarmUp:
             cost_s = min(cost_s, self._call_s(frames, windows))
             repeats -= 1
         return cost_s
+
+    def _compile(self, size: int, cost_s: float) -> Generator[None, None, float]:
+        """Compile the predictor and pause before and after it. Return the cost of a shape that took `cost_s` before."""
+        yield
+        try:
+            is_compiled = self._predictor.compile()
+            logger.info("compiled" if is_compiled else "not compiled")
+        except Exception:
+            logger.exception("compilation failed; the model runs as before")
+        yield
+        frames = np.zeros((size, *self._frame_shape), np.uint8)
+        return min(cost_s, self._call_s(frames, np.zeros((size, WINDOW_SAMPLES), np.float32)))
 
     def _call_s(self, frames: NDArray[np.uint8], windows: NDArray[np.float32]) -> float:
         started_s = self._clock()

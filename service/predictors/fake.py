@@ -100,6 +100,10 @@ class FakePredictor:
         np.put_along_axis(logits[:, 1:], kind[:, None], sounding[:, None].astype(np.float32), axis=1)
         return logits
 
+    def compile(self) -> bool:
+        """Return False: there is nothing to compile."""
+        return False
+
     def is_healthy(self) -> bool:
         """Return True: there is no device to lose."""
         return True

@@ -58,3 +58,10 @@ def test_the_same_batch_gives_the_same_bytes(predictor: Predictor) -> None:
 def test_it_is_healthy_and_holds_no_device_memory_on_the_cpu(predictor: Predictor) -> None:
     assert predictor.is_healthy()
     assert predictor.memory_bytes() == 0
+
+
+def test_compiled_it_gives_the_same_bytes(predictor: Predictor) -> None:
+    batch = samples(predictor, 2)
+    before = predictor.predict(*batch).tobytes()
+    predictor.compile()
+    assert predictor.predict(*batch).tobytes() == before

@@ -78,6 +78,22 @@ def test_neighbours_do_not_matter(predictor: Predictor, batch: tuple[np.ndarray,
     assert predictor.predict(others, windows)[2].tobytes() == together[2].tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compiled_it_gives_the_same_bytes(checkpoint: Path, dtype: str) -> None:
+    eager, compiled = (Predictor.load(checkpoint, device="cpu", dtype=dtype, threads=1) for _ in range(2))
+    rng = np.random.default_rng(1)
+    other_size = rng.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    windows = rng.uniform(-0.5, 0.5, (5, 15_600)).astype(np.float32)
+    expected_of_other = compiled.predict(other_size, windows[:2])
+    assert compiled.compile()
+    for num in (1, 2, 5):
+        frames = rng.integers(0, 256, (num, 160, 160, 3), dtype=np.uint8)
+        assert compiled.predict(frames, windows[:num]).tobytes() == eager.predict(frames, windows[:num]).tobytes()
+    assert compiled.predict(other_size, windows[:2]).tobytes() == expected_of_other.tobytes()
+    with pytest.raises(ValueError, match="windows: got"):
+        compiled.predict(frames, windows[:2])
+
+
 def test_read_only_arrays_are_fine(predictor: Predictor, batch: tuple[np.ndarray, np.ndarray]) -> None:
     frames, windows = batch
     received = np.frombuffer(frames.tobytes(), np.uint8).reshape(frames.shape)

@@ -69,7 +69,7 @@ def test_too_little_memory_is_told_apart_from_a_failure(predictor, error, expect
     def fail(*_):
         raise error
 
-    hook = predictor._model.register_forward_pre_hook(fail)
+    hook = predictor._function.model.register_forward_pre_hook(fail)
     try:
         with pytest.raises(expected) as caught:
             predictor.predict(*sample(predictor, 1))
