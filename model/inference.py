@@ -78,8 +78,8 @@ class Predictor:
         )
         self.device = device
         self.dtype = dtype
-        model = fold_norms(checkpoint.build()).to(device=device, dtype=dtype)
-        self._function = SampleFunction(model, dtype=dtype).eval()
+        self._model = fold_norms(checkpoint.build()).to(device=device, dtype=dtype)
+        self._function = SampleFunction(self._model, dtype=dtype).eval()
         self._graph: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @staticmethod
@@ -154,9 +154,12 @@ class Predictor:
         """
         _check(frames, windows)
         try:
-            is_usual_size = frames.shape[1:3] == (self.info.input_height, self.info.input_width)
-            run = self._graph if self._graph is not None and is_usual_size else self._function
-            logits = run(_tensor(frames).to(self.device), _tensor(windows).to(self.device))
+            on_device = _tensor(frames).to(self.device), _tensor(windows).to(self.device)
+            if self._graph is not None and frames.shape[1:3] == (self.info.input_height, self.info.input_width):
+                logits = self._graph(*on_device)
+            else:
+                pictures, examples = self._function.inputs(*on_device)
+                logits = self._model(pictures, examples).float()
             answer: NDArray[np.float32] = logits.cpu().numpy()
         except RuntimeError as error:
             if not _is_out_of_memory(error):

@@ -32,10 +32,13 @@ class SampleFunction(nn.Module):
         self.dtype = dtype
 
     def forward(self, frames: Tensor, windows: Tensor) -> Tensor:
-        """Preprocess frames and windows and return the mask logits."""
-        pictures = normalise_frames(frames).to(self.dtype)
-        examples = window_log_mel(windows).to(self.dtype)
+        """Return the mask logits."""
+        pictures, examples = self.inputs(frames, windows)
         return cast(Tensor, self.model(pictures, examples)).float()
+
+    def inputs(self, frames: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the network receives: (B, 3, H, W) normalised frames and (B, 1, 96, 64) log-mels."""
+        return normalise_frames(frames).to(self.dtype), window_log_mel(windows).to(self.dtype)
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ import pytest
 from support.model.untrained import save_untrained
 from support.servers.front import running_front
 
+from model.inference import Predictor
 from model.network.avesformer import AVESFormer
 from service.predictors.torch import load_predictor
 
@@ -87,6 +88,7 @@ async def test_steps_follow_one_another_directly(tmp_path: Path, monkeypatch: py
         return forward(self, *arguments)
 
     monkeypatch.setattr(AVESFormer, "forward", watched)
+    monkeypatch.setattr(Predictor, "compile", lambda self: False)  # a graph has no frames of Python
     checkpoint = save_untrained(tmp_path)
     make = partial(load_predictor, checkpoint, device="cpu", threads=1)
     settings = {"cache_bytes": 2**20, "state_dir": tmp_path / "state", "max_batch": 1}
