@@ -65,12 +65,13 @@ async def test_many_large_clips_end_without_a_deadlock(tmp_path: Path) -> None:
     policy = MediaPolicy(max_total_bytes=150 << 20)
     async with running_pool(num_decoders=2, policy=policy) as pool, uploaded(data, tmp_path) as upload:
         decodings = [asyncio.create_task(decode_through(pool, upload)) for _ in range(6)]
+        num_cancelled = 0
         for task in decodings[1::3]:
             await asyncio.sleep(0.1)
-            task.cancel()
+            num_cancelled += task.cancel()  # False for one that is done already
         ends = await asyncio.gather(*decodings, return_exceptions=True)
-        assert [type(end).__name__ for end in ends].count("CancelledError") == 2
-        assert [end.clip.num_samples for end in ends if not isinstance(end, BaseException)] == [1] * 4
+        assert [type(end).__name__ for end in ends].count("CancelledError") == num_cancelled
+        assert [end.clip.num_samples for end in ends if not isinstance(end, BaseException)] == [1] * (6 - num_cancelled)
         await gone(pool)
         assert pool.held_bytes == 0
 
