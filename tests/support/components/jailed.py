@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from service.media.sandbox.confinement import jail
 from service.media.sandbox.confinement.jail import Filters
@@ -20,35 +22,50 @@ WORKED, OS_ERROR, MEMORY_ERROR = 0, 7, 8
 FILTERS = Filters()
 _TESTS = Path(__file__).parents[2]
 _GUARD_S = 120.0
+_ACTION_GUARD_S = 60.0
+_TRIES = 2
 
 
 def run_jailed(action: Callable[[], object], *, has_job: bool = True, memory_bytes: int | None = None) -> int:
     """Fork, lock in, act; returns WORKED, OS_ERROR, MEMORY_ERROR, or the number of the signal, negative.
 
-    With `has_job` the process is where it meets an upload; else where it waits for its job.
+    With `has_job` the process is where it meets an upload; else where it waits for its job. The child of a process with
+    threads may find a lock taken for ever: one that does not end is killed, and another one is forked.
     """
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        faulthandler.disable()  # an end by SIGILL is expected and needs no trace in the output of the tests
-        try:
-            jail.limit_resources()
-            if not jail.install(FILTERS.child):
-                os._exit(9)
-            if memory_bytes is not None:
-                jail.limit_memory(memory_bytes)
-            if has_job and not jail.install(FILTERS.child_with_job):
-                os._exit(9)
-            action()
-            code = WORKED
-        except (OSError, ValueError):  # ValueError: how `resource` reports EPERM
-            code = OS_ERROR
-        except (MemoryError, RuntimeError):  # RuntimeError: a thread that cannot be started
-            code = MEMORY_ERROR
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
+    for _ in range(_TRIES):
+        pid = os.fork()
+        if pid == 0:
+            _act(action, has_job=has_job, memory_bytes=memory_bytes)
+        until_s = time.monotonic() + _ACTION_GUARD_S
+        while time.monotonic() < until_s:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    raise TimeoutError(f"{_TRIES} forked children did not end")
+
+
+def _act(action: Callable[[], object], *, has_job: bool, memory_bytes: int | None) -> NoReturn:
+    code = 1
+    faulthandler.disable()  # an end by SIGILL is expected and needs no trace in the output of the tests
+    try:
+        jail.limit_resources()
+        if not jail.install(FILTERS.child):
+            os._exit(9)
+        if memory_bytes is not None:
+            jail.limit_memory(memory_bytes)
+        if has_job and not jail.install(FILTERS.child_with_job):
+            os._exit(9)
+        action()
+        code = WORKED
+    except (OSError, ValueError):  # ValueError: how `resource` reports EPERM
+        code = OS_ERROR
+    except (MemoryError, RuntimeError):  # RuntimeError: a thread that cannot be started
+        code = MEMORY_ERROR
+    finally:
+        os._exit(code)
 
 
 def call(number: int, *arguments: object) -> None:

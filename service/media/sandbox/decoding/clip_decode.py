@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
-from service.media.policy import DecodeJob
+from service.media.policy import SOUND_DECODERS, DecodeJob
 from service.media.sandbox.container.aperture import Aperture
 from service.media.sandbox.decoding import picture, sound
 from service.media.sandbox.decoding.packets import PacketList, Plan, list_packets, make_plan
@@ -88,7 +88,7 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
         with ExitStack() as stack:
             container = stack.enter_context(source.open_container(job.policy))
             stream = picture.open_picture(container, job.policy, track_id=tracks.picture)
-            heard = stack.enter_context(source.open_container(job.policy))
+            heard = stack.enter_context(source.open_container(job.policy, decoders=SOUND_DECODERS))
             sound_stream = sound.open_sound(heard, track_id=tracks.sound)
             audio = sound.describe(sound_stream, track=tracks.sound_index, language=tracks.language)
             shown, origin_s = _on_time_line(container, stream, sound_stream, tracks)

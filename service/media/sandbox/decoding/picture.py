@@ -150,19 +150,23 @@ class PictureDecoder:
     def frames(self) -> Iterator[Shown[VideoFrame]]:
         """Yield the frames in rising time. Frames whose time does not rise are skipped."""
         context = self._stream.codec_context
+        plan = self._plan
+        last = plan.last if plan is not None else -1
         may_skip = context.name == "h264"  # in HEVC a higher temporal layer may depend on a skipped picture
+        is_skipping = False
         for at, packet in enumerate(self._container.demux(self._stream)):
             self._on_progress()
             is_flush = packet.size == 0 and packet.dts is None
-            if self._plan is not None and not is_flush:
-                if at >= len(self._plan.needed):
+            if plan is not None and not is_flush:
+                if at >= len(plan.needed):
                     break
-                if not self._plan.needed[at]:
+                if not plan.needed[at]:
                     continue
-                if may_skip:
-                    context.skip_frame = "DEFAULT" if self._plan.wanted[at] else "NONREF"
+                if may_skip and is_skipping == plan.wanted[at]:
+                    is_skipping = not is_skipping
+                    context.skip_frame = "NONREF" if is_skipping else "DEFAULT"
             yield from self._decode(packet)
-            if self._plan is not None and at == self._plan.last:
+            if at == last:
                 yield from self._decode(None)
                 return
 
@@ -225,7 +229,8 @@ class PictureDecoder:
         index = self._num_decoded if self._index_of is None else self._index_of.get(pts, self._num_decoded)
         self._num_decoded += 1
         self._last_pts, self._last_duration = pts, frame.duration or 0
-        return Shown(index=index, pts=pts, timestamp_s=float(pts * self._base), frame=frame)
+        base = self._base
+        return Shown(index=index, pts=pts, timestamp_s=pts * base.numerator / base.denominator, frame=frame)
 
 
 class FrameMaker:

@@ -12,7 +12,7 @@ from support.inputs.hostile import find, patch
 from support.inputs.odd_clips import ODD_SPECS
 
 from service.domain.errors import ServiceError
-from service.media.sandbox.decoding import sample_writer
+from service.media.sandbox.decoding import sample_writer, sound_frames
 from service.media.sandbox.decoding.sample_writer import SampleWriter
 from service.media.sandbox.decoding.sound import window_end
 
@@ -233,3 +233,22 @@ def test_notes_are_about_what_the_samples_hear() -> None:
     late = decode_here(data, make_job(start_s=3.0)).clip.audio
     assert late is not None
     assert late.notes == ("silent",)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ClipSpec(num_frames=60, sound_ticks=lambda number, tick: tick + 9600 * (number >= 30) + 3 * (number % 2)),
+        ClipSpec(num_frames=60, sound="pcm_s16le", container="mov", sound_gains=(4, 1), sound_end_s=1.7),
+        ClipSpec(num_frames=60, sound_gains=(0.2, 1)),
+    ],
+    ids=["gap", "clipped", "unequal channels"],
+)
+def test_frames_worked_on_together_sound_as_each_alone(monkeypatch: pytest.MonkeyPatch, spec: ClipSpec) -> None:
+    data = make_clip(spec)
+    together = decode_here(data, make_job())
+    monkeypatch.setattr(sound_frames, "_GROUP_S", 0.0)
+    alone = decode_here(data, make_job())
+    assert np.abs(together.windows).max() > 0.1
+    assert np.array_equal(together.windows, alone.windows)
+    assert together.clip == alone.clip
