@@ -1,4 +1,4 @@
-"""The small clip and picture that a zygote decodes before its first child: MPEG-4 and AAC, generated on the spot."""
+"""The small clip and picture that a zygote decodes before its first child: H.264 and AAC, generated on the spot."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.result import FrameMasks, Mask, Rle
 from service.media.policy import DecodeJob, MediaPolicy
+from service.media.sandbox.child import scan
 from service.media.sandbox.container.prescan import Scanner
 from service.media.sandbox.decoding.clip_decode import decode_clip
 from service.media.sandbox.decoding.stills import decode_jpeg
@@ -29,8 +30,12 @@ _RATE_HZ = 44_100
 _NUM_FRAMES = 6
 
 
-def warm_up() -> None:
-    """Decode a small clip and a JPEG, because av imports lazily and the jail allows no opening of files."""
+def warm_up() -> bytes:
+    """Decode a small clip and a JPEG, because av imports lazily and the jail allows no opening of files.
+
+    Returns:
+        The clip, for `rehearse`.
+    """
     logger = logging.getLogger("libav")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -39,9 +44,8 @@ def warm_up() -> None:
     fd = os.memfd_create("warmup")
     try:
         os.write(fd, data)
-        job = DecodeJob(fps=10.0, start_s=0.0, end_s=None, frame_height=32, frame_width=32, policy=MediaPolicy())
         source = UploadSource(fd, size_bytes=len(data), is_complete=True, need=lambda _: (len(data), True))
-        decode_clip(job, source, _NoOutbox())
+        decode_clip(_job(len(data)), source, _NoOutbox())
         mask = Mask("warm-up", 1.0, 1024, (0, 0, 32, 32), Rle((32, 32), "0PP1"))  # COCO's counts of 1024 ones
         index = Scanner(source, MediaPolicy()).head()
         send_overlay(source, MediaPolicy(), [FrameMasks(0.0, 0.0, 0, (mask,))], index=index, outbox=_NoOutbox())
@@ -50,6 +54,44 @@ def warm_up() -> None:
     decode_jpeg(make_warmup_jpeg(), max_pixels=4096)
     with contextlib.suppress(av.FFmpegError):
         av.open(io.BytesIO(b"\0" * 64), format="mov")
+    return data
+
+
+def rehearse(clip: bytes) -> None:
+    """Check and decode the clip in a child that waits for its job, which will then find its own copies of the pages.
+
+    A forked process copies each page when it first writes to it, and Python writes to all that it touches. That takes
+    half of the time of a short clip.
+    """
+    source = _MemorySource(clip)
+    job = _job(len(clip))
+    _, tracks = scan(job, source)
+    decode_clip(job, source, _NoOutbox(), tracks=tracks)
+
+
+def _job(size_bytes: int) -> DecodeJob:
+    policy = MediaPolicy()
+    return DecodeJob(
+        fps=10.0,
+        start_s=0.0,
+        end_s=None,
+        frame_height=_SIDE_PX,
+        frame_width=_SIDE_PX,
+        policy=policy,
+        size_bytes=size_bytes,
+    )
+
+
+class _MemorySource(UploadSource):
+    """A clip in memory, because a child has no descriptor of its own."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(-1, size_bytes=len(data), is_complete=True, need=lambda _: (len(data), True))
+        self._data = data
+
+    def pread(self, num_bytes: int, position: int) -> bytes:
+        """Return bytes of the clip; fewer at the end."""
+        return self._data[position : position + num_bytes]
 
 
 class _NoOutbox:
@@ -72,7 +114,7 @@ def make_warmup_clip() -> bytes:
     """Return six frames of 32x32 and their sound as an MP4."""
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as container:
-        video = container.add_stream("mpeg4", rate=10)
+        video = container.add_stream("libx264", rate=10, options={"preset": "ultrafast", "threads": "1"})
         video.width = video.height = _SIDE_PX
         video.pix_fmt = "yuv420p"
         sound = container.add_stream("aac", rate=_RATE_HZ, layout="stereo")

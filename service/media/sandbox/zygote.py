@@ -5,6 +5,7 @@ the socket FD: `spawn` (with the child's descriptors attached), `kill` and `ping
 `exited` and `pong` go out. It ends when the socket closes, and its children end with it.
 
 Children are forked ahead: a spare has its identity, limits and filter, and waits for its job. Each child does one job.
+While no child has a job, spares rehearse: they decode a small clip of ours, so that a job finds its pages copied.
 """
 
 from __future__ import annotations
@@ -29,25 +30,30 @@ from service.media.sandbox.child import Confinement, run_child
 from service.media.sandbox.confinement import isolation, jail
 from service.media.sandbox.confinement.isolation import OomScore, Walls
 from service.media.sandbox.confinement.jail import Filters
-from service.media.sandbox.warmup import warm_up
+from service.media.sandbox.warmup import rehearse, warm_up
 
 _NUM_SPARES = 2
 _MAX_SPAWN_TRIES = 3
 # Seconds to pause after a fork that failed for lack of memory or processes.
 _FORK_RETRY_S = 0.2
 _MAX_FD = 1 << 20
+# Seconds without a child at work after which a spare rehearses. That takes as much CPU as it saves later, so that under
+# load, when spares are soon used up, none does.
+_REHEARSE_AFTER_S = 0.1
+_REHEARSE = b"rehearse"
 _HOLDER_SLEEP_S = 3600.0
 # Decoders get about a third of the processor time of the process that answers requests when both want it (a weight of
 # 335 to 1024, sched(7)). With equal weights a refusal waited behind every decoder that was running.
 _NICENESS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Spare:
     """A child without a job, and the socket over which its job will be sent."""
 
     pid: int
     orders: socket.socket
+    has_rehearsed: bool = False
 
 
 class Zygote:
@@ -69,6 +75,7 @@ class Zygote:
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
         self._refill_pause_s = 0.0
+        self._clip = b""  # what spares rehearse with
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -77,7 +84,7 @@ class Zygote:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        warm_up()
+        self._clip = warm_up()
         os.nice(_NICENESS)
         self._selector.register(self._control, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
@@ -113,9 +120,11 @@ class Zygote:
         }
 
     def _serve_once(self) -> bool:
-        """Handle received messages, or fork a spare if there are none. Return False once the parent has closed it."""
-        is_short = len(self._spares) < _NUM_SPARES
-        events = self._selector.select(self._refill_pause_s if is_short else None)
+        """Handle received messages; if there are none, fork a spare or let one rehearse.
+
+        Return False once the parent has closed the socket.
+        """
+        events = self._selector.select(self._pause_s())
         for key, _ in events:
             if key.fileobj is self._control:
                 if not self._receive():
@@ -124,9 +133,27 @@ class Zygote:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
         self._reap()
-        if not events:
+        if not events and len(self._spares) < _NUM_SPARES:
             self._refill_pause_s = 0.0 if self._fork_spare() else _FORK_RETRY_S
+        elif not events:
+            self._let_rehearse()
         return True
+
+    def _pause_s(self) -> float | None:
+        """Seconds until there is something to do without a message; None if there is nothing."""
+        if len(self._spares) < _NUM_SPARES:
+            return self._refill_pause_s
+        has_fresh = not all(spare.has_rehearsed for spare in self._spares)
+        return _REHEARSE_AFTER_S if has_fresh and not self._ids else None
+
+    def _let_rehearse(self) -> None:
+        """Send one spare the order to rehearse."""
+        for spare in self._spares:
+            if not spare.has_rehearsed:
+                spare.has_rehearsed = True
+                with contextlib.suppress(OSError):  # a spare that has died is found by `_reap`
+                    spare.orders.send(_REHEARSE)
+                return
 
     def _receive(self) -> bool:
         try:
@@ -197,7 +224,12 @@ class Zygote:
             jail.limit_resources()
             if self._confinement.filter_with_job is not None and not jail.install(self._filters.child):
                 os._exit(1)
-            data, fds, _, _ = socket.recv_fds(orders, MAX_CONTROL_BYTES, MAX_JOB_FDS)
+            while True:
+                data, fds, _, _ = socket.recv_fds(orders, MAX_CONTROL_BYTES, MAX_JOB_FDS)
+                if data != _REHEARSE:
+                    break
+                with contextlib.suppress(Exception):
+                    rehearse(self._clip)
             orders.close()
             if data:  # None: the zygote has ended
                 message = json.loads(data)
