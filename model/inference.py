@@ -56,7 +56,7 @@ class PredictorInfo:
 
 
 class Predictor:
-    """Runs a checkpoint on one device. Not thread-safe.
+    """Runs a checkpoint on one device. On a CPU several threads may call `predict` at the same time.
 
     Args:
         checkpoint: the weights and their configuration.

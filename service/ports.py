@@ -38,7 +38,7 @@ class CheckpointInfo(Protocol):
 
 
 class Predictor(Protocol):
-    """The model as the device thread uses it: stateless, called by one thread only."""
+    """The model as the device threads use it: stateless. On a CPU several threads call `predict` at the same time."""
 
     @property
     def info(self) -> CheckpointInfo:

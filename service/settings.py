@@ -46,8 +46,11 @@ class Settings(BaseSettings):
         "auto",
         description="Compute type; auto: bfloat16 on CUDA, float32 on a CPU",
     )
+    parallel_calls: int | None = Field(
+        None, ge=1, le=64, description="Calls of the model at once on a CPU; empty: one per core, at most 4"
+    )
     torch_threads: int | None = Field(
-        None, ge=1, le=256, description="Threads of the device thread; empty: measured rule"
+        None, ge=1, le=256, description="Threads of a call of the model on a CPU; empty: measured rule"
     )
     max_batch: int | None = Field(
         None,

@@ -1,1 +1,1 @@
-"""Local segmenter: micro-batcher, device thread and encoder threads."""
+"""Local segmenter: micro-batcher, device threads and encoder threads."""

@@ -1,6 +1,7 @@
-"""The device thread, and the runner that predicts a batch on it.
+"""The device's threads, and the runner that predicts a batch on one of them.
 
-Everything that touches the predictor runs on this one OS thread, one call at a time.
+Everything that touches the predictor runs on these threads: on a GPU one, one call at a time; on a CPU several, each
+with a call of its own.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from service.ports import CheckpointInfo, Predictor
 
 logger = logging.getLogger(__name__)
 
-# Calls that wait for the thread: two batches (one waits while another runs, so that the device does not idle during a
-# hand-over; for a moment the thread may not have taken the first one yet) and one call of the warm-up.
-HANDOFF_SIZE = 3
+# Calls that wait beside one for each thread, which may not have taken it yet: a batch, so that the device does not idle
+# during a hand-over, and a call of the warm-up.
+HANDOFF_SIZE = 2
 # A call that takes this many times as long as its largest shape took at warm-up counts as hung. Other load on the
 # machine slows a call down less than that.
 HUNG_FACTOR = 20.0
@@ -59,37 +60,46 @@ class BatchOutcome:
     predict_s: float
 
 
-class DeviceThread:
-    """Runs calls in order on a daemon thread, so that a hanging device cannot keep the process from ending."""
+class DeviceThreads:
+    """Runs calls in order on daemon threads, so that a hanging device cannot keep the process from ending."""
 
     def __init__(
-        self, *, clock: Clock, call_limit_s: Callable[[], float], idle_check: Callable[[], object], idle_s: float
+        self,
+        *,
+        clock: Clock,
+        call_limit_s: Callable[[], float],
+        idle_check: Callable[[], object],
+        idle_s: float,
+        max_threads: int = 1,
     ) -> None:
-        """Create the thread; `start` starts it.
+        """Create the queue; `start` starts threads.
 
         Args:
             clock: seconds, monotonic.
-            call_limit_s: a call without progress for longer than this makes the thread unhealthy until the call ends.
-            idle_check: health check of the device, called on the thread after each `idle_s` seconds without work.
+            call_limit_s: a call without progress for longer than this makes the device unhealthy until the call ends.
+            idle_check: health check of the device, called on a thread after each `idle_s` seconds without work.
             idle_s: see `idle_check`.
+            max_threads: most threads.
         """
         self._clock = clock
         self._call_limit_s = call_limit_s
         self._idle_check = idle_check
         self._idle_s = idle_s
-        self._calls: queue.Queue[_Call | None] = queue.Queue(HANDOFF_SIZE)
-        self._busy_since_s: float | None = None
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._calls: queue.Queue[_Call | None] = queue.Queue(max_threads + HANDOFF_SIZE)
+        self._busy_since_s: dict[int, float] = {}  # of the threads that run a call, by thread
+        self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+    def start(self, *, num_threads: int = 1) -> None:
+        """Start threads until there are this many."""
+        while len(self._threads) < num_threads:
+            self._threads.append(threading.Thread(target=self._work, name="device", daemon=True))
+            self._threads[-1].start()
 
     async def run(self, call: Callable[..., _T], *arguments: Any) -> _T:
-        """Return `call(*arguments)`, computed on the device thread; its exceptions are raised here.
+        """Return `call(*arguments)`, computed on a device thread; its exceptions are raised here.
 
         Raises:
-            ServiceError: `queue_full` if three calls already wait; the segmenter never sends more.
+            ServiceError: `queue_full` if too many calls already wait; the segmenter never sends more.
         """
         future: Future[_T] = Future()
         try:
@@ -99,17 +109,17 @@ class DeviceThread:
         return await asyncio.wrap_future(future)
 
     def is_healthy(self) -> bool:
-        """Return whether the thread is alive and its current call is not overdue."""
-        busy_since_s = self._busy_since_s
-        is_stuck = busy_since_s is not None and self._clock() - busy_since_s > self._call_limit_s()
-        return self._thread.is_alive() and not is_stuck
+        """Return whether the threads are alive and no call is overdue."""
+        now_s, limit_s = self._clock(), self._call_limit_s()
+        is_stuck = any(now_s - since_s > limit_s for since_s in list(self._busy_since_s.values()))
+        return all(thread.is_alive() for thread in self._threads) and not is_stuck
 
     def note_progress(self) -> None:
-        """Restart the clock of the current call. Called on the thread by a call of several steps."""
-        self._busy_since_s = self._clock()
+        """Restart the clock of the calling thread's call. Called by a call of several steps."""
+        self._busy_since_s[threading.get_ident()] = self._clock()
 
     async def stop(self, *, timeout_s: float) -> bool:
-        """End the thread after its current call and cancel waiting calls. Return False if it did not end in time."""
+        """End the threads after their calls and cancel waiting calls. Return False if one did not end in time."""
         while True:
             try:
                 entry = self._calls.get_nowait()
@@ -117,14 +127,17 @@ class DeviceThread:
                 break
             if entry is not None:
                 entry[0].cancel()
-        if not self._thread.is_alive():
-            return True
-        self._calls.put_nowait(None)
-        await asyncio.to_thread(self._thread.join, timeout_s)
-        return not self._thread.is_alive()
+        living = [thread for thread in self._threads if thread.is_alive()]
+        for _ in living:
+            self._calls.put_nowait(None)
+        until_s = time.monotonic() + timeout_s
+        for thread in living:
+            await asyncio.to_thread(thread.join, max(0.0, until_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in living)
 
     def _work(self) -> None:
-        """Run calls until the thread is stopped. An exception goes to the caller and does not end the thread."""
+        """Run calls until the threads are stopped. An exception goes to the caller and does not end the thread."""
+        this = threading.get_ident()
         while True:
             try:
                 entry = self._calls.get(timeout=self._idle_s)
@@ -135,19 +148,19 @@ class DeviceThread:
             future, call, arguments = entry
             if not future.set_running_or_notify_cancel():
                 continue
-            self._busy_since_s = self._clock()
+            self._busy_since_s[this] = self._clock()
             try:
                 result = call(*arguments)
             except Exception as failure:
-                self._busy_since_s = None  # before the caller hears of it
+                self._busy_since_s.pop(this)  # before the caller hears of it
                 future.set_exception(failure)
             else:
-                self._busy_since_s = None
+                self._busy_since_s.pop(this)
                 future.set_result(result)
 
 
 class BatchRunner:
-    """Owns the predictor. All methods except the constructor run on the device thread.
+    """Owns the predictor. All methods except the constructor run on device threads; `run` on several at the same time.
 
     After a failed batch each request is run again alone, so that only the faulty one fails. A batch that does not fit
     is halved, and the size that fits is remembered. If the device died, everything fails with `backend_down`.
@@ -155,6 +168,7 @@ class BatchRunner:
 
     info: ModelInfo
     compute_type: str
+    can_run_parallel: bool
     device_facts: Mapping[str, str]
     plan: BatchPlan
     _predictor: Predictor
@@ -184,6 +198,7 @@ class BatchRunner:
         self._on_call = on_call
         self._sizes = tuple(sorted(sizes))
         self._clock = clock
+        self._planning = threading.Lock()  # over the plan and the costs that it is made of
         self.is_loaded = False
         self.is_device_healthy = True
         self.memory_bytes = 0
@@ -210,6 +225,7 @@ class BatchRunner:
             clock=self._clock,
             is_cpu=is_cpu,
         )
+        self.can_run_parallel = is_cpu
         self._warm_up.start()
         if not is_cpu:
             self._warm_up.finish()
@@ -233,8 +249,9 @@ class BatchRunner:
     def _use_warm_shapes(self) -> None:
         """Plan with the shapes measured so far."""
         costs_s = self._warm_up.costs_s
-        self._costs = CallCosts(costs_s)
-        self.plan = BatchPlan(costs_s)
+        with self._planning:
+            self._costs = CallCosts(costs_s)
+            self.plan = BatchPlan(costs_s)
         self.memory_bytes = self._predictor.memory_bytes()
         if self._warm_up.is_done:
             seconds = {size: round(cost_s, 5) for size, cost_s in costs_s.items()}
@@ -286,8 +303,9 @@ class BatchRunner:
             except MemoryError:
                 self._shrink(num)
                 continue
-            self._costs.note_call(len(padded[0]), self._clock() - began_s)
-            self.plan = self._costs.updated(self.plan)
+            with self._planning:
+                self._costs.note_call(len(padded[0]), self._clock() - began_s)
+                self.plan = self._costs.updated(self.plan)
             if logits.ndim != 4 or len(logits) != len(padded[0]):
                 raise RuntimeError(f"the predictor answered {logits.shape} for {len(padded[0])} samples")
             parts.append(logits[:num])
@@ -311,11 +329,12 @@ class BatchRunner:
         return [result for alone in by_request.values() for result in self.run(alone).results]
 
     def _shrink(self, num_samples: int) -> None:
-        size = self.plan.shape_of(num_samples)
-        smaller = self.plan.without(size)
-        if smaller is None:
-            raise RuntimeError(f"a batch of {num_samples} does not fit the device, and there is no smaller shape")
-        self.plan = smaller
+        with self._planning:
+            size = self.plan.shape_of(num_samples)
+            smaller = self.plan.without(size)
+            if smaller is None:
+                raise RuntimeError(f"a batch of {num_samples} does not fit the device, and there is no smaller shape")
+            self.plan = smaller
         self._warm_up.stop()
         logger.warning("batch does not fit the device", extra={"num_samples": size, "max_batch": smaller.max_batch})
 

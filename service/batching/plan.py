@@ -7,6 +7,8 @@ from collections.abc import Mapping
 # Seconds that a call costs beside the predictor: hand-over, assembly, answers. Without this term, noise in the measured
 # costs could split one call into many.
 HANDOVER_S = 0.0005
+# A shape is efficient if a sample costs at most this many times what it costs in the best shape.
+EFFICIENT = 1.25
 
 
 class BatchPlan:
@@ -15,6 +17,10 @@ class BatchPlan:
     A device call costs what its *shape* costs, so n waiting samples may be padded up to the next shape (cheap on a GPU,
     where a call has a fixed cost) or sent as a smaller full shape now and the rest right after (cheap on a CPU, where
     the cost grows with the shape). The plan takes the option that finishes first by the costs that are known.
+
+    Attributes:
+        sizes: the shapes, rising.
+        efficient_size: the smallest shape that is efficient.
     """
 
     def __init__(self, costs_s: Mapping[int, float]) -> None:
@@ -31,6 +37,9 @@ class BatchPlan:
         self._costs_s = dict(sorted(costs_s.items()))
         self.sizes = tuple(self._costs_s)
         self._first, self._total_s = self._choose()
+        by_sample_s = {size: cost_s / size for size, cost_s in self._costs_s.items()}
+        enough_s = EFFICIENT * min(by_sample_s.values())
+        self.efficient_size = next(size for size, cost_s in by_sample_s.items() if cost_s <= enough_s)
 
     @property
     def max_batch(self) -> int:

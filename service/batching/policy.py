@@ -21,6 +21,7 @@ class BatchPolicy:
         max_queued_bytes: most bytes of chunks waiting; a chunk beyond that is refused with `queue_full`.
         job_patience_s: jobs yield to interactive requests for this long; after that they get an eighth of each batch.
         encode_threads: threads that turn logits into masks.
+        parallel_calls: most calls of the predictor at the same time, on a CPU; other devices run one.
         device_timeout_s: a device call longer than this means that the device no longer answers; on slow devices a
             multiple of the measured time of a batch where that is longer (`BatchRunner.call_limit_s`).
     """
@@ -32,11 +33,14 @@ class BatchPolicy:
     max_queued_bytes: int = 1024**3
     job_patience_s: float = 1.0
     encode_threads: int = 2
+    parallel_calls: int = 1
     device_timeout_s: float = 20.0
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or self.encode_threads < 1 or self.max_queued_samples < 1:
-            raise ValueError(f"max_batch, encode_threads and max_queued_samples must be at least 1, got {self}")
+        if min(self.max_batch, self.encode_threads, self.parallel_calls, self.max_queued_samples) < 1:
+            raise ValueError(
+                f"max_batch, encode_threads, parallel_calls and max_queued_samples must be at least 1, got {self}"
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:

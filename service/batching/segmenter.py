@@ -1,4 +1,4 @@
-"""The local Segmenter: micro-batcher, device thread, encoder threads and a predictor in this process."""
+"""The local Segmenter: micro-batcher, device threads, encoder threads and a predictor in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import cv2
 
 from service.aio.tasks import end_tasks
 from service.batching.arrays import device_lost
-from service.batching.device import BatchRunner, DeviceThread
+from service.batching.device import BatchRunner, DeviceThreads
 from service.batching.encode_groups import EncodeInput
 from service.batching.micro_batcher import EncodeOutput, MicroBatcher
 from service.batching.policy import BatchPolicy
@@ -52,7 +52,7 @@ class LocalSegmenter(MicroBatcher):
         """Create the parts; nothing is loaded before `start`.
 
         Args:
-            make_predictor: loads the model; called once on the device thread, which then owns the predictor.
+            make_predictor: loads the model; called once on a device thread.
             policy: batching policy.
             metrics: batch and stage metrics, `worker_up`.
             clock: seconds, monotonic.
@@ -66,11 +66,12 @@ class LocalSegmenter(MicroBatcher):
             on_call=lambda: self._device.note_progress(),
             clock=clock,
         )
-        self._device = DeviceThread(
+        self._device = DeviceThreads(
             clock=clock,
             call_limit_s=self._runner.call_limit_s,
             idle_check=self._runner.check_health,
             idle_s=IDLE_CHECK_S,
+            max_threads=policy.parallel_calls,
         )
         self._encoders = ThreadPoolExecutor(
             policy.encode_threads, thread_name_prefix="encode", initializer=_prepare_encoder
@@ -87,16 +88,19 @@ class LocalSegmenter(MicroBatcher):
         )
 
     async def start(self) -> None:
-        """Load the predictor and warm up its first batch shapes on the device thread; ready when it returns.
+        """Load the predictor and warm up its first batch shapes on a device thread; ready when it returns.
 
-        On a CPU the larger shapes are warmed up afterwards, between batches (`BatchRunner.load`).
+        On a CPU the larger shapes are warmed up afterwards, between batches (`BatchRunner.load`), and other threads
+        call the predictor at the same time.
 
         Raises:
             Exception: any error of loading the model. After that the segmenter can only be closed.
         """
         self._device.start()
         await self._device.run(self._runner.load)
-        self.start_batching()
+        parallel_calls = self._policy.parallel_calls if self._runner.can_run_parallel else 1
+        self._device.start(num_threads=parallel_calls)
+        self.start_batching(parallel_calls=parallel_calls)
         self._tasks = [
             asyncio.create_task(self._watch_device(), name="device watch"),
             asyncio.create_task(self._warm_up_further(), name="warm-up"),
@@ -115,7 +119,7 @@ class LocalSegmenter(MicroBatcher):
         await super().aclose()
         timeout_s = STOP_TIMEOUT_S if self._device.is_healthy() else 0.0  # a call that hangs has had its time
         if not await self._device.stop(timeout_s=timeout_s):
-            logger.error("device thread did not end in time")
+            logger.error("device threads did not end in time")
         await asyncio.to_thread(self._encoders.shutdown, cancel_futures=True)
 
     async def describe(self) -> ModelInfo:
@@ -155,7 +159,7 @@ class LocalSegmenter(MicroBatcher):
 
     @property
     def samples_per_s(self) -> float:
-        """Return the drain rate in samples per second of device time; 0 while warming up."""
+        """Return the drain rate in samples per second; 0 while warming up."""
         return super().samples_per_s if self._runner.is_loaded else 0.0
 
     def predicted_wait_s(self, num_samples: int) -> float:
@@ -185,7 +189,7 @@ class LocalSegmenter(MicroBatcher):
             await asyncio.sleep(WATCH_S)
 
     async def _warm_up_further(self) -> None:
-        """Warm up the larger batch shapes. The device thread takes batches that wait between two of these calls."""
+        """Warm up the larger batch shapes. Between two of these calls a device thread takes batches that wait."""
         while await self._device.run(self._runner.warm_up_further):
             pass
 

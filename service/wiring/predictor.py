@@ -8,6 +8,7 @@ from pathlib import Path
 
 from service.batching.policy import BatchPolicy
 from service.ports import Predictor
+from service.predictors.torch import default_parallel_calls
 from service.settings import Settings
 
 # Most encoder threads. Encoding a sample's masks takes about a tenth of its prediction time; more threads would only
@@ -20,14 +21,14 @@ def predictor_maker(settings: Settings) -> MakePredictor:
     """Return the function that loads the checkpoint. Torch is imported when the function is called."""
 
     def make() -> Predictor:
-        from service.predictors.torch import import_model, load_predictor
+        from service.predictors.torch import default_threads, import_model, load_predictor
 
         import_model(is_cpu=not has_gpu(settings.device))
         return load_predictor(
             settings.checkpoint,
             device=settings.device,
             dtype=settings.dtype,
-            threads=settings.torch_threads,
+            threads=settings.torch_threads or default_threads(settings.parallel_calls),
             input_px=settings.input_px,
         )
 
@@ -46,5 +47,6 @@ def batch_policy(settings: Settings) -> BatchPolicy:
         window_s=settings.batch_window_s,
         device_timeout_s=settings.device_timeout_s,
         max_queued_bytes=settings.max_queued_bytes,
+        parallel_calls=settings.parallel_calls or default_parallel_calls(settings.torch_threads),
         encode_threads=max(1, min(_MAX_ENCODERS, os.cpu_count() or 1)),
     )

@@ -35,11 +35,12 @@ class Site:
     """A batcher over a device that sleeps, behind a front that handles one request at a time."""
 
     plan: BatchPlan
+    parallel_calls: int = 1
     sizes: list[int] = field(default_factory=list)
     latencies_s: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._device, self._front = asyncio.Lock(), asyncio.Lock()
+        self._device, self._front = asyncio.Semaphore(self.parallel_calls), asyncio.Lock()
         self.batcher = MicroBatcher(
             BatchPolicy(max_batch=MAX_BATCH),
             run_batch=self._run,
@@ -48,7 +49,7 @@ class Site:
             metrics=Metrics(),
             clock=virtual_clock,
         )
-        self.batcher.start_batching()
+        self.batcher.start_batching(parallel_calls=self.parallel_calls)
 
     async def _run(self, slices: Sequence[SampleSlice]) -> BatchOutcome:
         num = sum(map(len, slices))
@@ -77,8 +78,8 @@ class Site:
             number += 1
 
 
-async def closed_loop(num_clients: int, plan: BatchPlan) -> Site:
-    site = Site(plan)
+async def closed_loop(num_clients: int, plan: BatchPlan, *, parallel_calls: int = 1) -> Site:
+    site = Site(plan, parallel_calls)
     tasks = [asyncio.create_task(site.ask_forever(f"c{number}")) for number in range(num_clients)]
     await asyncio.sleep(MEASURED_S)
     await _end(site, tasks)
@@ -122,6 +123,15 @@ def test_a_lone_client_never_waits() -> None:
 def test_a_device_that_saves_nothing_by_batching_hardly_waits() -> None:
     site = run_virtual(closed_loop(2, PROCESSOR))
     assert _ratio_to_limit(site) >= 0.85
+
+
+@pytest.mark.parametrize("num_clients", [16, 20, 32])
+def test_calls_side_by_side_double_the_rate(num_clients: int) -> None:
+    one, two = (run_virtual(closed_loop(num_clients, PROCESSOR, parallel_calls=calls)) for calls in (1, 2))
+    assert _ratio_to_limit(two) >= 1.85 * _ratio_to_limit(one)
+    if num_clients > 2 * MAX_BATCH:  # else nobody waits, and who came back in a smaller batch is answered sooner
+        counts = [len(latencies_s) for latencies_s in two.latencies_s.values()]
+        assert min(counts) >= 0.9 * max(counts)
 
 
 def test_clients_that_do_not_come_back_cost_nothing_in_the_long_run() -> None:

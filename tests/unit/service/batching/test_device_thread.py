@@ -1,4 +1,4 @@
-"""The device's own thread: order, exceptions, bounds, health, an end that does not hang."""
+"""The device's own threads: order, exceptions, bounds, health, an end that does not hang."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 import pytest
 from support.components.chunks import FakeClock
 
-from service.batching.device import HANDOFF_SIZE, DeviceThread
+from service.batching.device import HANDOFF_SIZE, DeviceThreads
 from service.domain.errors import ServiceError
 
 
-def make_thread(*, clock=None, idle_check=lambda: None, idle_s=60.0) -> DeviceThread:
-    thread = DeviceThread(clock=clock or FakeClock(), call_limit_s=lambda: 10.0, idle_check=idle_check, idle_s=idle_s)
+def make_thread(*, clock=None, idle_check=lambda: None, idle_s=60.0) -> DeviceThreads:
+    thread = DeviceThreads(clock=clock or FakeClock(), call_limit_s=lambda: 10.0, idle_check=idle_check, idle_s=idle_s)
     thread.start()
     return thread
 
@@ -47,7 +47,7 @@ async def test_the_handoff_is_bounded_and_what_waits_is_cancelled_at_the_end():
 
     running = asyncio.create_task(thread.run(hold))
     await asyncio.to_thread(has_started.wait, 60)
-    waiting = [asyncio.create_task(thread.run(lambda: "late")) for _ in range(HANDOFF_SIZE)]
+    waiting = [asyncio.create_task(thread.run(lambda: "late")) for _ in range(1 + HANDOFF_SIZE)]
     await asyncio.sleep(0)
     with pytest.raises(ServiceError) as caught:
         await thread.run(lambda: "one too many")
@@ -98,3 +98,27 @@ async def test_progress_starts_the_time_of_a_call_anew():
     clock.advance(100)
     assert thread.is_healthy(), "between calls"
     assert await thread.stop(timeout_s=30)
+
+
+async def test_calls_run_at_the_same_time_on_as_many_threads_as_were_started():
+    clock = FakeClock()
+    threads = DeviceThreads(clock=clock, call_limit_s=lambda: 10.0, idle_check=int, idle_s=60.0, max_threads=3)
+    threads.start()
+    threads.start(num_threads=3)
+    together, gate = threading.Barrier(4), threading.Event()
+
+    def meet() -> int:
+        together.wait(60)
+        gate.wait(60)
+        return threading.get_ident()
+
+    calls = [asyncio.create_task(threads.run(meet)) for _ in range(3)]
+    await asyncio.to_thread(together.wait, 60)
+    assert threads.is_healthy()
+    clock.advance(11)
+    assert not threads.is_healthy(), "calls that take too long"
+    gate.set()
+    assert len(set(await asyncio.gather(*calls))) == 3
+    assert threads.is_healthy()
+    assert await threads.stop(timeout_s=30)
+    assert not threads.is_healthy()

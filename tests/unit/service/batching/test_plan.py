@@ -56,3 +56,9 @@ def test_policy_sizes_end_with_the_largest_batch():
     assert BatchPolicy(max_batch=1).sizes == (1,)
     with pytest.raises(ValueError, match="at least 1"):
         BatchPolicy(max_batch=0)
+
+
+def test_the_efficient_size_is_the_smallest_that_costs_hardly_more_than_the_best():
+    assert BatchPlan({1: 0.009, 2: 0.014, 4: 0.0232, 8: 0.0438, 16: 0.0902}).efficient_size == 4
+    assert BatchPlan({1: 0.13, 2: 0.27}).efficient_size == 1
+    assert BatchPlan({1: 0.02, 64: 0.084}).efficient_size == 64

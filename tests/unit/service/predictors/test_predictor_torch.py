@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from support.model.untrained import save_untrained
 
 from service.ports import Predictor
 from service.predictors import torch as predictor_torch
-from service.predictors.torch import default_threads, load_predictor
+from service.predictors.torch import default_parallel_calls, default_threads, load_predictor, usable_cores
 
 ROOT = Path(__file__).parents[4]
 # Prints the hash of the logits, whether the kernels were left out, and the shape that an exported network gives.
@@ -87,16 +88,37 @@ def test_what_cannot_be_loaded_is_a_value_error_that_says_why(tmp_path, what):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [("max 100000", 8), ("200000 100000", 1), ("450000 100000", 2), ("50000 100000", 1), ("nonsense", 8), (None, 8)],
+    ("text", "cores"),
+    [("max 100000", 16), ("200000 100000", 2), ("450000 100000", 5), ("50000 100000", 1), ("nonsense", 16), (None, 16)],
 )
-def test_threads_are_half_of_the_cores_or_of_the_quota(tmp_path, monkeypatch, text, expected):
+def test_cores_are_those_of_the_process_or_of_its_quota(tmp_path, monkeypatch, text, cores):
     path = tmp_path / "cpu.max"
     if text is not None:
         path.write_text(text)
     monkeypatch.setattr(predictor_torch, "_CPU_QUOTA", path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    assert default_threads() == expected
+    assert usable_cores() == cores
+
+
+@pytest.mark.parametrize(("cores", "calls", "threads"), [(1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 4, 1), (16, 4, 2)])
+def test_calls_at_once_and_their_threads_follow_from_the_cores(monkeypatch, cores, calls, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(predictor_torch, "_CPU_QUOTA", Path("/nowhere"))
+    assert default_parallel_calls() == calls
+    assert default_threads() == threads
+    assert default_parallel_calls(threads=cores) == 1
+    assert default_threads(parallel_calls=1) == max(1, cores // 2)
+
+
+def test_calls_at_the_same_time_answer_as_calls_in_turn(tmp_path):
+    predictor = load_predictor(save_untrained(tmp_path), device="cpu", threads=1)
+    predictor.compile()
+    inputs = [sample(predictor, num) for num in range(1, 9)]
+    in_turn = [predictor.predict(*each) for each in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda each: predictor.predict(*each), inputs))
+    for one, other in zip(in_turn, at_once, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_kernels_that_inference_on_a_cpu_does_not_use_can_be_imported_later(tmp_path):
