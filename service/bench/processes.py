@@ -83,6 +83,7 @@ def running_redis() -> Iterator[str | None]:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="avesformer-bench-"))
         port = _free_port()
         place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
+        stack.enter_context(_unwinding_at_sigterm())
         server = subprocess.Popen([program, *place], stdout=subprocess.DEVNULL)
         stack.callback(_end, server)
         yield f"redis://127.0.0.1:{port}/0"
@@ -121,11 +122,29 @@ def _running(arguments: Sequence[str], *, code: str = _CLI, **settings: object) 
     command = [sys.executable, "-c", code, *arguments]
     chosen = {"BENCH_ROUTES": 1, "LOG_LEVEL": "warning"} | settings
     environment = os.environ | {f"AVES_{name}": str(value) for name, value in chosen.items()}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    with _unwinding_at_sigterm():
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+@contextmanager
+def _unwinding_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process in order, so that the processes started in the context end too (main thread)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)  # as shells report it
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
-        yield process
+        yield
     finally:
-        _end(process)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> dict[str, str]:

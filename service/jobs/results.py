@@ -82,12 +82,18 @@ class ResultSender:
         self._drawing = asyncio.Lock()
 
     async def send(self, job: Job) -> ResultPut:
-        """Return how it went; failures that a retry can help are retried."""
-        failure = "The job failed, so there is no result."
-        if job.state == "done":
+        """Return how it went; failures that a retry can help are retried. What was written once is kept for a retry."""
+        if job.state != "done":
+            return ResultPut("failed", "The job failed, so there is no result.")
+        max_bytes = self._policy.max_bytes
+        with self._spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=job.owner) as file:
+            opening: bytes | None = None
             for delay_s in (*self._policy.delays_s, None):
                 try:
-                    await self._send_once(job)
+                    if opening is None:
+                        file.clear()
+                        opening = await self._write(job, file)
+                    await self._put(job, opening, file)
                     return ResultPut("sent")
                 except PutError as error:
                     failure, may_retry = f"result_url: {error}.", error.may_retry
@@ -96,26 +102,24 @@ class ResultSender:
                 if delay_s is None or not may_retry:
                     break
                 await self._sleep(delay_s)
-            logger.warning("a result could not be sent", extra={"job_id": job.job_id, "reason": failure})
+        logger.warning("a result could not be sent", extra={"job_id": job.job_id, "reason": failure})
         return ResultPut("failed", failure)
 
-    async def _send_once(self, job: Job) -> None:
+    async def _write(self, job: Job, file: SpoolFile) -> bytes:
+        """Write the result; return what goes before it."""
+        if job.result_format == "overlay":
+            return await self._write_overlay(job, file)
+        return await self._write_document(job, file)
+
+    async def _put(self, job: Job, opening: bytes, file: SpoolFile) -> None:
         assert job.result_url is not None, "the job has no result_url"
-        max_bytes = self._policy.max_bytes
-        with self._spool.open_answer(max_bytes=max_bytes, memory_bytes=MEMORY_BYTES, party=job.owner) as file:
-            if job.result_format == "overlay":
-                opening = await self._write_overlay(job, file)
-            else:
-                opening = await self._write_document(job, file)
-            await self._putter.put(
-                job.result_url,
-                _blocks(opening, file),
-                num_bytes=len(opening) + file.size,
-                media_type=MEDIA_TYPES[job.result_format],
-            )
+        file.rewind()
+        num_bytes = len(opening) + file.size
+        media_type = MEDIA_TYPES[job.result_format]
+        await self._putter.put(job.result_url, _blocks(opening, file), num_bytes=num_bytes, media_type=media_type)
 
     async def _write_document(self, job: Job, file: SpoolFile) -> bytes:
-        """Write a format that is made of the answer alone; return what goes before it."""
+        """Write a format that is made of the answer alone."""
         max_bytes = self._policy.max_bytes
         formatter = formatter_of(job.result_format, is_compressed=True, max_bytes=max_bytes)
         document = AnswerDocument(formatter, file, max_bytes=max_bytes)

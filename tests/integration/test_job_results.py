@@ -13,6 +13,8 @@ from support.inputs.clips import make_clip
 from support.servers.front import RunningFront, running_front
 from support.servers.object_store import ObjectStore, running_store
 
+from service.core.overlay_file import write_overlay
+from service.jobs import results
 from service.jobs.results import RESULT_FORMATS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -66,14 +68,22 @@ async def test_the_result_is_put_in_every_format(client: httpx.AsyncClient, stor
 
 
 @pytest.mark.parametrize("keep_clip", [False, True])
-async def test_an_overlay_is_drawn_and_put_before_the_clip_is_deleted(
-    client: httpx.AsyncClient, store: ObjectStore, keep_clip: bool
+async def test_an_overlay_is_drawn_once_and_put_before_the_clip_is_deleted(
+    client: httpx.AsyncClient, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, keep_clip: bool
 ) -> None:
+    drawings: list[None] = []
+
+    async def counted(*arguments: Any, **more: Any) -> None:
+        drawings.append(None)
+        await write_overlay(*arguments, **more)
+
+    monkeypatch.setattr(results, "write_overlay", counted)
     url, kept = f"http://127.0.0.1:{store.port}/overlay/{keep_clip}", {"keep_clip": "true"} if keep_clip else {}
     store.statuses = ["503 Slow Down"]
     accepted = await submit(client, result_url=url, result_format="overlay", **kept)
     job = await until_put(client, accepted)
     assert (job["state"], job["result_put"]) == ("done", {"state": "sent", "detail": None})
+    assert len(drawings) == 1, "the second try sends what was drawn for the first"
     drawn = await client.post("/v1/segment", params={"fps": 5, "format": "overlay"}, files={"video": CLIP})
     assert drawn.status_code == 200
     assert store.objects[f"/overlay/{keep_clip}"] == drawn.content

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 from support.inputs.clips import make_clip
 from support.servers.front import running_front
+from support.waiting import until
 from typer.testing import CliRunner
 
 from service.bench.figures import BenchPlan, latency_figures
 from service.bench.http_load import Load, drive
 from service.bench.live_speed import measure_live, measure_streams
-from service.bench.processes import RunningService
+from service.bench.process_usage import descendants_of
+from service.bench.processes import RunningService, cli_command
 from service.bench.world.events import measure_events
 from service.bench.world.tracks import measure_tracks
 from service.cli.main import app
@@ -161,3 +165,19 @@ def test_tracks_and_events_of_one_clip_are_measured() -> None:
     for name in ("tiny", "tiny-semantic"):
         assert 0 <= figures[f"events.{name}.precision"] <= 1
         assert figures[f"events.{name}.num_true"] >= 0
+
+
+async def test_a_terminated_bench_leaves_no_service_behind(tmp_path: Path) -> None:
+    """`start` starts the service before anything else is measured."""
+    command = cli_command("bench", "--only", "start", "--checkpoint", "tiny", "--device", "cpu")
+    bench = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        await until(lambda: len(descendants_of(bench.pid)) >= 4, hang_s=120)  # a service, its zygote and decoders
+        started = descendants_of(bench.pid)[1:]
+        bench.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(bench.wait(), 120) == 128 + signal.SIGTERM
+        await until(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()], hang_s=60)
+    finally:
+        if bench.returncode is None:
+            bench.kill()
+            await bench.wait()
