@@ -32,9 +32,8 @@ logger = logging.getLogger(__name__)
 # Passes of the event loop without a new arrival before a batch leaves early. A request in a socket's buffer needs about
 # three passes to reach the batcher (read, start the handler, queue), so requests that arrive together leave together.
 SETTLE_PASSES = 3
-# Longest wait for an efficient batch beside other calls, in calls of the smallest shape. With one call in place of two,
-# 16 live streams have the same delays and whole clips cost a tenth more; without the wait, a fifth.
-MAX_WAIT_CALLS = 2
+# Longest wait for an efficient batch beside other calls, in windows.
+MAX_WAIT_WINDOWS = 2
 
 RunBatch = Callable[[Sequence[SampleSlice]], Awaitable[BatchOutcome]]
 EncodeOutput = list[tuple[tuple[FrameMasks, ...] | ServiceError, float]]
@@ -102,8 +101,13 @@ class MicroBatcher:
 
     def start_batching(self, *, parallel_calls: int = 1) -> None:
         """Start the batcher's own task, for a device that runs so many calls at the same time."""
-        self._load.parallel_calls = parallel_calls
+        self.run_parallel(parallel_calls)
         self._loop = asyncio.create_task(self._run(), name="micro-batcher")
+
+    def run_parallel(self, parallel_calls: int) -> None:
+        """Hand over so many calls at the same time from now on."""
+        self._load.parallel_calls = parallel_calls
+        self._wake.set()
 
     async def aclose(self) -> None:
         """Stop at once. Chunks that still wait or run end with `draining`."""
@@ -232,7 +236,7 @@ class MicroBatcher:
         plan = self._plan()
         if self._load.is_idle or self._queue.num_samples >= plan.efficient_size:
             return 0.0
-        return MAX_WAIT_CALLS * plan.cost_s(1) - self._queue.oldest_age_s(now_s=self._clock())
+        return MAX_WAIT_WINDOWS * self._policy.window_s - self._queue.oldest_age_s(now_s=self._clock())
 
     async def _next_wake(self, timeout_s: float | None) -> None:
         self._wake.clear()

@@ -90,17 +90,15 @@ class LocalSegmenter(MicroBatcher):
     async def start(self) -> None:
         """Load the predictor and warm up its first batch shapes on a device thread; ready when it returns.
 
-        On a CPU the larger shapes are warmed up afterwards, between batches (`BatchRunner.load`), and other threads
-        call the predictor at the same time.
+        On a CPU the larger shapes are warmed up afterwards, between batches (`BatchRunner.load`), and then other
+        threads call the predictor at the same time.
 
         Raises:
             Exception: any error of loading the model. After that the segmenter can only be closed.
         """
         self._device.start()
         await self._device.run(self._runner.load)
-        parallel_calls = self._policy.parallel_calls if self._runner.can_run_parallel else 1
-        self._device.start(num_threads=parallel_calls)
-        self.start_batching(parallel_calls=parallel_calls)
+        self.start_batching()
         self._tasks = [
             asyncio.create_task(self._watch_device(), name="device watch"),
             asyncio.create_task(self._warm_up_further(), name="warm-up"),
@@ -189,9 +187,16 @@ class LocalSegmenter(MicroBatcher):
             await asyncio.sleep(WATCH_S)
 
     async def _warm_up_further(self) -> None:
-        """Warm up the larger batch shapes. Between two of these calls a device thread takes batches that wait."""
+        """Warm up the larger batch shapes; between two of these calls the device thread takes batches that wait.
+
+        Other threads start afterwards: each keeps memory of the calls that it has made, and none costs what is
+        measured. On a device of one thread nothing is left to do.
+        """
         while await self._device.run(self._runner.warm_up_further):
             pass
+        if self._runner.can_run_parallel:
+            self._device.start(num_threads=self._policy.parallel_calls)
+            self.run_parallel(self._policy.parallel_calls)
 
     async def _encode_group(self, group: EncodeInput) -> EncodeOutput:
         loop, model = asyncio.get_running_loop(), self._runner.info

@@ -1,4 +1,4 @@
-"""Spare children: they rehearse while no child has a job, and only then."""
+"""Spare children: the next one rehearses while no child has a job, and only then."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from support.components.decoding import decode_here, make_job
-from support.components.pools import decode_through, make_request, running_pool, soon, uploaded, zygote_of
+from support.components.pools import make_request, read_all, running_pool, soon, uploaded, zygote_of
 from support.inputs.clips import make_clip
 from support.waiting import until
 
@@ -34,27 +34,26 @@ def rehearsed() -> set[int]:
     return {pid for pid, num in pages_touched().items() if num > _REHEARSED_PAGES}
 
 
-async def test_idle_spares_rehearse_and_then_decode_as_ever(tmp_path: Path) -> None:
+async def test_the_next_spare_rehearses_and_then_decodes_as_ever(tmp_path: Path) -> None:
     data = make_clip(num_frames=25)
     async with running_pool() as pool, uploaded(data, tmp_path) as upload:
-        await until(lambda: len(rehearsed()) == 2)
-        first = rehearsed()
-        through = await decode_through(pool, upload)
+        await until(rehearsed)
+        await asyncio.sleep(0.5)
+        (first,) = rehearsed()
+        async with pool.open(upload, make_request(), deadline=soon()) as reader:
+            assert reader.pid == first
+            through = await read_all(reader)
         here = decode_here(data, make_job())
         np.testing.assert_array_equal(here.frames, through.frames)
         np.testing.assert_array_equal(here.windows, through.windows)
-        await until(lambda: len(rehearsed()) == 2)
-        assert len(rehearsed() - first) == 1  # the spare that came for the one that was used
+        await until(lambda: rehearsed() - {first})
 
 
 async def test_no_spare_rehearses_while_a_child_has_a_job(tmp_path: Path) -> None:
     data = make_clip(num_frames=100, gop=10, movflags="faststart")
     half = data[: len(data) * 6 // 10]
     async with running_pool() as pool, uploaded(half, tmp_path, is_complete=False) as upload:
-        before = set(pages_touched())
-        async with pool.open(upload, make_request(), deadline=soon()):
-            await until(lambda: len(set(pages_touched()) - before) == 1)
-            (fresh,) = set(pages_touched()) - before
+        async with pool.open(upload, make_request(), deadline=soon()) as reader:
             await asyncio.sleep(0.5)
-            assert fresh not in rehearsed()
-        await until(lambda: fresh in rehearsed())
+            assert rehearsed() <= {reader.pid}
+        await until(lambda: rehearsed() - {reader.pid})
