@@ -153,6 +153,8 @@ class Predictor:
             RuntimeError: the device failed.
         """
         _check(frames, windows)
+        # Gives a new thread its number of OpenMP threads: a convolution that came before would take all cores.
+        torch.get_num_threads()
         try:
             on_device = _tensor(frames).to(self.device), _tensor(windows).to(self.device)
             if self._graph is not None and frames.shape[1:3] == (self.info.input_height, self.info.input_width):

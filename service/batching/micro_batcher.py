@@ -99,9 +99,8 @@ class MicroBatcher:
         metrics.queue_depth.set_function(lambda: self._queue.num_samples)
         metrics.queue_oldest_seconds.set_function(lambda: self._queue.oldest_age_s(now_s=clock()))
 
-    def start_batching(self, *, parallel_calls: int = 1) -> None:
-        """Start the batcher's own task, for a device that runs so many calls at the same time."""
-        self.run_parallel(parallel_calls)
+    def start_batching(self) -> None:
+        """Start the batcher's own task. The device is given one call at a time until `run_parallel`."""
         self._loop = asyncio.create_task(self._run(), name="micro-batcher")
 
     def run_parallel(self, parallel_calls: int) -> None:

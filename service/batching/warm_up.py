@@ -72,8 +72,7 @@ class WarmUp:
 
     def step(self) -> None:
         """Make the next call of the predictor, if one is left. Raises any error of the predictor but MemoryError."""
-        has_ended = next(self._calls, _END) is _END
-        self.is_done = self.is_done or has_ended
+        self.is_done = next(self._calls, _END) is _END
 
     def start(self) -> None:
         """Make the first call of the smallest shape."""
@@ -86,7 +85,8 @@ class WarmUp:
             self.step()
 
     def stop(self) -> None:
-        """Leave out the shapes that are not measured yet. May be called while another thread makes a call."""
+        """Leave out the shapes that are not measured yet."""
+        self._calls.close()
         self.is_done = True
 
     def _measure_all(self) -> Generator[None, None, None]:

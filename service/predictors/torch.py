@@ -77,8 +77,8 @@ def _without_meta_kernels() -> Iterator[None]:
 def default_parallel_calls(threads: int | None = None) -> int:
     """Return the calls of a model that may run on this process's cores at the same time.
 
-    One thread for each of several calls does more than several threads for one call: on two cores 1.8 times as much as
-    one thread (measured with `lite` and `tiny`), where two threads of one call wait for each other after each layer.
+    One thread for each of several calls does more than several threads for one call: on two cores 1.7 to 2 times as
+    much as one thread (measured with `lite` and `tiny`). Threads of one call wait for each other after each layer.
 
     Args:
         threads: torch threads of a call, where they are set.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.batching.policy import BatchPolicy
 from service.ports import Predictor
-from service.predictors.torch import default_parallel_calls
+from service.predictors.torch import default_parallel_calls, default_threads, import_model, load_predictor
 from service.settings import Settings
 
 # Most encoder threads. Encoding a sample's masks takes about a tenth of its prediction time; more threads would only
@@ -21,8 +21,6 @@ def predictor_maker(settings: Settings) -> MakePredictor:
     """Return the function that loads the checkpoint. Torch is imported when the function is called."""
 
     def make() -> Predictor:
-        from service.predictors.torch import default_threads, import_model, load_predictor
-
         import_model(is_cpu=not has_gpu(settings.device))
         return load_predictor(
             settings.checkpoint,

@@ -60,8 +60,8 @@ def warm_up() -> bytes:
 def rehearse(clip: bytes) -> None:
     """Check and decode the clip in a child that waits for its job, which will then find its own copies of the pages.
 
-    A forked process copies each page when it first writes to it, and Python writes to all that it touches. That takes
-    half of the time of a short clip.
+    A forked process copies each page when it first writes to it, and Python writes to all that it touches. That takes a
+    third of the time of a clip of one second.
     """
     source = _MemorySource(clip)
     job = _job(len(clip))

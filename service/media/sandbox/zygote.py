@@ -37,7 +37,7 @@ _MAX_SPAWN_TRIES = 3
 # Seconds to pause after a fork that failed for lack of memory or processes.
 _FORK_RETRY_S = 0.2
 _MAX_FD = 1 << 20
-# Seconds without a child at work after which a spare rehearses. That takes as much CPU as it saves later, so that under
+# Seconds without a child at work after which a spare rehearses. That takes more CPU than it saves later, so that under
 # load, when spares are soon used up, none does.
 _REHEARSE_AFTER_S = 0.1
 _REHEARSE = b"rehearse"

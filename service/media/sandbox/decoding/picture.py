@@ -7,7 +7,7 @@ import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -153,7 +153,7 @@ class PictureDecoder:
         plan = self._plan
         last = plan.last if plan is not None else -1
         may_skip = context.name == "h264"  # in HEVC a higher temporal layer may depend on a skipped picture
-        is_skipping = False
+        skipping: Literal["DEFAULT", "NONREF"] = "DEFAULT"
         for at, packet in enumerate(self._container.demux(self._stream)):
             self._on_progress()
             is_flush = packet.size == 0 and packet.dts is None
@@ -162,9 +162,9 @@ class PictureDecoder:
                     break
                 if not plan.needed[at]:
                     continue
-                if may_skip and is_skipping == plan.wanted[at]:
-                    is_skipping = not is_skipping
-                    context.skip_frame = "NONREF" if is_skipping else "DEFAULT"
+                if may_skip and (skipping == "DEFAULT") != plan.wanted[at]:
+                    skipping = "DEFAULT" if plan.wanted[at] else "NONREF"
+                    context.skip_frame = skipping
             yield from self._decode(packet)
             if at == last:
                 yield from self._decode(None)

@@ -49,7 +49,8 @@ class Site:
             metrics=Metrics(),
             clock=virtual_clock,
         )
-        self.batcher.start_batching(parallel_calls=self.parallel_calls)
+        self.batcher.start_batching()
+        self.batcher.run_parallel(self.parallel_calls)
 
     async def _run(self, slices: Sequence[SampleSlice]) -> BatchOutcome:
         num = sum(map(len, slices))

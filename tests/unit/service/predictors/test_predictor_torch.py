@@ -35,6 +35,27 @@ shape = tuple(exported.module()(torch.ones(1, 3, 8, 8)).shape)
 print(hashlib.sha256(logits.tobytes()).hexdigest(), is_left_out, hasattr(torch, "_meta_registrations"), shape, sep=";")
 """
 
+# Prints how many threads a call of the network by a new thread, with no other operation before it, adds.
+PREDICT_IN_A_THREAD = """
+import os, sys, threading
+from pathlib import Path
+import numpy as np
+import torch
+from service.predictors.torch import load_predictor
+predictor = load_predictor(Path(sys.argv[1]), device="cpu", threads=1)
+pictures, examples = predictor._function.inputs(torch.zeros(1, 64, 64, 3).byte(), torch.zeros(1, 15_600))
+predictor._function.inputs = lambda *_: (pictures, examples)  # convolutions come first
+num = []
+def call():
+    predictor.predict(np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, 15_600), np.float32))
+    num.append(len(os.listdir("/proc/self/task")))
+before = len(os.listdir("/proc/self/task"))
+thread = threading.Thread(target=call)
+thread.start()
+thread.join()
+print(num[0] - before - 1)
+"""
+
 
 @pytest.fixture(name="predictor", scope="module")
 def _predictor(tmp_path_factory) -> Predictor:
@@ -108,6 +129,14 @@ def test_calls_at_once_and_their_threads_follow_from_the_cores(monkeypatch, core
     assert default_threads() == threads
     assert default_parallel_calls(threads=cores) == 1
     assert default_threads(parallel_calls=1) == max(1, cores // 2)
+
+
+def test_a_new_thread_takes_no_more_threads_than_the_first(tmp_path):
+    """Without OMP_NUM_THREADS, OpenMP gives a thread all cores until PyTorch has told it otherwise."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", PREDICT_IN_A_THREAD, str(save_untrained(tmp_path))]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
 
 
 def test_calls_at_the_same_time_answer_as_calls_in_turn(tmp_path):
