@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batching.freed_memory import release_freed_memory
 from service.domain.chunk import WINDOW_SAMPLES
 from service.domain.deadline import Clock
 from service.ports import Predictor
@@ -105,7 +105,7 @@ class WarmUp:
             self.costs_s[size] = measured_s[size] = cost_s
             if len(measured_s) == 1 and self._is_cpu and cost_s < LONG_CALL_S:
                 self.costs_s[size] = measured_s[size] = yield from self._compile(size, cost_s)
-        _release_freed_memory()
+        release_freed_memory()
 
     def _measure(self, size: int, smaller_s: Mapping[int, float]) -> Generator[None, None, float]:
         """Measure one shape and pause between two calls."""
@@ -154,10 +154,3 @@ def is_useless(size: int, cost_s: float, smaller_s: Mapping[int, float]) -> bool
     """
     best_s = min((seconds / num for num, seconds in smaller_s.items()), default=math.inf)
     return cost_s >= LONG_CALL_S and cost_s / size > (1 - LEAST_SAVING) * best_s
-
-
-def _release_freed_memory() -> None:
-    """Let the C library return freed memory to the system; do nothing where it is not glibc."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

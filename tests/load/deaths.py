@@ -45,7 +45,7 @@ def decoders_of(running: ServiceProcess) -> list[psutil.Process]:
 
 def zygote_of(running: ServiceProcess) -> psutil.Process:
     """The process that decoders are forked from."""
-    return next(each for each in running.family()[1:] if "service.media.sandbox.zygote" in " ".join(each.cmdline()))
+    return next(each for each in running.family()[1:] if "decoder_zygote" in " ".join(each.cmdline()))
 
 
 def open_things(running: ServiceProcess) -> dict[str, int]:

@@ -80,6 +80,7 @@ class OverlayReader:
             size_bytes=self._upload.size,
         )
         async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "drawing")):
+            await self._link.start()
             self._channel = await Channel.open(self._link, "overlay", framing.pack_job(job), [self._upload.fd])
         return self._channel
 

@@ -51,15 +51,16 @@ class DecoderPool:
         self._job_policy = job_policy or policy
         self._clock = clock
         self._metrics = metrics
-        self._link = ZygoteLink()
+        self._link = ZygoteLink("decoder_zygote")
+        self._overlay_link = ZygoteLink("overlay_zygote")  # started by the first overlay
         self._slots = asyncio.Semaphore(num_decoders)
         self._memory = ByteBudget(policy.max_total_bytes)
         self._stills = StillDecoders(self._link, policy, max_streams=max_live_streams, num_decoders=num_decoders)
 
     @property
     def num_children(self) -> int:
-        """Return the number of running children (clips and stills)."""
-        return self._link.num_children
+        """Return the number of running children (clips, stills and overlays)."""
+        return self._link.num_children + self._overlay_link.num_children
 
     @property
     def held_bytes(self) -> int:
@@ -67,7 +68,7 @@ class DecoderPool:
         return self._memory.held_bytes
 
     async def start(self) -> None:
-        """Start the zygote and wait until it is warm. Call this before creating threads.
+        """Start the decoders' zygote and wait until it is warm. Call this before creating threads.
 
         Raises:
             ServiceError: `decoder_gone`.
@@ -75,8 +76,9 @@ class DecoderPool:
         await self._link.start()
 
     async def aclose(self) -> None:
-        """End every child and the zygote."""
+        """End every child and the zygotes."""
         self._stills.close()
+        await self._overlay_link.aclose()
         await self._link.aclose()
 
     def is_healthy(self) -> bool:
@@ -137,7 +139,9 @@ class DecoderPool:
             detail = f"The masks take over {_MAX_MASK_BYTES} bytes; ask for fewer samples or size=model."
             raise ServiceError("answer_too_large", detail)
         slot = Slot(self._slots, self._memory, deadline, self._clock)
-        reader = OverlayReader(self._link, self._policy, upload, slot=slot, deadline=deadline, clock=self._clock)
+        reader = OverlayReader(
+            self._overlay_link, self._policy, upload, slot=slot, deadline=deadline, clock=self._clock
+        )
         try:
             async for piece in reader.pieces(masks, audio_track=audio_track):
                 yield piece

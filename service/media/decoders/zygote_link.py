@@ -14,7 +14,7 @@ from typing import Any
 
 from service.aio.waits import bounded_wait
 from service.domain.errors import ServiceError
-from service.media.decoders.zygote_process import start_zygote, stop_zygote
+from service.media.decoders.zygote_process import ZygoteModule, start_zygote, stop_zygote
 from service.media.framing import MAX_CONTROL_BYTES
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,14 @@ class Child:
 
 
 class ZygoteLink:
-    """One zygote at a time, and its children."""
+    """One zygote at a time, and its children.
 
-    def __init__(self) -> None:
+    Args:
+        module: what it runs.
+    """
+
+    def __init__(self, module: ZygoteModule) -> None:
+        self._module: ZygoteModule = module
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._children: dict[int, Child] = {}
@@ -77,13 +82,17 @@ class ZygoteLink:
         return len(self._children)
 
     async def start(self) -> None:
-        """Start the zygote and wait until it is warm.
+        """Start the zygote, unless that has been done, and wait until it is warm.
 
         Raises:
             ServiceError: `decoder_gone`, it does not come up.
         """
-        self._launch()
-        self._watch = asyncio.create_task(self._watch_zygote(), name="zygote watchdog")
+        if self._watch is None:
+            try:
+                self._launch()
+            except OSError as error:
+                raise _not_up() from error
+            self._watch = asyncio.create_task(self._watch_zygote(), name="zygote watchdog")
         await self.wait_ready(_START_S)
 
     async def wait_ready(self, timeout_s: float | None) -> None:
@@ -95,7 +104,7 @@ class ZygoteLink:
         """Give a job to a new child.
 
         Args:
-            kind: `clip`, `overlay` or `stills`.
+            kind: `clip` or `stills`; `overlay` of the other zygote.
             job: JSON values for the child.
             fds: descriptors for the child; the caller keeps and closes its own copies.
 
@@ -147,7 +156,7 @@ class ZygoteLink:
         self._drop()
 
     def _launch(self) -> None:
-        self._process, self._control = start_zygote()
+        self._process, self._control = start_zygote(self._module)
         self._num_unanswered = 0
         asyncio.get_running_loop().add_reader(self._control.fileno(), self._on_readable)
 
@@ -159,7 +168,7 @@ class ZygoteLink:
                 continue
             limit = _MAX_UNANSWERED if self._ready.is_set() else _START_S / _PING_S
             if self._num_unanswered >= limit:
-                logger.error("decoder zygote does not answer")
+                logger.error("zygote does not answer", extra={"zygote": self._module})
                 self._on_death()
                 continue
             self._num_unanswered += 1
@@ -210,7 +219,7 @@ class ZygoteLink:
     def _on_death(self) -> None:
         self._drop()
         if not self._is_closing:
-            logger.error("decoder zygote died; starting another")
+            logger.error("zygote died; starting another", extra={"zygote": self._module})
             self._restart = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
@@ -221,7 +230,8 @@ class ZygoteLink:
             try:
                 self._launch()
             except OSError as error:
-                logger.error("decoder zygote could not be started", extra={"reason": error.strerror})
+                extra = {"zygote": self._module, "reason": error.strerror}
+                logger.error("zygote could not be started", extra=extra)
                 pause_s = min(2 * pause_s, _MAX_RESTART_PAUSE_S)
             else:
                 return

@@ -1,4 +1,4 @@
-"""Start of the zygote: a process with a clean environment, connected by one socket."""
+"""Start of a zygote: a process with a clean environment, connected by one socket."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+from typing import Literal
 
+ZygoteModule = Literal["decoder_zygote", "overlay_zygote"]
 # Without collection, which makes the imports a quarter slower; the zygote enables it once it is warm.
-_CODE = "import gc; gc.disable(); from service.media.sandbox.zygote import main; main()"
+_CODE = "import gc; gc.disable(); from service.media.sandbox.{module} import main; main()"
 _STOP_S = 5.0
 # Environment that keeps libraries from starting threads: the zygote must have one thread when it forks.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -17,8 +19,11 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
-def start_zygote() -> tuple[subprocess.Popen[bytes], socket.socket]:
+def start_zygote(module: ZygoteModule) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a zygote. Return the process and the non-blocking end of its control socket.
+
+    Args:
+        module: of `service.media.sandbox`, whose `main` it runs.
 
     Raises:
         OSError: out of processes, memory or descriptors.
@@ -29,7 +34,7 @@ def start_zygote() -> tuple[subprocess.Popen[bytes], socket.socket]:
     with theirs:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-c", _CODE, str(theirs.fileno())],
+                [sys.executable, "-c", _CODE.format(module=module), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,

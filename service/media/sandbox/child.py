@@ -1,10 +1,11 @@
-"""A decoder child with its job: limits itself, decodes one upload (or single pictures), reports to its parent."""
+"""A jailed child with its job: limits itself, decodes one upload (or single pictures), reports to its parent."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +19,10 @@ from service.media.sandbox.confinement import jail
 from service.media.sandbox.container.prescan import Scanner
 from service.media.sandbox.decoding.clip_decode import Tracks, decode_clip
 from service.media.sandbox.decoding.stills import serve_stills
-from service.media.sandbox.overlay_send import send_overlay
 from service.media.sandbox.source import UploadSource
 
+# CPU seconds of a job before its clip is known.
 _BASE_CPU_S = 10.0
-# Of an overlay: a frame as RGB three times, 4:2:0 four times (x264 without lookahead), and the painter's copies.
-_OVERLAY_BYTES_PER_PIXEL = 48
-# Bytes of Python objects for one byte of packed masks.
-_MASK_FACTOR = 3
-# Ten times what drawing and encoding take for 1280 x 720 (about 30 million pixels per second).
-_OVERLAY_CPU_S_PER_PIXEL = 3.3e-7
 # CPU seconds for all pictures of a child: a thousand of the largest size take about half of it.
 _STILLS_CPU_S = 300.0
 # Address space beyond the estimate: libav caches buffers, and the C library maps memory in large steps.
@@ -59,33 +54,50 @@ class Confinement:
 
 
 def run_child(kind: str, fields: dict[str, Any], fds: list[int], confinement: Confinement) -> None:
-    """Do the work that the parent asked for; returns when the process may exit.
+    """Decode what the parent asked for; returns when the process may exit.
 
     Args:
-        kind: `clip` or `overlay` (fds: talk, upload), or `stills` (fds: talk).
+        kind: `clip` (fds: talk, upload) or `stills` (fds: talk).
         fields: the job.
         fds: this child's descriptors; all others are closed.
         confinement: the part of the jail that depends on the job.
     """
-    pipe = _Pipe(fds[0])
-    try:
-        if kind in ("clip", "overlay"):
-            work = _run_clip if kind == "clip" else _run_overlay
-            with _failures_sent(pipe):
-                work(framing.unpack_job(fields), pipe, fds[1], confinement)
-        else:
-            num_bytes = _STILL_BYTES_PER_PIXEL * int(fields["max_pixels"])
-            jail.limit_memory(min(int(fields["memory_bytes"]), confinement.limit_for(num_bytes)))
-            jail.limit_cpu(_STILLS_CPU_S)
-            confinement.close()
-            serve_stills(pipe.read_exactly, pipe.write, max_pixels=int(fields["max_pixels"]))
-    except (BrokenPipeError, ConnectionError, EOFError):
-        pass  # the parent is gone
+    if kind == "clip":
+        run_on_upload(_run_clip, fields, fds, confinement)
+        return
+    pipe = Pipe(fds[0])
+    with contextlib.suppress(BrokenPipeError, ConnectionError, EOFError):  # the parent is gone
+        num_bytes = _STILL_BYTES_PER_PIXEL * int(fields["max_pixels"])
+        jail.limit_memory(min(int(fields["memory_bytes"]), confinement.limit_for(num_bytes)))
+        jail.limit_cpu(_STILLS_CPU_S)
+        confinement.close()
+        serve_stills(pipe.read_exactly, pipe.write, max_pixels=int(fields["max_pixels"]))
 
 
-def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confinement) -> None:
-    jail.limit_memory(job.policy.memory_bytes)
-    jail.limit_cpu(_BASE_CPU_S)
+def run_on_upload(
+    work: Callable[[DecodeJob, Pipe, int, Confinement], None],
+    fields: dict[str, Any],
+    fds: list[int],
+    confinement: Confinement,
+) -> None:
+    """Do work on an upload and send its errors to the parent.
+
+    Args:
+        work: gets the job, the socket, the upload's descriptor and what is left to confine.
+        fields: the job.
+        fds: the socket and the upload.
+        confinement: the part of the jail that depends on the job.
+    """
+    pipe = Pipe(fds[0])
+    with contextlib.suppress(BrokenPipeError, ConnectionError, EOFError):  # the parent is gone
+        jail.limit_cpu(_BASE_CPU_S)
+        with _failures_sent(pipe):
+            job = framing.unpack_job(fields)
+            jail.limit_memory(job.policy.memory_bytes)
+            work(job, pipe, fds[1], confinement)
+
+
+def _run_clip(job: DecodeJob, pipe: Pipe, upload_fd: int, confinement: Confinement) -> None:
     source = UploadSource(upload_fd, size_bytes=job.size_bytes, is_complete=job.is_complete, need=pipe.wait_for_bytes)
     scanner, tracks = scan(job, source)
     num_bytes = scanner.decoder_memory_bytes()
@@ -102,28 +114,8 @@ def _run_clip(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confinem
     pipe.write(framing.pack_clip(framing.END, clip))
 
 
-def _run_overlay(job: DecodeJob, pipe: _Pipe, upload_fd: int, confinement: Confinement) -> None:
-    """Draw masks on a complete upload. The new file is sent as PIECE messages; an empty one ends it."""
-    jail.limit_memory(job.policy.memory_bytes)
-    jail.limit_cpu(_BASE_CPU_S)
-    masks = pipe.read_exactly(framing.MASKS_SIZE.unpack(pipe.read_exactly(framing.MASKS_SIZE.size))[0])
-    size_bytes = job.size_bytes
-    source = UploadSource(upload_fd, size_bytes=size_bytes, is_complete=True, need=lambda _: (size_bytes, True))
-    scanner, _ = scan(job, source)
-    num_pixels, num_frames = scanner.picture_pixels()
-    num_bytes = scanner.decoder_memory_bytes() + _MASK_FACTOR * len(masks) + _OVERLAY_BYTES_PER_PIXEL * num_pixels
-    if num_bytes > job.policy.granted_bytes:
-        pipe.wait_for_memory(num_bytes)
-    jail.limit_memory(min(job.policy.memory_bytes, confinement.limit_for(num_bytes)))
-    drawing_s = _OVERLAY_CPU_S_PER_PIXEL * num_pixels * num_frames
-    jail.limit_cpu(min(job.policy.max_cpu_s, scanner.cpu_budget_s() + drawing_s))
-    confinement.close()
-    send_overlay(source, job.policy, framing.unpack_masks(masks), index=scanner.head(), outbox=pipe)
-    pipe.write(framing.pack(framing.PIECE))
-
-
 @contextmanager
-def _failures_sent(pipe: _Pipe) -> Iterator[None]:
+def _failures_sent(pipe: Pipe) -> Iterator[None]:
     """Send errors of the body to the parent."""
     try:
         yield
@@ -180,7 +172,7 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__} at {where}"
 
 
-class _Pipe:
+class Pipe:
     """The child's end of its socket, with plain read and write, because the filter allows no socket calls."""
 
     def __init__(self, fd: int) -> None:

@@ -1,12 +1,12 @@
-"""The small clip and picture that a zygote decodes before its first child: H.264 and AAC, generated on the spot."""
+"""The small clip and picture that a zygote works on before its first child: H.264 and AAC, generated on the spot."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-import os
 from fractions import Fraction
+from functools import cache
 
 import av
 import numpy as np
@@ -16,13 +16,10 @@ from av.video.frame import VideoFrame
 
 from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
-from service.domain.result import FrameMasks, Mask, Rle
 from service.media.policy import DecodeJob, MediaPolicy
 from service.media.sandbox.child import scan
-from service.media.sandbox.container.prescan import Scanner
 from service.media.sandbox.decoding.clip_decode import decode_clip
 from service.media.sandbox.decoding.stills import decode_jpeg
-from service.media.sandbox.overlay_send import send_overlay
 from service.media.sandbox.source import UploadSource
 
 _SIDE_PX = 32
@@ -30,43 +27,38 @@ _RATE_HZ = 44_100
 _NUM_FRAMES = 6
 
 
-def warm_up() -> bytes:
-    """Decode a small clip and a JPEG, because av imports lazily and the jail allows no opening of files.
-
-    Returns:
-        The clip, for `rehearse`.
-    """
-    logger = logging.getLogger("libav")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    av.logging.set_level(av.logging.ERROR)  # so that exceptions carry FFmpeg's own message for our own tests of it
-    data = make_warmup_clip()
-    fd = os.memfd_create("warmup")
-    try:
-        os.write(fd, data)
-        source = UploadSource(fd, size_bytes=len(data), is_complete=True, need=lambda _: (len(data), True))
-        decode_clip(_job(len(data)), source, _NoOutbox())
-        mask = Mask("warm-up", 1.0, 1024, (0, 0, 32, 32), Rle((32, 32), "0PP1"))  # COCO's counts of 1024 ones
-        index = Scanner(source, MediaPolicy()).head()
-        send_overlay(source, MediaPolicy(), [FrameMasks(0.0, 0.0, 0, (mask,))], index=index, outbox=_NoOutbox())
-    finally:
-        os.close(fd)
+def warm_up() -> None:
+    """Decode a small clip and a JPEG, because av imports lazily and the jail allows no opening of files."""
+    quiet_libav()
+    rehearse()
     decode_jpeg(make_warmup_jpeg(), max_pixels=4096)
     with contextlib.suppress(av.FFmpegError):
         av.open(io.BytesIO(b"\0" * 64), format="mov")
-    return data
 
 
-def rehearse(clip: bytes) -> None:
-    """Check and decode the clip in a child that waits for its job, which will then find its own copies of the pages.
+def rehearse() -> None:
+    """Check and decode the small clip. A child that waits for its job then finds its own copies of the pages.
 
     A forked process copies each page when it first writes to it, and Python writes to all that it touches. That takes a
     third of the time of a clip of one second.
     """
-    source = _MemorySource(clip)
-    job = _job(len(clip))
+    source = warmup_source()
+    job = _job(source.size_bytes)
     _, tracks = scan(job, source)
-    decode_clip(job, source, _NoOutbox(), tracks=tracks)
+    decode_clip(job, source, NoOutbox(), tracks=tracks)
+
+
+def quiet_libav() -> None:
+    """Let libav's messages go to nobody but the exceptions that carry them."""
+    logger = logging.getLogger("libav")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    av.logging.set_level(av.logging.ERROR)  # so that exceptions carry FFmpeg's own message for our own tests of it
+
+
+def warmup_source() -> UploadSource:
+    """Return the small clip as an upload."""
+    return _MemorySource(make_warmup_clip())
 
 
 def _job(size_bytes: int) -> DecodeJob:
@@ -94,7 +86,7 @@ class _MemorySource(UploadSource):
         return self._data[position : position + num_bytes]
 
 
-class _NoOutbox:
+class NoOutbox:
     """Drops the warm-up's samples."""
 
     def clip(self, clip: ClipInfo) -> None:
@@ -110,6 +102,7 @@ class _NoOutbox:
         """Do nothing."""
 
 
+@cache
 def make_warmup_clip() -> bytes:
     """Return six frames of 32x32 and their sound as an MP4."""
     target = io.BytesIO()

@@ -1,11 +1,11 @@
-"""The process that decoder children are forked from; `zygote_process.py` starts it with a descriptor as its argument.
+"""A process that jailed children are forked from: decoders (`decoder_zygote.py`) or drawers (`overlay_zygote.py`).
 
-It holds av and numpy, one thread, no connection and none of the memory of the service. It speaks JSON datagrams over
-the socket FD: `spawn` (with the child's descriptors attached), `kill` and `ping` come in; `ready`, `spawned`, `failed`,
-`exited` and `pong` go out. It ends when the socket closes, and its children end with it.
+It holds the libraries of its children's work, one thread, no connection and none of the memory of the service. It
+speaks JSON datagrams over the socket FD: `spawn` (with the child's descriptors attached), `kill` and `ping` come in;
+`ready`, `spawned`, `failed`, `exited` and `pong` go out. It ends when the socket closes, and its children with it.
 
 Children are forked ahead: a spare has its identity, limits and filter, and waits for its job. Each child does one job.
-While no child has a job, the next spare rehearses: it decodes a small clip of ours, so that its pages are copied.
+Where the work has a rehearsal, the next spare does it while no child has a job, so that its pages are copied.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import av
 
 from service.media.framing import MAX_CONTROL_BYTES, MAX_JOB_FDS
-from service.media.sandbox.child import Confinement, run_child
+from service.media.sandbox.child import Confinement
 from service.media.sandbox.confinement import isolation, jail
 from service.media.sandbox.confinement.isolation import OomScore, Walls
 from service.media.sandbox.confinement.jail import Filters
-from service.media.sandbox.warmup import rehearse, warm_up
 
-_NUM_SPARES = 2
 _MAX_SPAWN_TRIES = 3
+# Of one service.
+_NUM_ZYGOTES = 2
 # Seconds to pause after a fork that failed for lack of memory or processes.
 _FORK_RETRY_S = 0.2
 _MAX_FD = 1 << 20
@@ -56,11 +57,36 @@ class _Spare:
     has_rehearsed: bool = False
 
 
-class Zygote:
-    """Forks children on request and reports their ends."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the children of one zygote do.
 
-    def __init__(self, control: socket.socket) -> None:
+    Attributes:
+        warm_up: called before the first fork, because the jail allows no opening of files.
+        run: does one job in a child, given its kind, its fields, its descriptors and what is left to confine.
+        num_spares: children that are forked ahead, at least 1.
+        place: 0 or 1, another one for each zygote of a service, so that their children never share a user.
+        rehearse: optional work of a spare that touches what a job would.
+    """
+
+    warm_up: Callable[[], None]
+    run: Callable[[str, dict[str, Any], list[int], Confinement], None]
+    num_spares: int
+    place: int
+    rehearse: Callable[[], None] | None = None
+
+
+class Zygote:
+    """Forks children on request and reports their ends.
+
+    Args:
+        control: socket to the service.
+        work: of the children.
+    """
+
+    def __init__(self, control: socket.socket, work: Work) -> None:
         self._control = control
+        self._work = work
         self._pid = os.getpid()
         self._ids: dict[int, int] = {}  # pid -> id of children with a job
         self._spares: deque[_Spare] = deque()
@@ -75,7 +101,6 @@ class Zygote:
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
         self._refill_pause_s = 0.0
-        self._clip = b""  # what spares rehearse with
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -84,15 +109,15 @@ class Zygote:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        self._clip = warm_up()
+        self._work.warm_up()
         os.nice(_NICENESS)
         self._selector.register(self._control, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
-        features = self._lock_down()
-        gc.collect()
+        gc.collect()  # before the first fork: it writes to every page that holds objects
         gc.freeze()
+        features = self._lock_down()
         gc.enable()
-        for _ in range(_NUM_SPARES):
+        for _ in range(self._work.num_spares):
             self._fork_spare()
         self._tell(op="ready", features=features)
         while self._serve_once():
@@ -133,7 +158,7 @@ class Zygote:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
         self._reap()
-        if not events and len(self._spares) < _NUM_SPARES:
+        if not events and len(self._spares) < self._work.num_spares:
             self._refill_pause_s = 0.0 if self._fork_spare() else _FORK_RETRY_S
         elif not events:
             self._let_rehearse()
@@ -141,9 +166,10 @@ class Zygote:
 
     def _pause_s(self) -> float | None:
         """Seconds until there is something to do without a message; None if there is nothing."""
-        if len(self._spares) < _NUM_SPARES:
+        if len(self._spares) < self._work.num_spares:
             return self._refill_pause_s
-        return _REHEARSE_AFTER_S if not (self._ids or self._spares[0].has_rehearsed) else None
+        may_rehearse = self._work.rehearse is not None and not (self._ids or self._spares[0].has_rehearsed)
+        return _REHEARSE_AFTER_S if may_rehearse else None
 
     def _let_rehearse(self) -> None:
         """Send the next spare the order to rehearse. Only this one: it then takes 9 MB more memory."""
@@ -213,7 +239,8 @@ class Zygote:
         status = 1
         try:
             if self._walls.uids is not None:
-                isolation.become_user(self._walls.uids[self._num_forked % len(self._walls.uids)])
+                uids = self._walls.uids[self._work.place :: _NUM_ZYGOTES]
+                isolation.become_user(uids[self._num_forked % len(uids)])
             jail.die_with_parent(0 if self._walls.has_pid_namespace else self._pid)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -225,12 +252,13 @@ class Zygote:
                 data, fds, _, _ = socket.recv_fds(orders, MAX_CONTROL_BYTES, MAX_JOB_FDS)
                 if data != _REHEARSE:
                     break
-                with contextlib.suppress(Exception):
-                    rehearse(self._clip)
+                if self._work.rehearse is not None:
+                    with contextlib.suppress(Exception):
+                        self._work.rehearse()
             orders.close()
             if data:  # None: the zygote has ended
                 message = json.loads(data)
-                run_child(message["kind"], message["job"], fds, self._confinement)
+                self._work.run(message["kind"], message["job"], fds, self._confinement)
             status = 0
         finally:
             os._exit(status)
@@ -299,8 +327,8 @@ def probe_filter(filters: Filters) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS
 
 
-def main() -> None:
+def run_zygote(work: Work) -> NoReturn:
     """Run the process. It ends without the interpreter's clean-up, which the filter would forbid."""
-    zygote = Zygote(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=int(sys.argv[1])))
-    zygote.run()
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=int(sys.argv[1]))
+    Zygote(control, work).run()
     os._exit(0)

@@ -19,7 +19,7 @@ from service.domain.result import FrameMasks, Mask, Rle
 from service.media.overlay.draw import OverlayPolicy, write_overlay
 from service.media.overlay.paint import OverlayPainter, PaintPolicy
 
-PLAIN = OverlayPolicy(crf=8, paint=PaintPolicy(strip_height=0.0))
+PLAIN = OverlayPolicy(crf=8, x264="threads=1", paint=PaintPolicy(strip_height=0.0))
 
 
 def box_mask(height: int, width: int, box: tuple[int, int, int, int], *, label: str = "sounding") -> Mask:

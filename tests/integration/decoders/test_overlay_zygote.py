@@ -1,0 +1,82 @@
+"""Overlays have a zygote of their own, which starts with the first of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import psutil
+import pytest
+from support.components.pools import code_of, gone, running_pool, soon, uploaded
+from support.inputs.clips import make_clip
+
+from service.domain.errors import ServiceError
+from service.domain.result import FrameMasks, Mask, Rle
+from service.media.decoders.pool import DecoderPool
+from service.media.upload import Upload
+
+MASK = Mask("dog", 1.0, 1024, (0, 0, 32, 32), Rle((32, 32), "0PP1"))
+FRAMES = [FrameMasks(0.0, 0.0, 0, (MASK,))]
+
+
+async def draw(pool: DecoderPool, upload: Upload) -> bytes:
+    """The overlay of an upload."""
+    return b"".join([piece async for piece in pool.draw(upload, FRAMES, audio_track=None, deadline=soon())])
+
+
+def zygotes() -> dict[str, psutil.Process]:
+    """This process's zygotes by the module that they run."""
+    found = psutil.Process().children()
+    return {name: each for each in found for name in ("decoder", "overlay") if f"{name}_zygote" in each.cmdline()[2]}
+
+
+async def test_the_first_overlay_starts_it_and_later_ones_share_it(tmp_path: Path) -> None:
+    async with running_pool() as pool, uploaded(make_clip(), tmp_path) as upload:
+        assert set(zygotes()) == {"decoder"}
+        first, second = await asyncio.gather(draw(pool, upload), draw(pool, upload))
+        assert first == second
+        assert b"moof" in first
+        overlay = zygotes()["overlay"]
+        await draw(pool, upload)
+        assert zygotes()["overlay"] == overlay
+        await gone(pool)
+    assert not zygotes()
+
+
+async def test_only_it_holds_opencv(tmp_path: Path) -> None:
+    async with running_pool() as pool, uploaded(make_clip(), tmp_path) as upload:
+        await draw(pool, upload)
+        mapped = {name: {Path(each.path).name for each in zygote.memory_maps()} for name, zygote in zygotes().items()}
+        assert "cv2.abi3.so" in mapped["overlay"]
+        assert "cv2.abi3.so" not in mapped["decoder"]
+
+
+async def test_children_of_the_two_never_share_a_user(tmp_path: Path) -> None:
+    async with running_pool() as pool, uploaded(make_clip(), tmp_path) as upload:
+        if not pool.features()["own_user"]:
+            pytest.skip("the service does not run as root")
+        await draw(pool, upload)
+        await gone(pool)
+        uids = {name: {child.uids().real for child in each.children()} for name, each in zygotes().items()}
+        own = psutil.Process().uids().real
+        assert uids["overlay"] - {own}
+        assert uids["decoder"] - {own}
+        assert not (uids["overlay"] & uids["decoder"]) - {own}  # that of the holders of the namespaces
+
+
+async def test_its_death_ends_an_overlay_and_no_decoding(tmp_path: Path) -> None:
+    clip = make_clip(num_frames=1000, width=320, height=240, gop=25)
+    async with running_pool() as pool, uploaded(clip, tmp_path) as upload:
+        pieces = pool.draw(upload, FRAMES, audio_track=None, deadline=soon())
+        assert await anext(pieces)
+        zygotes()["overlay"].kill()
+        with pytest.raises(ServiceError) as caught:
+            async for _ in pieces:
+                pass
+        assert caught.value.code == "decoder_gone"
+        assert pool.is_healthy()
+        assert await code_of(pool, make_clip(), tmp_path) == "ok"
+    async with running_pool() as pool, uploaded(make_clip(), tmp_path) as upload:
+        await draw(pool, upload)
+        zygotes()["overlay"].kill()
+        assert await draw(pool, upload)  # another one is started
