@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from model.cli.ablation import ablate
+from model.cli.averaging import average
 from model.cli.data import app as data_app
 from model.cli.evaluation import evaluate
 from model.cli.export import export
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(evaluate)
+app.command()(average)
 app.command()(export)
 app.command()(ablate)
 app.add_typer(data_app, name="data")

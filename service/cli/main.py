@@ -46,6 +46,7 @@ _FORWARDED: dict[str, tuple[str, str]] = {
     "train": ("model.cli.main:app", "Train a recipe (`train --list`)."),
     "evaluate": ("model.cli.main:app", "Evaluate a checkpoint."),
     "data": ("model.cli.main:app", "Verify or convert data sets."),
+    "average": ("model.cli.main:app", "Average the weights of several checkpoints."),
     "export": ("model.cli.main:app", "Export a checkpoint to ONNX or torch."),
     "ablate": ("model.cli.main:app", "Train `tiny` with one part changed at a time."),
 }

@@ -49,6 +49,7 @@ def test_list_names_the_recipes() -> None:
         ("synthesize", "--out", "x", "--visible", "4-1"),
         ("synthesize", "--out", "x", "--width", "7"),
         ("synthesize", "--truth", "some"),
+        ("average", "tiny=x", "tiny", "--out", "x"),
     ],
 )
 def test_bad_arguments_exit_with_2(arguments: tuple[str, ...]) -> None:
