@@ -31,7 +31,7 @@ def average(
 def _parse_part(text: str) -> tuple[Path, float]:
     """`run/model.safetensors=0.25` to (file, share)."""
     name, equals, share = text.rpartition("=")
-    if not equals:
+    if not equals or "/" in share:  # a folder may be called lr=4e-4
         return Path(text), 1.0
     try:
         return Path(name), float(share)

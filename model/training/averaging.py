@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,13 +21,13 @@ def average_checkpoints(parts: Sequence[tuple[Path, float]], out: Path) -> None:
     """Write the weighted mean of checkpoints. Its header names each part, its share and its training.
 
     Args:
-        parts: two or more files or shipped names with the same configuration, each with its share, which is over 0; the
-            shares are divided by their sum.
+        parts: two or more files or shipped names of the same network, each with its share, which is over 0; the shares
+            are divided by their sum. Frame size and lag of the masks are the first one's.
         out: file to write.
 
     Raises:
         CheckpointError: a file cannot be read.
-        ValueError: fewer than two parts, a share that is not over 0, or different configurations.
+        ValueError: fewer than two parts, a share that is not over 0, or different networks, labels or worlds.
     """
     if len(parts) < 2:
         raise ValueError(f"got {len(parts)} checkpoint, expected two or more")
@@ -35,8 +36,8 @@ def average_checkpoints(parts: Sequence[tuple[Path, float]], out: Path) -> None:
     checkpoints = [load_checkpoint(path) for path, _ in parts]
     first = checkpoints[0]
     for (path, _), checkpoint in zip(parts, checkpoints, strict=True):
-        if (checkpoint.config, checkpoint.world_version) != (first.config, first.world_version):
-            raise ValueError(f"{path.name} has another configuration or world than {parts[0][0].name}")
+        if _network(checkpoint) != _network(first):
+            raise ValueError(f"{path.name} has another network, other labels or another world than {parts[0][0].name}")
     total = sum(share for _, share in parts)
     shares = [share / total for _, share in parts]
     save_checkpoint(
@@ -51,6 +52,12 @@ def average_checkpoints(parts: Sequence[tuple[Path, float]], out: Path) -> None:
             ]
         },
     )
+
+
+def _network(checkpoint: Checkpoint) -> object:
+    """Return what has to be equal: names of weights, world, and the configuration but for what no weight depends on."""
+    config = replace(checkpoint.config, input_height=0, input_width=0, offset_lag_s=0.0)
+    return config, checkpoint.world_version, set(checkpoint.state)
 
 
 def _mean(name: str, checkpoints: Sequence[Checkpoint], shares: Sequence[float]) -> Tensor:

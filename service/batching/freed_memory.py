@@ -1,4 +1,4 @@
-"""Memory that was freed and that the C library keeps: given back to the system, as far as it is glibc's."""
+"""Return freed memory to the system, where the C library is glibc."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _PIECE_BYTES = 128 * 1024
 def release_freed_memory() -> None:
     """Give back what this process has freed, with the free end of this thread's arena.
 
-    `malloc_trim` alone left 0 to 50 MB, another amount at each start, after the warm-up of `lite`.
+    `malloc_trim` alone left 0 to 50 MB, another amount at each start, after the warm-up of `lite`. From now on the
+    thresholds of glibc are fixed, also where MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ had set them.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "malloc_trim"):

@@ -68,6 +68,8 @@ class OverlayReader:
         self._slot.end_with(channel)
 
     async def _start(self, audio_track: int | None) -> Channel:
+        async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "drawing")):
+            await self._link.start()  # before it takes a slot, which decoders could use meanwhile
         await self._slot.swap_memory(self._policy.granted_bytes)
         job = DecodeJob(
             fps=None,
@@ -80,7 +82,6 @@ class OverlayReader:
             size_bytes=self._upload.size,
         )
         async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "drawing")):
-            await self._link.start()
             self._channel = await Channel.open(self._link, "overlay", framing.pack_job(job), [self._upload.fd])
         return self._channel
 

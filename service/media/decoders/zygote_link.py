@@ -50,7 +50,7 @@ class ZygoteLink:
     """One zygote at a time, and its children.
 
     Args:
-        module: what it runs.
+        module: what the zygote runs.
     """
 
     def __init__(self, module: ZygoteModule) -> None:
@@ -64,6 +64,7 @@ class ZygoteLink:
         self._watch: asyncio.Task[None] | None = None
         self._num_unanswered = 0
         self._is_closing = False
+        self._restart_pause_s = _RESTART_PAUSE_S
         self.features: dict[str, object] = {}
 
     @property
@@ -87,6 +88,8 @@ class ZygoteLink:
         Raises:
             ServiceError: `decoder_gone`, it does not come up.
         """
+        if self._is_closing:
+            raise _not_up()
         if self._watch is None:
             try:
                 self._launch()
@@ -104,7 +107,7 @@ class ZygoteLink:
         """Give a job to a new child.
 
         Args:
-            kind: `clip` or `stills`; `overlay` of the other zygote.
+            kind: `clip` or `stills` for `decoder_zygote`, `overlay` for `overlay_zygote`.
             job: JSON values for the child.
             fds: descriptors for the child; the caller keeps and closes its own copies.
 
@@ -205,6 +208,7 @@ class ZygoteLink:
         op = message["op"]
         if op == "ready":
             self.features = message["features"]
+            self._restart_pause_s = _RESTART_PAUSE_S
             self._ready.set()
         child = self._children.get(message.get("id", 0))
         if child is None:
@@ -223,16 +227,18 @@ class ZygoteLink:
             self._restart = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
-        """Retry until a zygote starts: the machine may lack memory or descriptors for a while."""
-        pause_s = _RESTART_PAUSE_S
+        """Retry until a zygote starts: the machine may lack memory or descriptors for a while.
+
+        The pause grows until one is warm, so that one that fails in its warm-up is not started again and again.
+        """
         while True:
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(self._restart_pause_s)
+            self._restart_pause_s = min(2 * self._restart_pause_s, _MAX_RESTART_PAUSE_S)
             try:
                 self._launch()
             except OSError as error:
                 extra = {"zygote": self._module, "reason": error.strerror}
                 logger.error("zygote could not be started", extra=extra)
-                pause_s = min(2 * pause_s, _MAX_RESTART_PAUSE_S)
             else:
                 return
 

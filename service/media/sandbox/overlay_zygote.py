@@ -1,4 +1,4 @@
-"""The zygote of overlays, and their job. It is apart from the decoders' because it holds OpenCV and an encoder."""
+"""The zygote of overlays, and their job. It is apart from the decoders' because it holds OpenCV."""
 
 from __future__ import annotations
 

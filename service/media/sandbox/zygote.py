@@ -43,7 +43,7 @@ _MAX_FD = 1 << 20
 _REHEARSE_AFTER_S = 0.1
 _REHEARSE = b"rehearse"
 _HOLDER_SLEEP_S = 3600.0
-# Decoders get about a third of the processor time of the process that answers requests when both want it (a weight of
+# Children get about a third of the processor time of the process that answers requests when both want it (a weight of
 # 335 to 1024, sched(7)). With equal weights a refusal waited behind every decoder that was running.
 _NICENESS = 5
 

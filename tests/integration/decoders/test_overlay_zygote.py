@@ -7,12 +7,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.components.pools import code_of, gone, running_pool, soon, uploaded
+from support.components.pools import HANG_S, code_of, gone, running_pool, soon, uploaded
 from support.inputs.clips import make_clip
 
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, Mask, Rle
+from service.media.decoders import zygote_process
 from service.media.decoders.pool import DecoderPool
+from service.media.decoders.zygote_link import ZygoteLink
 from service.media.upload import Upload
 
 MASK = Mask("dog", 1.0, 1024, (0, 0, 32, 32), Rle((32, 32), "0PP1"))
@@ -80,3 +82,44 @@ async def test_its_death_ends_an_overlay_and_no_decoding(tmp_path: Path) -> None
         await draw(pool, upload)
         zygotes()["overlay"].kill()
         assert await draw(pool, upload)  # another one is started
+
+
+async def test_one_that_does_not_become_ready_holds_up_no_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_pool(num_decoders=1) as pool, uploaded(make_clip(), tmp_path) as upload:
+        monkeypatch.setattr(zygote_process, "_CODE", "import time; time.sleep(600)  # {module}")
+        drawing = asyncio.create_task(draw(pool, upload))
+        async with asyncio.timeout(HANG_S):
+            while len(psutil.Process().children()) < 2:
+                await asyncio.sleep(0.01)
+        assert await code_of(pool, make_clip(), tmp_path) == "ok"
+        assert not drawing.done()
+        drawing.cancel()
+        await asyncio.gather(drawing, return_exceptions=True)
+
+
+async def test_one_that_fails_in_its_warm_up_is_started_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(zygote_process, "_CODE", "raise SystemExit(1)  # {module}")
+    link = ZygoteLink("overlay_zygote")
+    starting = asyncio.create_task(link.start())
+    await asyncio.sleep(3.0)
+    assert 1 <= caplog.text.count("zygote died") <= 5  # after 0, 0.2, 0.6, 1.4 and 3.0 s; with equal pauses 15
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await link.aclose()
+    with pytest.raises(ServiceError):
+        await link.start()  # nobody would end it
+
+
+async def test_its_walls_are_those_of_the_decoders() -> None:
+    decoder, overlay = ZygoteLink("decoder_zygote"), ZygoteLink("overlay_zygote")
+    try:
+        await asyncio.gather(decoder.start(), overlay.start())
+        assert overlay.features == decoder.features
+        assert overlay.features["num_threads"] == 1
+    finally:
+        await decoder.aclose()
+        await overlay.aclose()

@@ -126,6 +126,6 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def zygote_of() -> psutil.Process:
-    """The only zygote."""
-    (zygote,) = psutil.Process().children()
+    """The zygote of the decoders."""
+    (zygote,) = (each for each in psutil.Process().children() if "decoder_zygote" in each.cmdline()[2])
     return zygote

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,28 @@ def test_the_shares_are_divided_by_their_sum(tmp_path: Path) -> None:
     mean.build()
 
 
+def test_frame_size_and_lag_are_the_first_ones(tmp_path: Path) -> None:
+    path, out = saved(tmp_path / "a.safetensors", 1.0), tmp_path / "mean.safetensors"
+    plain = load_checkpoint(path)
+    config = replace(plain.config, input_height=320, input_width=320, offset_lag_s=0.9)
+    lagging = tmp_path / "lagging.safetensors"
+    save_checkpoint(lagging, config=config, state=plain.state, world_version=2, training={})
+    average_checkpoints([(lagging, 1.0), (path, 1.0)], out)
+    assert load_checkpoint(out).config == config
+
+
+def test_a_file_without_one_of_the_weights_is_refused(tmp_path: Path) -> None:
+    path, partial = saved(tmp_path / "a.safetensors", 1.0), tmp_path / "partial.safetensors"
+    plain = load_checkpoint(path)
+    state = dict(list(plain.state.items())[1:])
+    save_checkpoint(partial, config=plain.config, state=state, world_version=2, training={})
+    with pytest.raises(ValueError, match="another network"):
+        average_checkpoints([(path, 1.0), (partial, 1.0)], tmp_path / "mean.safetensors")
+
+
 def test_the_command_takes_files_with_and_without_shares(tmp_path: Path) -> None:
-    first, second = saved(tmp_path / "a.safetensors", 1.0), saved(tmp_path / "b.safetensors", 4.0)
+    folder = tmp_path / "lr=4e-4"
+    first, second = saved(folder / "a.safetensors", 1.0), saved(folder / "b.safetensors", 4.0)
     out = tmp_path / "mean.safetensors"
     result = CliRunner().invoke(app, ["average", str(first), f"{second}=0.5", "--out", str(out)])
     assert result.exit_code == 0, result.stderr
@@ -72,7 +93,7 @@ def test_one_checkpoint_other_labels_another_world_and_no_file_are_refused(tmp_p
     with pytest.raises(ValueError, match="two or more"):
         average_checkpoints([(path, 1.0)], out)
     for other in others:
-        with pytest.raises(ValueError, match="another configuration or world"):
+        with pytest.raises(ValueError, match="another network, other labels or another world"):
             average_checkpoints([(path, 1.0), (other, 1.0)], out)
     with pytest.raises(CheckpointError):
         average_checkpoints([(path, 1.0), (tmp_path / "missing.safetensors", 1.0)], out)
