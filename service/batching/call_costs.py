@@ -45,8 +45,7 @@ class CallCosts:
 
     def updated(self, plan: BatchPlan) -> BatchPlan:
         """Return the plan for the present costs of the shapes of `plan`: the same one if they have hardly changed."""
-        planned_s = {size: cost_s for size, cost_s in self.planned_s().items() if size in plan.sizes}
-        changes_s = ((abs(cost_s - plan.cost_s(size)), plan.cost_s(size)) for size, cost_s in planned_s.items())
-        if all(change_s <= LEAST_CHANGE * before_s for change_s, before_s in changes_s):
+        planned_s = self.planned_s()
+        if all(abs(planned_s[size] - cost_s) <= LEAST_CHANGE * cost_s for size, cost_s in plan.costs_s.items()):
             return plan
-        return BatchPlan(planned_s)
+        return BatchPlan({size: planned_s[size] for size in plan.sizes})

@@ -110,9 +110,10 @@ class DeviceThreads:
 
     def is_healthy(self) -> bool:
         """Return whether the threads are alive and no call is overdue."""
-        now_s, limit_s = self._clock(), self._call_limit_s()
-        is_stuck = any(now_s - since_s > limit_s for since_s in list(self._busy_since_s.values()))
-        return all(thread.is_alive() for thread in self._threads) and not is_stuck
+        if not all(thread.is_alive() for thread in self._threads):
+            return False
+        since_s = min(list(self._busy_since_s.values()), default=None)
+        return since_s is None or self._clock() - since_s <= self._call_limit_s()
 
     def note_progress(self) -> None:
         """Restart the clock of the calling thread's call. Called by a call of several steps."""

@@ -217,7 +217,8 @@ class MicroBatcher:
             if has_room and is_full:
                 return
             if not has_room or not self._queue.num_samples or not self._load.is_free:
-                await self._next_wake(None)
+                self._wake.clear()
+                await self._wake.wait()
             elif (wait_s := max(self._wait_beside_others_s(), self._worthwhile_wait_s())) > 0:
                 await self._next_wake(wait_s)
             elif quiet_passes < SETTLE_PASSES:
@@ -237,7 +238,7 @@ class MicroBatcher:
             return 0.0
         return MAX_WAIT_WINDOWS * self._policy.window_s - self._queue.oldest_age_s(now_s=self._clock())
 
-    async def _next_wake(self, timeout_s: float | None) -> None:
+    async def _next_wake(self, timeout_s: float) -> None:
         self._wake.clear()
         await ends_within(timeout_s, self._wake.wait())
 
@@ -269,7 +270,10 @@ class MicroBatcher:
                 self._wake.set()
             self._report.predicted(outcome)
             self._fail_guilty(outcome)
-            await asyncio.gather(*(self._finish(group) for group in groups))
+            if len(groups) == 1:
+                await self._finish(groups[0])  # without a task for it
+            else:
+                await asyncio.gather(*map(self._finish, groups))
         except Exception:
             logger.exception("batch could not be served")
             error = ServiceError("internal", "The batch could not be served; the failure was logged.")

@@ -19,6 +19,7 @@ class BatchPlan:
     the cost grows with the shape). The plan takes the option that finishes first by the costs that are known.
 
     Attributes:
+        costs_s: seconds of one call by batch shape, rising.
         sizes: the shapes, rising.
         efficient_size: the smallest shape that is efficient.
     """
@@ -34,10 +35,10 @@ class BatchPlan:
         """
         if not costs_s:
             raise ValueError("no batch shape fits the device")
-        self._costs_s = dict(sorted(costs_s.items()))
-        self.sizes = tuple(self._costs_s)
+        self.costs_s = dict(sorted(costs_s.items()))
+        self.sizes = tuple(self.costs_s)
         self._first, self._total_s = self._choose()
-        by_sample_s = {size: cost_s / size for size, cost_s in self._costs_s.items()}
+        by_sample_s = {size: cost_s / size for size, cost_s in self.costs_s.items()}
         enough_s = EFFICIENT * min(by_sample_s.values())
         self.efficient_size = next(size for size, cost_s in by_sample_s.items() if cost_s <= enough_s)
 
@@ -56,7 +57,7 @@ class BatchPlan:
 
     def cost_s(self, num_samples: int) -> float:
         """Return the planned seconds of one call for `num_samples`, padded to the next shape."""
-        return self._costs_s[self.shape_of(num_samples)]
+        return self.costs_s[self.shape_of(num_samples)]
 
     def saving_s(self, num_now: int, num_later: int) -> float:
         """Return the seconds of device time saved by one batch of both instead of `num_now` first and the rest later.
@@ -69,13 +70,13 @@ class BatchPlan:
 
     def without(self, size: int) -> BatchPlan | None:
         """Return the plan for a device that cannot hold shape `size` or larger; None if no smaller shape is left."""
-        costs_s = {smaller: cost_s for smaller, cost_s in self._costs_s.items() if smaller < size}
+        costs_s = {smaller: cost_s for smaller, cost_s in self.costs_s.items() if smaller < size}
         return BatchPlan(costs_s) if costs_s else None
 
     @property
     def samples_per_s(self) -> float:
         """Return the samples per second of full batches."""
-        return self.max_batch / max(self._costs_s[self.max_batch], 1e-9)
+        return self.max_batch / max(self.costs_s[self.max_batch], 1e-9)
 
     def _choose(self) -> tuple[list[int], list[float]]:
         """Return, for each number of samples, the shape to run first and the seconds until all samples are done."""
@@ -83,7 +84,7 @@ class BatchPlan:
         first = [self.sizes[0]]
         for num in range(1, self.max_batch + 1):
             ways = [
-                (round(self._costs_s[size] + HANDOVER_S + total_s[max(0, num - size)], 6), -size)
+                (round(self.costs_s[size] + HANDOVER_S + total_s[max(0, num - size)], 6), -size)
                 for size in self.sizes
                 if size <= self.shape_of(num)
             ]

@@ -27,6 +27,10 @@ class BatchReport:
 
     def __init__(self, metrics: Metrics, traces: BatchTraces, *, clock: Clock) -> None:
         self._metrics = metrics
+        # Looking a label up takes longer than counting, and each chunk is counted twice.
+        self._queue_s, self._predict_s, self._encode_s = map(
+            metrics.stage_duration_seconds.labels, ("queue", "predict", "encode")
+        )
         self._traces = traces
         self._clock = clock
         self._seconds_per_sample: float | None = None
@@ -47,7 +51,7 @@ class BatchReport:
             return
         self._metrics.batch_size.observe(num)
         self._metrics.batch_requests.observe(len({piece.pending.request_id for piece, _ in outcome.results}))
-        self._metrics.stage_duration_seconds.labels("predict").observe(outcome.predict_s)
+        self._predict_s.observe(outcome.predict_s)
         latest = outcome.predict_s / num
         before = self._seconds_per_sample
         self._seconds_per_sample = latest if before is None else before + RATE_SMOOTHING * (latest - before)
@@ -56,7 +60,7 @@ class BatchReport:
         for pending in {id(piece.pending): piece.pending for piece, _ in outcome.results}.values():
             pending.predict_s += outcome.predict_s
             waited_s = max(0.0, now_s - pending.arrived_s - outcome.predict_s)
-            self._metrics.stage_duration_seconds.labels("queue").observe(waited_s)
+            self._queue_s.observe(waited_s)
 
     def encoded(self, results: Sequence[tuple[SampleSlice, tuple[FrameMasks, ...] | ServiceError, float]]) -> None:
         """Record slices that one encoder thread has encoded one after the other, each with its result and seconds."""
@@ -64,7 +68,7 @@ class BatchReport:
             [piece for piece, _, _ in results], [encode_s for _, _, encode_s in results], ended_s=self._clock()
         )
         for piece, frames, encode_s in results:
-            self._metrics.stage_duration_seconds.labels("encode").observe(encode_s)
+            self._encode_s.observe(encode_s)
             piece.pending.encode_s += encode_s
             if not isinstance(frames, ServiceError):
                 self._metrics.samples_total.inc(len(frames))

@@ -79,6 +79,8 @@ class Admission:
         self._idle.set()
         self._is_draining = False
         self._is_stopped = False
+        metrics.live_streams.set_function(lambda: self._num_live)
+        metrics.requests_in_flight.set_function(lambda: len(self._inside) - self._num_live)
 
     @property
     def in_flight(self) -> int:
@@ -132,8 +134,6 @@ class Admission:
             self._idle.set()
 
     def _count(self, permit: Permit, change: int) -> None:
-        gauge = self._metrics.live_streams if permit.is_live else self._metrics.requests_in_flight
-        gauge.inc(change)
         self._num_live += change * permit.is_live
         key = (permit.is_live, permit.context.caller.party)
         self._num_by_party[key] += change

@@ -71,6 +71,8 @@ class Places:
         self._num_working = 0
         self._num_waiting = 0
         self._numbers = itertools.count()
+        metrics.places_taken.set_function(lambda: self._num_working)
+        metrics.requests_waiting.set_function(lambda: self._num_waiting)
 
     @property
     def num_working(self) -> int:
@@ -114,13 +116,11 @@ class Places:
             self._rate.ended()
         self._grant()
         self._forget(caller.party)
-        self._observe()
 
     async def _wait(self, party: str, share: _Share, *, is_resuming: bool) -> None:
         waiter = _Waiter(party, next(self._numbers), is_resuming, asyncio.get_running_loop().create_future())
         (share.waiting.appendleft if is_resuming else share.waiting.append)(waiter)
         self._num_waiting += 1
-        self._observe()
         try:
             await waiter.granted
         except asyncio.CancelledError:
@@ -131,8 +131,6 @@ class Places:
             else:
                 self._remove(waiter)
             raise
-        finally:
-            self._observe()
 
     def _remove(self, waiter: _Waiter) -> None:
         """Remove a waiter from the line, if it is still there."""
@@ -144,7 +142,6 @@ class Places:
     def _start(self, share: _Share) -> None:
         share.num_working += 1
         self._num_working += 1
-        self._observe()
 
     def _grant(self) -> None:
         """Give free places to waiting requests, to the caller with the fewest for its weight first."""
@@ -198,10 +195,6 @@ class Places:
         share = self._shares.get(party)
         if share is not None and not share.num_working and not share.waiting:
             del self._shares[party]
-
-    def _observe(self) -> None:
-        self._metrics.places_taken.set(self._num_working)
-        self._metrics.requests_waiting.set(self._num_waiting)
 
 
 class Place:

@@ -91,8 +91,8 @@ class RequestLog:
             request_id_var.reset(token)
 
     def _end(self, record: RequestRecord, transport: Transport, duration_s: float) -> None:
-        self._metrics.requests_total.labels(transport=transport, code=record.code).inc()
-        self._metrics.request_duration_seconds.labels(transport=transport).observe(duration_s)
+        self._metrics.requests_total.labels(transport, record.code).inc()
+        self._metrics.request_duration_seconds.labels(transport).observe(duration_s)
         if self._usage is not None:
             self._usage.add_request(record.caller, outcome=_outcome(record.code))
         record.span.set(num_samples=record.num_samples, upload_bytes=record.upload_bytes)

@@ -97,7 +97,8 @@ def create_app(
             expose_headers=_CORS_ANSWER_HEADERS,
         )
     app.add_middleware(BehindProxy, policy=edge.proxy)
-    for router in (build_segment_router(parts), build_ops_router(parts.probes), *routers):
+    # Routes are tried in this order, those of most requests first.
+    for router in (build_segment_router(parts), *routers, build_ops_router(parts.probes)):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
     app.include_router(_page_router(app, version=version), include_in_schema=False)

@@ -16,6 +16,7 @@ from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.request import RequestContext
 from service.rest.errors import Problem, send_problem
+from service.rest.openapi.described_route import DescribedRoute
 from service.rest.parts import RestParts
 from service.rest.requests.body import BodyReader
 from service.rest.requests.intake import ended_by_disconnect
@@ -65,5 +66,7 @@ def build_bench_router(parts: RestParts, accelerator: BenchAccelerator) -> APIRo
     async def batch() -> Response:
         return BenchAnswer(parts, accelerator)
 
-    router.add_api_route("/bench/batch", batch, methods=["POST"], include_in_schema=False)
+    router.add_api_route(
+        "/bench/batch", batch, methods=["POST"], include_in_schema=False, route_class_override=DescribedRoute
+    )
     return router

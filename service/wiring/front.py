@@ -74,7 +74,7 @@ async def build_front(settings: Settings, *, make_predictor: MakePredictor | Non
             build_live_router(LiveRouteParts(parts, live, edge_policy(settings).cors_origins)),
         ]
         if settings.bench_routes:
-            routers.append(build_bench_router(parts, await _start_accelerator(settings, core, stack)))
+            routers.insert(0, build_bench_router(parts, await _start_accelerator(settings, core, stack)))
         app = create_app(parts, version=service_version(), routers=routers, edge=edge_policy(settings))
         http = HttpServer(app, server_policy(settings))
         stack.push_async_callback(http.stop)

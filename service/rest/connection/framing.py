@@ -43,13 +43,15 @@ class RequestSplitter:
     """Splitter of one connection's bytes.
 
     Args:
-        max_head_bytes: limit of a head. Chunk framing, chunk extensions and trailers of one body may take as many
-            bytes, plus as many as the body itself, so that small chunks are served and one-byte chunks are not.
+        max_head_bytes: limit of a head, and of each line of chunk framing or trailers. All such lines of one body may
+            take as many bytes, plus as many as the body itself, so that small chunks are served and one-byte chunks
+            are not.
     """
 
     def __init__(self, *, max_head_bytes: int) -> None:
         self._max_head_bytes = max_head_bytes
-        self._buffer = bytearray()
+        # Bytes, not a bytearray: a piece that is all of one read is handed on without being copied.
+        self._buffer = b""
         self._searched = 0
         self._num_blank = 0
         self._part: Literal["head", "fixed", "size", "data", "data_end", "trailer"] = "head"
@@ -73,7 +75,7 @@ class RequestSplitter:
         Raises:
             ServiceError: `headers_too_large` for too many blank lines.
         """
-        self._buffer += data
+        self._buffer = self._buffer + data if self._buffer else data
         if self._part == "head":
             self._drop_blank_lines()
 
@@ -102,7 +104,7 @@ class RequestSplitter:
     def _drop_blank_lines(self) -> None:
         num_blank = len(self._buffer) - len(self._buffer.lstrip(_BLANK)) if self._buffer[:1] in _BLANKS else 0
         if num_blank:
-            del self._buffer[:num_blank]
+            self._buffer = self._buffer[num_blank:]
             self._num_blank += num_blank
             if self._num_blank > self._max_head_bytes:
                 raise self._too_large("The bytes between two requests are")
@@ -143,7 +145,7 @@ class RequestSplitter:
                 break
         allowed = self._max_head_bytes + self._num_body
         num_open = 0 if self._part in ("head", "data") else len(self._buffer) - at
-        if self._num_framing + num_open > allowed:
+        if num_open > self._max_head_bytes or self._num_framing + num_open > allowed:
             raise self._too_large("The chunk framing and trailers of the request are")
         return Piece(self._cut(at), ends_body=self._part == "head") if at else None
 
@@ -161,7 +163,7 @@ class RequestSplitter:
             return None
         self._num_framing += end + 2 - at
         if self._part == "size":
-            self._begin_chunk(bytes(self._buffer[at:end]))
+            self._begin_chunk(self._buffer[at:end])
         elif self._part == "data_end":
             self._part = "size"
         elif end == at:  # the empty line after the trailers
@@ -176,8 +178,7 @@ class RequestSplitter:
         self._part = "data" if self._left_bytes else "trailer"
 
     def _cut(self, num_bytes: int) -> bytes:
-        data = bytes(self._buffer[:num_bytes])
-        del self._buffer[:num_bytes]
+        data, self._buffer = self._buffer[:num_bytes], self._buffer[num_bytes:]
         return data
 
     def _too_large(self, what: str) -> ServiceError:

@@ -67,6 +67,27 @@ def test_bytes_that_are_no_body_are_bounded(body: bytes) -> None:
     assert refused.value.code == "headers_too_large"
 
 
+@pytest.mark.parametrize("start", [b"", b"0\r\nX-A: "], ids=["chunk size", "trailer"])
+def test_a_line_is_bounded_behind_a_body_of_any_size(start: bytes) -> None:
+    body = b"1000\r\n" + b"x" * 4096 + b"\r\n"
+    with pytest.raises(ServiceError) as refused:
+        pieces_of(HEAD + body + start + b"1" * (LIMIT + 1), length=None)
+    assert refused.value.code == "headers_too_large"
+
+
+def test_a_read_that_is_all_body_is_handed_on_uncopied() -> None:
+    split = splitter()
+    split.add(HEAD)
+    split.take()
+    split.begin_body(12)
+    for data, ends_body in ((b"first!", False), (b"second", True)):
+        split.add(data)
+        piece = split.take()
+        assert piece is not None
+        assert piece.data is data
+        assert piece.ends_body == ends_body
+
+
 def test_small_chunks_are_no_offence() -> None:
     body = b"".join(b"10\r\n%s\r\n" % (b"x" * 16) for _ in range(1000)) + b"0\r\n\r\n"
     assert pieces_of(HEAD + body, length=None)[-1].ends_body
