@@ -48,7 +48,9 @@ class MicroBatcher:
     their next request at once. The wait starts when the device could have started: at the arrival of the oldest sample,
     the end of the last call or the last answer, whichever was latest. It ends after the window, or earlier if waiting
     costs more device time than a joint call saves. A full batch is handed over while the device is still busy, so that
-    it never idles under load. Every chunk ends with an answer or a ServiceError.
+    it never idles under load. Where decoders keep the cores busy that the device computes on, an idle device costs
+    nothing, and a batch waits longer for the size at which a sample costs least; frames of live streams do not wait
+    for that. Every chunk ends with an answer or a ServiceError.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class MicroBatcher:
         metrics: Metrics,
         clock: Clock,
         traces: Traces = NO_TRACES,
+        is_crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         """Create the batcher; `start_batching` starts it.
 
@@ -73,8 +76,10 @@ class MicroBatcher:
             metrics: batch and stage metrics.
             clock: seconds, monotonic.
             traces: spans of batches and of the stages of chunks.
+            is_crowded: whether decoders want all cores that the device computes on.
         """
         self._policy = policy
+        self._is_crowded = is_crowded
         self._run_batch = run_batch
         self._encode = encode
         self._plan = plan
@@ -134,8 +139,8 @@ class MicroBatcher:
         return self._load.parallel_calls * (self._report.samples_per_s or self._plan().samples_per_s)
 
     def is_idle(self) -> bool:
-        """Return whether a chunk sent now would start at once."""
-        return not self._queue.num_samples and self._load.is_free
+        """Return whether a chunk sent now would start at once, and should."""
+        return not self._queue.num_samples and self._load.is_free and not self._is_crowded()
 
     @property
     def busy_for_s(self) -> float:
@@ -219,7 +224,7 @@ class MicroBatcher:
             if not has_room or not self._queue.num_samples or not self._load.is_free:
                 self._wake.clear()
                 await self._wake.wait()
-            elif (wait_s := max(self._wait_beside_others_s(), self._worthwhile_wait_s())) > 0:
+            elif (wait_s := self._wait_s()) > 0:
                 await self._next_wake(wait_s)
             elif quiet_passes < SETTLE_PASSES:
                 seen = self._num_arrivals
@@ -227,6 +232,18 @@ class MicroBatcher:
                 quiet_passes = quiet_passes + 1 if seen == self._num_arrivals else 0
             else:
                 return
+
+    def _wait_s(self) -> float:
+        """Return the seconds to wait for more samples; 0 or less to send the batch now."""
+        return max(self._wait_in_crowd_s(), self._wait_beside_others_s(), self._worthwhile_wait_s())
+
+    def _wait_in_crowd_s(self) -> float:
+        """Return the seconds to wait for the best batch while decoders want all cores; 0 or less to go on now."""
+        if not self._is_crowded() or self._queue.num_samples >= self._plan().best_size:
+            return 0.0
+        if any(pending.chunk.is_live for pending in self._queue.chunks()):
+            return 0.0
+        return self._policy.crowd_wait_s - self._queue.oldest_age_s(now_s=self._clock())
 
     def _wait_beside_others_s(self) -> float:
         """Return the seconds to wait for an efficient batch beside other calls, which share the cores.

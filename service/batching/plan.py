@@ -9,6 +9,8 @@ from collections.abc import Mapping
 HANDOVER_S = 0.0005
 # A shape is efficient if a sample costs at most this many times what it costs in the best shape.
 EFFICIENT = 1.25
+# The same for the best shape. Measured costs of equal shapes differ by as much.
+NEARLY_BEST = 1.05
 
 
 class BatchPlan:
@@ -22,6 +24,7 @@ class BatchPlan:
         costs_s: seconds of one call by batch shape, rising.
         sizes: the shapes, rising.
         efficient_size: the smallest shape that is efficient.
+        best_size: the smallest shape whose samples cost hardly more than in the best one.
     """
 
     def __init__(self, costs_s: Mapping[int, float]) -> None:
@@ -39,8 +42,11 @@ class BatchPlan:
         self.sizes = tuple(self.costs_s)
         self._first, self._total_s = self._choose()
         by_sample_s = {size: cost_s / size for size, cost_s in self.costs_s.items()}
-        enough_s = EFFICIENT * min(by_sample_s.values())
-        self.efficient_size = next(size for size, cost_s in by_sample_s.items() if cost_s <= enough_s)
+        least_s = min(by_sample_s.values())
+        self.efficient_size, self.best_size = (
+            next(size for size, cost_s in by_sample_s.items() if cost_s <= factor * least_s)
+            for factor in (EFFICIENT, NEARLY_BEST)
+        )
 
     @property
     def max_batch(self) -> int:

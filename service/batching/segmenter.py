@@ -48,6 +48,7 @@ class LocalSegmenter(MicroBatcher):
         metrics: Metrics,
         clock: Clock,
         traces: Traces = NO_TRACES,
+        is_crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         """Create the parts; nothing is loaded before `start`.
 
@@ -85,6 +86,7 @@ class LocalSegmenter(MicroBatcher):
             metrics=metrics,
             clock=clock,
             traces=traces,
+            is_crowded=lambda: self._runner.can_run_parallel and is_crowded(),
         )
 
     async def start(self) -> None:

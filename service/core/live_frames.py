@@ -111,6 +111,7 @@ class FrameWork:
             masks=MaskPolicy.of(self._applied, source_size=picture.source_size, model=self._model),
             deadline=Deadline(min(self._context.deadline.at_s, waiting.received_at_s + self._policy.frame_timeout_s)),
             checkpoint=self._model.checkpoint,
+            is_live=True,
         )
         return await self._segmenter.segment(chunk)
 

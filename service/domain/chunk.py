@@ -92,7 +92,9 @@ class Chunk:
     """A block of samples for a predictor, with everything that is needed to compute its masks.
 
     `checkpoint` is that of the ModelInfo that the options were resolved with, so that a rolling upgrade cannot send the
-    chunk to another model; empty means any model. `traceparent` identifies the span that the work belongs to.
+    chunk to another model; empty means any model. `traceparent` identifies the span that the work belongs to. A frame
+    of a live stream (`is_live`) does not wait for the best batch; it is not sent to workers, which have no decoders
+    beside them.
     """
 
     request_id: str
@@ -103,6 +105,7 @@ class Chunk:
     is_interactive: bool = True
     checkpoint: str = ""
     traceparent: str = ""
+    is_live: bool = False
 
     def under(self, traceparent: str) -> Chunk:
         """Return the same chunk with another parent span."""

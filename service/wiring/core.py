@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,12 +17,16 @@ from service.domain.deadline import Clock
 from service.media.decoders.pool import DecoderPool
 from service.media.spool import Spool
 from service.ports import Segmenter
+from service.predictors.torch import usable_cores
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import Traces
 from service.wiring.links import build_traces, redis_links
 from service.wiring.policies import admission_policy, media_policy, pipeline_policy
 from service.wiring.predictor import MakePredictor, batch_policy, has_gpu, predictor_maker
+
+# Decoders for each core from which on the cores count as busy. They are at work for most of the time.
+_CROWD_PER_CORE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,16 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
             _import_model_meanwhile(stack, is_cpu=not has_gpu(settings.device))
         await decoders.start()
         traces = build_traces(settings, stack, service="avesformer-front", clock=clock)
-        segmenter = _build_segmenter(settings, stack, make_predictor, metrics=metrics, clock=clock, traces=traces)
+        crowd = _CROWD_PER_CORE * usable_cores()
+        segmenter = _build_segmenter(
+            settings,
+            stack,
+            make_predictor,
+            metrics=metrics,
+            clock=clock,
+            traces=traces,
+            is_crowded=lambda: decoders.num_decoding >= crowd,
+        )
         stack.push_async_callback(segmenter.aclose)
         admission = Admission(
             admission_policy(settings),
@@ -116,6 +129,7 @@ def _build_segmenter(
     metrics: Metrics,
     clock: Clock,
     traces: Traces,
+    is_crowded: Callable[[], bool],
 ) -> Segmenter:
     """Return a segmenter on the local device, or one that sends chunks to workers if a Redis URL is set.
 
@@ -128,6 +142,7 @@ def _build_segmenter(
             metrics=metrics,
             clock=clock,
             traces=traces,
+            is_crowded=is_crowded,
         )
     from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
 

@@ -13,7 +13,7 @@ from service.domain.result import FrameMasks
 from service.media import framing
 from service.media.decoders.clip_reader import ClipReader, Lend
 from service.media.decoders.overlay_reader import OverlayReader
-from service.media.decoders.slot import Slot
+from service.media.decoders.slot import Slot, Slots
 from service.media.decoders.stills import StillDecoder, StillDecoders
 from service.media.decoders.zygote_link import ZygoteLink
 from service.media.policy import DecodeRequest, MediaPolicy
@@ -53,7 +53,7 @@ class DecoderPool:
         self._metrics = metrics
         self._link = ZygoteLink("decoder_zygote")
         self._overlay_link = ZygoteLink("overlay_zygote")  # started by the first overlay
-        self._slots = asyncio.Semaphore(num_decoders)
+        self._slots = Slots(num_decoders)
         self._memory = ByteBudget(policy.max_total_bytes)
         self._stills = StillDecoders(self._link, policy, max_streams=max_live_streams, num_decoders=num_decoders)
 
@@ -61,6 +61,11 @@ class DecoderPool:
     def num_children(self) -> int:
         """Return the number of running children (clips, stills and overlays)."""
         return self._link.num_children + self._overlay_link.num_children
+
+    @property
+    def num_decoding(self) -> int:
+        """Return the number of uploads that are being decoded or drawn on."""
+        return self._slots.num_taken
 
     @property
     def held_bytes(self) -> int:

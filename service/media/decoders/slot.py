@@ -11,13 +11,35 @@ from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.media.decoders.child_channel import Channel
 
 
+class Slots:
+    """The slots of all decoders.
+
+    Attributes:
+        num_taken: slots that are taken.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self._free = asyncio.Semaphore(num_slots)
+        self.num_taken = 0
+
+    async def acquire(self) -> None:
+        """Wait for a slot, first come, first served, and take it."""
+        await self._free.acquire()
+        self.num_taken += 1
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self.num_taken -= 1
+        self._free.release()
+
+
 class Slot:
     """One reader's slot among the decoders that may work at once, and its share of their memory.
 
     A reader that waits for memory holds neither slot nor memory, so waiting readers cannot block each other.
     """
 
-    def __init__(self, slots: asyncio.Semaphore, memory: ByteBudget, deadline: Deadline, clock: Clock) -> None:
+    def __init__(self, slots: Slots, memory: ByteBudget, deadline: Deadline, clock: Clock) -> None:
         self._slots = slots
         self._memory = memory
         self._deadline = deadline

@@ -75,6 +75,7 @@ def make_chunk(
     is_loud: bool = True,
     labels: tuple[str, ...] = ("sounding",),
     checkpoint: str = "",
+    is_live: bool = False,
 ) -> Chunk:
     """A chunk whose content depends on its seed alone, by default one made of its request and number."""
     if seed is None:
@@ -87,4 +88,5 @@ def make_chunk(
         deadline=deadline,
         is_interactive=is_interactive,
         checkpoint=checkpoint,
+        is_live=is_live,
     )

@@ -62,3 +62,9 @@ def test_the_efficient_size_is_the_smallest_that_costs_hardly_more_than_the_best
     assert BatchPlan({1: 0.009, 2: 0.014, 4: 0.0232, 8: 0.0438, 16: 0.0902}).efficient_size == 4
     assert BatchPlan({1: 0.13, 2: 0.27}).efficient_size == 1
     assert BatchPlan({1: 0.02, 64: 0.084}).efficient_size == 64
+
+
+def test_the_best_size_is_the_smallest_that_costs_as_much_as_the_best_but_for_noise():
+    assert BatchPlan({1: 0.009, 2: 0.014, 4: 0.0232, 8: 0.0438, 16: 0.0902}).best_size == 8
+    assert BatchPlan({1: 0.13, 2: 0.255}).best_size == 1
+    assert BatchPlan({1: 0.02, 64: 0.084}).best_size == 64

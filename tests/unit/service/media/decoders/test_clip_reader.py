@@ -23,7 +23,7 @@ from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.media import framing
 from service.media.decoders.clip_reader import ClipReader
-from service.media.decoders.slot import Slot
+from service.media.decoders.slot import Slot, Slots
 from service.media.decoders.zygote_link import Child
 from service.media.policy import MediaPolicy
 
@@ -82,7 +82,7 @@ async def reading(
     link = ScriptedLink(scripts)
     deadline = deadline or soon()
     async with asyncio.timeout(HANG_S), uploaded(b"x" * 100, tmp_path) as upload:
-        slot = Slot(asyncio.Semaphore(1), ByteBudget(1 << 30), deadline, time.monotonic)
+        slot = Slot(Slots(1), ByteBudget(1 << 30), deadline, time.monotonic)
         reader = ClipReader(
             link,  # type: ignore[arg-type]
             policy or MediaPolicy(),
