@@ -58,7 +58,12 @@ class Settings(BaseSettings):
         le=1024,
         description="Most samples a batch, on a CPU fewer where larger ones save no time; empty: 64 on GPU, 16 on CPU",
     )
-    batch_window_s: float = Field(0.005, ge=0, le=1, description="Longest wait for more samples, seconds")
+    batch_window_s: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="Longest wait for more samples, seconds (0.2 on a CPU that decoders keep busy); 0: no wait at all",
+    )
     device_timeout_s: float = Field(
         20.0,
         ge=1,

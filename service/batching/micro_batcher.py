@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 SETTLE_PASSES = 3
 # Longest wait for an efficient batch beside other calls, in windows.
 MAX_WAIT_WINDOWS = 2
+# Longest wait in seconds for the best batch while decoders keep the cores busy. On two cores, 16 clients with clips of
+# 1 to 10 s got 8 to 15 % more answers with it, and each of them sooner; 0.1 s gave half of that.
+BUSY_WAIT_S = 0.2
 
 RunBatch = Callable[[Sequence[SampleSlice]], Awaitable[BatchOutcome]]
 EncodeOutput = list[tuple[tuple[FrameMasks, ...] | ServiceError, float]]
@@ -48,9 +51,9 @@ class MicroBatcher:
     their next request at once. The wait starts when the device could have started: at the arrival of the oldest sample,
     the end of the last call or the last answer, whichever was latest. It ends after the window, or earlier if waiting
     costs more device time than a joint call saves. A full batch is handed over while the device is still busy, so that
-    it never idles under load. Where decoders keep the cores busy that the device computes on, an idle device costs
-    nothing, and a batch waits longer for the size at which a sample costs least; frames of live streams do not wait
-    for that. Every chunk ends with an answer or a ServiceError.
+    it never idles under load. While decoders keep the cores busy that predictions are computed on, a batch waits
+    longer, for the size at which a sample costs least; a frame of a live stream ends that wait. Every chunk ends with
+    an answer or a ServiceError.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class MicroBatcher:
         metrics: Metrics,
         clock: Clock,
         traces: Traces = NO_TRACES,
-        is_crowded: Callable[[], bool] = lambda: False,
+        are_cores_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         """Create the batcher; `start_batching` starts it.
 
@@ -76,10 +79,11 @@ class MicroBatcher:
             metrics: batch and stage metrics.
             clock: seconds, monotonic.
             traces: spans of batches and of the stages of chunks.
-            is_crowded: whether decoders want all cores that the device computes on.
+            are_cores_busy: whether decoders keep the cores busy that predictions are computed on. When they no longer
+                do, `look_again` must be called.
         """
         self._policy = policy
-        self._is_crowded = is_crowded
+        self._are_cores_busy = are_cores_busy
         self._run_batch = run_batch
         self._encode = encode
         self._plan = plan
@@ -113,6 +117,10 @@ class MicroBatcher:
         self._load.parallel_calls = parallel_calls
         self._wake.set()
 
+    def look_again(self) -> None:
+        """Decide again whether a batch may leave, because what it waited for has changed."""
+        self._wake.set()
+
     async def aclose(self) -> None:
         """Stop at once. Chunks that still wait or run end with `draining`."""
         self._is_closing = True
@@ -139,8 +147,8 @@ class MicroBatcher:
         return self._load.parallel_calls * (self._report.samples_per_s or self._plan().samples_per_s)
 
     def is_idle(self) -> bool:
-        """Return whether a chunk sent now would start at once, and should."""
-        return not self._queue.num_samples and self._load.is_free and not self._is_crowded()
+        """Return whether a chunk sent now would start at once."""
+        return not self._queue.num_samples and self._load.is_free and not self._are_cores_busy()
 
     @property
     def busy_for_s(self) -> float:
@@ -235,15 +243,21 @@ class MicroBatcher:
 
     def _wait_s(self) -> float:
         """Return the seconds to wait for more samples; 0 or less to send the batch now."""
-        return max(self._wait_in_crowd_s(), self._wait_beside_others_s(), self._worthwhile_wait_s())
+        return max(self._wait_for_best_s(), self._wait_beside_others_s(), self._worthwhile_wait_s())
 
-    def _wait_in_crowd_s(self) -> float:
-        """Return the seconds to wait for the best batch while decoders want all cores; 0 or less to go on now."""
-        if not self._is_crowded() or self._queue.num_samples >= self._plan().best_size:
+    def _wait_for_best_s(self) -> float:
+        """Return the seconds to wait for the best batch while decoders keep the cores busy; 0 or less to go on now.
+
+        Each chunk that waits keeps as much time for its call as it may wait.
+        """
+        is_enough = self._queue.num_samples >= self._plan().best_size
+        if is_enough or not (self._policy.window_s and self._are_cores_busy()):
             return 0.0
-        if any(pending.chunk.is_live for pending in self._queue.chunks()):
+        chunks = [pending.chunk for pending in self._queue.chunks()]
+        if any(chunk.is_live for chunk in chunks):
             return 0.0
-        return self._policy.crowd_wait_s - self._queue.oldest_age_s(now_s=self._clock())
+        left_s = min(chunk.deadline.remaining_s(self._clock) for chunk in chunks)
+        return min(BUSY_WAIT_S - self._queue.oldest_age_s(now_s=self._clock()), left_s - BUSY_WAIT_S)
 
     def _wait_beside_others_s(self) -> float:
         """Return the seconds to wait for an efficient batch beside other calls, which share the cores.

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 HANDOVER_S = 0.0005
 # A shape is efficient if a sample costs at most this many times what it costs in the best shape.
 EFFICIENT = 1.25
-# The same for the best shape. Measured costs of equal shapes differ by as much.
+# A shape counts as the best one if a sample costs at most this many times what it costs in the cheapest shape. Costs of
+# one shape differ by as much from measurement to measurement, and a smaller shape is filled sooner.
 NEARLY_BEST = 1.05
 
 
@@ -24,7 +25,7 @@ class BatchPlan:
         costs_s: seconds of one call by batch shape, rising.
         sizes: the shapes, rising.
         efficient_size: the smallest shape that is efficient.
-        best_size: the smallest shape whose samples cost hardly more than in the best one.
+        best_size: the smallest shape in which a sample costs no more than in any other, but for noise.
     """
 
     def __init__(self, costs_s: Mapping[int, float]) -> None:

@@ -15,9 +15,9 @@ class BatchPolicy:
 
     Attributes:
         max_batch: most samples of one device call.
-        window_s: longest wait for more samples, counted from the oldest waiting one; a lone request never waits.
-        crowd_wait_s: longest wait for the best batch while decoders keep the cores of the device busy. On two cores, 16
-            clients with 720p clips had 7 % more answers with 0.2 s than without, and each of them sooner.
+        window_s: longest wait for more samples, counted from the oldest waiting one; a lone request never waits. Up to
+            two windows beside other calls, and `micro_batcher.BUSY_WAIT_S` while decoders keep the cores busy. With 0,
+            nothing waits.
         buckets: batch shapes in use; a batch is padded up to one of them. Sizes over `max_batch` are ignored.
         max_queued_samples: most samples waiting; a chunk beyond that is refused with `queue_full`.
         max_queued_bytes: most bytes of chunks waiting; a chunk beyond that is refused with `queue_full`.
@@ -30,7 +30,6 @@ class BatchPolicy:
 
     max_batch: int = 16
     window_s: float = 0.005
-    crowd_wait_s: float = 0.2
     buckets: tuple[int, ...] = DEFAULT_BUCKETS
     max_queued_samples: int = 16_384
     max_queued_bytes: int = 1024**3

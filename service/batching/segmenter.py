@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from functools import partial
 
 import cv2
 
+from service.aio.core_use import CoreUse
 from service.aio.tasks import end_tasks
 from service.batching.arrays import device_lost
 from service.batching.device import BatchRunner, DeviceThreads
@@ -48,7 +50,7 @@ class LocalSegmenter(MicroBatcher):
         metrics: Metrics,
         clock: Clock,
         traces: Traces = NO_TRACES,
-        is_crowded: Callable[[], bool] = lambda: False,
+        cores: CoreUse | None = None,
     ) -> None:
         """Create the parts; nothing is loaded before `start`.
 
@@ -58,7 +60,9 @@ class LocalSegmenter(MicroBatcher):
             metrics: batch and stage metrics, `worker_up`.
             clock: seconds, monotonic.
             traces: spans of batches and of the stages of chunks.
+            cores: whether decoders keep the cores busy that a model on the CPU computes on, too.
         """
+        cores = cores or CoreUse(math.inf)
         self._metrics = metrics
         self._runner = BatchRunner(
             make_predictor,
@@ -86,8 +90,9 @@ class LocalSegmenter(MicroBatcher):
             metrics=metrics,
             clock=clock,
             traces=traces,
-            is_crowded=lambda: self._runner.can_run_parallel and is_crowded(),
+            are_cores_busy=lambda: self._runner.can_run_parallel and cores.is_full,
         )
+        cores.on_room(self.look_again)
 
     async def start(self) -> None:
         """Load the predictor and warm up its first batch shapes on a device thread; ready when it returns.

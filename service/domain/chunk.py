@@ -92,9 +92,9 @@ class Chunk:
     """A block of samples for a predictor, with everything that is needed to compute its masks.
 
     `checkpoint` is that of the ModelInfo that the options were resolved with, so that a rolling upgrade cannot send the
-    chunk to another model; empty means any model. `traceparent` identifies the span that the work belongs to. A frame
-    of a live stream (`is_live`) does not wait for the best batch; it is not sent to workers, which have no decoders
-    beside them.
+    chunk to another model; empty means any model. `traceparent` identifies the span that the work belongs to. `is_live`
+    marks a frame of a live stream, whose batch does not wait while decoders keep the cores busy. It is not transmitted
+    to workers, which have no decoders beside them.
     """
 
     request_id: str

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from service.aio.core_use import CoreUse
 from service.aio.turns import Turns
 from service.batching.segmenter import LocalSegmenter
 from service.core.admission import Admission
@@ -24,9 +25,6 @@ from service.telemetry.traces import Traces
 from service.wiring.links import build_traces, redis_links
 from service.wiring.policies import admission_policy, media_policy, pipeline_policy
 from service.wiring.predictor import MakePredictor, batch_policy, has_gpu, predictor_maker
-
-# Decoders for each core from which on the cores count as busy. They are at work for most of the time.
-_CROWD_PER_CORE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,7 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
     """
     clock = time.monotonic
     metrics = Metrics()
+    cores = CoreUse(_decoders_to_fill(usable_cores(), settings.num_decoders))
     async with AsyncExitStack() as stack:
         decoders = DecoderPool(
             media_policy(settings),
@@ -63,21 +62,15 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
             max_live_streams=settings.max_live_streams,
             clock=clock,
             metrics=metrics,
+            cores=cores,
         )
         stack.push_async_callback(decoders.aclose)
         if make_predictor is None and settings.redis_url is None:
             _import_model_meanwhile(stack, is_cpu=not has_gpu(settings.device))
         await decoders.start()
         traces = build_traces(settings, stack, service="avesformer-front", clock=clock)
-        crowd = _CROWD_PER_CORE * usable_cores()
         segmenter = _build_segmenter(
-            settings,
-            stack,
-            make_predictor,
-            metrics=metrics,
-            clock=clock,
-            traces=traces,
-            is_crowded=lambda: decoders.num_decoding >= crowd,
+            settings, stack, make_predictor, metrics=metrics, clock=clock, traces=traces, cores=cores
         )
         stack.push_async_callback(segmenter.aclose)
         admission = Admission(
@@ -113,6 +106,14 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
         )
 
 
+def _decoders_to_fill(num_cores: int, num_decoders: int) -> int:
+    """Return the decoders that keep all cores busy: two per core, since each waits at times; all where fewer may run.
+
+    With fewer decoders than cores, cores are always free.
+    """
+    return min(2 * num_cores, max(num_cores, num_decoders))
+
+
 def _import_model_meanwhile(stack: AsyncExitStack, *, is_cpu: bool) -> None:
     """Import torch on a thread while the decoders start, because neither needs the whole machine."""
     from service.predictors.torch import import_model
@@ -129,7 +130,7 @@ def _build_segmenter(
     metrics: Metrics,
     clock: Clock,
     traces: Traces,
-    is_crowded: Callable[[], bool],
+    cores: CoreUse,
 ) -> Segmenter:
     """Return a segmenter on the local device, or one that sends chunks to workers if a Redis URL is set.
 
@@ -142,7 +143,7 @@ def _build_segmenter(
             metrics=metrics,
             clock=clock,
             traces=traces,
-            is_crowded=is_crowded,
+            cores=cores,
         )
     from service.redis.segmenter import RedisSegmenter, RedisSegmenterPolicy
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from service.aio.byte_budget import ByteBudget
+from service.aio.core_use import CoreUse
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 from service.media import framing
 from service.media.decoders.clip_reader import ClipReader, Lend
 from service.media.decoders.overlay_reader import OverlayReader
-from service.media.decoders.slot import Slot, Slots
+from service.media.decoders.slot import DecoderSlots, Slot
 from service.media.decoders.stills import StillDecoder, StillDecoders
 from service.media.decoders.zygote_link import ZygoteLink
 from service.media.policy import DecodeRequest, MediaPolicy
@@ -35,6 +37,7 @@ class DecoderPool:
         max_live_streams: most streams with a still-picture decoder.
         clock: monotonic seconds.
         metrics: counts failures by code.
+        cores: learns of each upload that is decoded or drawn on.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class DecoderPool:
         metrics: Metrics,
         job_policy: MediaPolicy | None = None,
         max_live_streams: int = 32,
+        cores: CoreUse | None = None,
     ) -> None:
         self._policy = policy
         self._job_policy = job_policy or policy
@@ -53,7 +57,7 @@ class DecoderPool:
         self._metrics = metrics
         self._link = ZygoteLink("decoder_zygote")
         self._overlay_link = ZygoteLink("overlay_zygote")  # started by the first overlay
-        self._slots = Slots(num_decoders)
+        self._slots = DecoderSlots(num_decoders, cores or CoreUse(math.inf))
         self._memory = ByteBudget(policy.max_total_bytes)
         self._stills = StillDecoders(self._link, policy, max_streams=max_live_streams, num_decoders=num_decoders)
 
@@ -61,11 +65,6 @@ class DecoderPool:
     def num_children(self) -> int:
         """Return the number of running children (clips, stills and overlays)."""
         return self._link.num_children + self._overlay_link.num_children
-
-    @property
-    def num_decoding(self) -> int:
-        """Return the number of uploads that are being decoded or drawn on."""
-        return self._slots.num_taken
 
     @property
     def held_bytes(self) -> int:

@@ -6,30 +6,32 @@ import asyncio
 from functools import partial
 
 from service.aio.byte_budget import ByteBudget
+from service.aio.core_use import CoreUse
 from service.aio.waits import bounded_wait
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
 from service.media.decoders.child_channel import Channel
 
 
-class Slots:
+class DecoderSlots:
     """The slots of all decoders.
 
-    Attributes:
-        num_taken: slots that are taken.
+    Args:
+        num_slots: decoders at once.
+        cores: learns of each decoder that has a slot.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, cores: CoreUse) -> None:
         self._free = asyncio.Semaphore(num_slots)
-        self.num_taken = 0
+        self._cores = cores
 
     async def acquire(self) -> None:
         """Wait for a slot, first come, first served, and take it."""
         await self._free.acquire()
-        self.num_taken += 1
+        self._cores.begin()
 
     def release(self) -> None:
         """Give a slot back."""
-        self.num_taken -= 1
+        self._cores.end()
         self._free.release()
 
 
@@ -39,7 +41,7 @@ class Slot:
     A reader that waits for memory holds neither slot nor memory, so waiting readers cannot block each other.
     """
 
-    def __init__(self, slots: Slots, memory: ByteBudget, deadline: Deadline, clock: Clock) -> None:
+    def __init__(self, slots: DecoderSlots, memory: ByteBudget, deadline: Deadline, clock: Clock) -> None:
         self._slots = slots
         self._memory = memory
         self._deadline = deadline

@@ -145,7 +145,7 @@ class RequestSplitter:
                 break
         allowed = self._max_head_bytes + self._num_body
         num_open = 0 if self._part in ("head", "data") else len(self._buffer) - at
-        if num_open > self._max_head_bytes or self._num_framing + num_open > allowed:
+        if self._num_framing + num_open > allowed:
             raise self._too_large("The chunk framing and trailers of the request are")
         return Piece(self._cut(at), ends_body=self._part == "head") if at else None
 
@@ -159,6 +159,8 @@ class RequestSplitter:
                 self._part = "data_end"
             return at + taken if taken else None
         end = self._buffer.find(b"\r\n", at)
+        if (len(self._buffer) if end < 0 else end) - at > self._max_head_bytes:
+            raise self._too_large("A line of the chunk framing or trailers of the request is")
         if end < 0:
             return None
         self._num_framing += end + 2 - at

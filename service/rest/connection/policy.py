@@ -15,8 +15,9 @@ class ConnectionPolicy:
         max_connections: connections at once. Beyond it the connection that has been without a request for longest is
             closed; where all have one, only `num_reserved` more are accepted, for probes.
         num_reserved: connections beyond `max_connections`, which may ask for `PROBE_PATHS` only.
-        max_head_bytes: limit of a request's head, and of everything else in a request that is not its body. 64 KiB is
-            what large proxies allow, a thousand times what is usual.
+        max_head_bytes: limit of a request's head, and of each line of its chunk framing and trailers; all of these
+            lines may take as much, and as much as the body beside. 64 KiB is what large proxies allow, a thousand times
+            what is usual.
         head_timeout_s: time for a head to arrive.
         last_head_s: time for the first head of a connection when the server stops; its request is then answered.
         linger_s: after an early answer the rest of the request's body is still read and discarded for this long, so

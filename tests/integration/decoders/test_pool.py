@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.components.decoding import decode_here, make_job
 from support.components.pools import (
+    HANG_S,
     decode_through,
     gone,
     known,
@@ -23,6 +24,7 @@ from support.inputs.clips import ClipSpec, make_clip
 from support.inputs.hostile import find
 from support.inputs.odd_clips import odd_clip
 
+from service.aio.core_use import CoreUse
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.media.decoders.pool import DecoderPool
@@ -61,6 +63,19 @@ async def test_decoders_are_handed_out_in_order(tmp_path: Path) -> None:
 
         await asyncio.gather(*(one(number) for number in range(6)))
         assert order == list(range(6))
+
+
+async def test_the_cores_are_free_once_the_child_has_ended(tmp_path: Path) -> None:
+    cores, room = CoreUse(1), asyncio.Event()
+    cores.on_room(room.set)
+    async with running_pool(cores=cores) as pool, uploaded(make_clip(num_frames=10), tmp_path) as upload:
+        async with pool.open(upload, make_request(), deadline=soon()) as reader:
+            await read_all(reader)
+            assert cores.is_full
+            assert not room.is_set()
+        async with asyncio.timeout(HANG_S):
+            await room.wait()
+        assert not cores.is_full
 
 
 async def test_a_full_pool_keeps_to_the_deadline(tmp_path: Path) -> None:

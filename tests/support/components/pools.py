@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 from support.components.decoding import SIDE_PX, Decoded, collect
 
+from service.aio.core_use import CoreUse
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
@@ -45,6 +46,7 @@ async def running_pool(
     max_live_streams: int = 32,
     policy: MediaPolicy | None = None,
     metrics: Metrics | None = None,
+    cores: CoreUse | None = None,
 ) -> AsyncIterator[DecoderPool]:
     """A warm pool."""
     pool = DecoderPool(
@@ -53,6 +55,7 @@ async def running_pool(
         max_live_streams=max_live_streams,
         clock=time.monotonic,
         metrics=metrics or Metrics(),
+        cores=cores,
     )
     await pool.start()
     try:

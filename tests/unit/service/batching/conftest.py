@@ -26,7 +26,7 @@ async def _make_bench():
         encode=encode,
         plan: BatchPlan | None = None,
         parallel_calls: int = 1,
-        is_crowded=lambda: False,
+        are_cores_busy=lambda: False,
         **policy,
     ) -> Bench:
         clock, metrics = FakeClock(), Metrics()
@@ -39,7 +39,7 @@ async def _make_bench():
             plan=lambda: plan,
             metrics=metrics,
             clock=clock,
-            is_crowded=is_crowded,
+            are_cores_busy=are_cores_busy,
         )
         batcher.start_batching()
         batcher.run_parallel(parallel_calls)

@@ -17,13 +17,14 @@ import pytest
 from support.components.pools import make_request, soon, uploaded
 
 from service.aio.byte_budget import ByteBudget
+from service.aio.core_use import CoreUse
 from service.domain.chunk import WINDOW_SAMPLES, SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.media import framing
 from service.media.decoders.clip_reader import ClipReader
-from service.media.decoders.slot import Slot, Slots
+from service.media.decoders.slot import DecoderSlots, Slot
 from service.media.decoders.zygote_link import Child
 from service.media.policy import MediaPolicy
 
@@ -82,7 +83,7 @@ async def reading(
     link = ScriptedLink(scripts)
     deadline = deadline or soon()
     async with asyncio.timeout(HANG_S), uploaded(b"x" * 100, tmp_path) as upload:
-        slot = Slot(Slots(1), ByteBudget(1 << 30), deadline, time.monotonic)
+        slot = Slot(DecoderSlots(1, CoreUse(1)), ByteBudget(1 << 30), deadline, time.monotonic)
         reader = ClipReader(
             link,  # type: ignore[arg-type]
             policy or MediaPolicy(),

@@ -67,11 +67,12 @@ def test_bytes_that_are_no_body_are_bounded(body: bytes) -> None:
     assert refused.value.code == "headers_too_large"
 
 
-@pytest.mark.parametrize("start", [b"", b"0\r\nX-A: "], ids=["chunk size", "trailer"])
-def test_a_line_is_bounded_behind_a_body_of_any_size(start: bytes) -> None:
+@pytest.mark.parametrize("start", [b"1;", b"0\r\nX-A: "], ids=["chunk size", "trailer"])
+@pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["open", "complete"])
+def test_a_line_is_bounded_behind_a_body_of_any_size(start: bytes, end: bytes) -> None:
     body = b"1000\r\n" + b"x" * 4096 + b"\r\n"
     with pytest.raises(ServiceError) as refused:
-        pieces_of(HEAD + body + start + b"1" * (LIMIT + 1), length=None)
+        pieces_of(HEAD + body + start + b"a" * LIMIT + end, length=None)
     assert refused.value.code == "headers_too_large"
 
 
