@@ -70,3 +70,8 @@ def test_shapes_that_did_not_fit_stay_out_of_the_plan() -> None:
     smaller = BatchPlan({1: 0.010, 2: 0.011})
     costs.note_call(1, 0.001)
     assert costs.updated(smaller).sizes == (1, 2)
+
+
+def test_full_batches_are_never_split_for_a_try() -> None:
+    true_s = {size: 0.020 + 0.001 * size for size in SIZES}
+    assert s_per_sample(true_s, true_s, num_calls=5_000) == pytest.approx(true_s[16] / 16)
