@@ -37,6 +37,9 @@ MAX_WAIT_WINDOWS = 2
 # Longest wait in seconds for the best batch while decoders keep the cores busy. On two cores, 4 to 16 clients with
 # clips of 1 to 10 s got 7 to 14 % more answers with it, and each of them sooner; 0.1 s gave about half of that.
 BUSY_WAIT_S = 0.2
+# Seconds after a frame of a live stream in which no batch waits so long: large calls would hold up the next frames.
+# Streams of less than a frame a second are in no such hurry.
+LIVE_CALM_S = 1.0
 
 RunBatch = Callable[[Sequence[SampleSlice]], Awaitable[BatchOutcome]]
 EncodeOutput = list[tuple[tuple[FrameMasks, ...] | ServiceError, float]]
@@ -52,8 +55,8 @@ class MicroBatcher:
     the end of the last call or the last answer, whichever was latest. It ends after the window, or earlier if waiting
     costs more device time than a joint call saves. A full batch is handed over while the device is still busy, so that
     it never idles under load. While decoders keep the cores busy that predictions are computed on, a batch waits
-    longer, for the size at which a sample costs least; a frame of a live stream ends that wait. Every chunk ends with
-    an answer or a ServiceError.
+    longer, for the size at which a sample costs least, unless there are live streams. Every chunk ends with an answer
+    or a ServiceError.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class MicroBatcher:
         self._expected: Counter[str] = Counter()
         self._returning = ReturningClients(window_s=policy.window_s, clock=clock)
         self._answered: set[str] = set()  # expected requests that have had an answer
+        self._live_s = -math.inf  # time of the last live frame's arrival
         self._answered_s = -math.inf  # time of the last call's end or the last answer, whichever is later
         self._wake = asyncio.Event()
         self._num_arrivals = 0
@@ -148,7 +152,7 @@ class MicroBatcher:
 
     def is_idle(self) -> bool:
         """Return whether a chunk sent now would start at once."""
-        return not self._queue.num_samples and self._load.is_free and not self._are_cores_busy()
+        return not self._queue.num_samples and self._load.is_free and not self._may_wait_for_best()
 
     @property
     def busy_for_s(self) -> float:
@@ -182,6 +186,8 @@ class MicroBatcher:
         chunk.deadline.check(self._clock, stage="queue")
         future: asyncio.Future[SegmentedChunk] = asyncio.get_running_loop().create_future()
         pending = PendingChunk(chunk, self._clock(), future)
+        if chunk.is_live:
+            self._live_s = pending.arrived_s
         self._queue.add(pending, retry_after_s=max(1.0, self._queue.num_samples / self.samples_per_s))
         self._note_arrival()
         try:
@@ -250,14 +256,15 @@ class MicroBatcher:
 
         Each chunk that waits keeps as much time for its call as it may wait.
         """
-        is_enough = self._queue.num_samples >= self._plan().best_size
-        if is_enough or not (self._policy.window_s and self._are_cores_busy()):
+        if self._queue.num_samples >= self._plan().best_size or not self._may_wait_for_best():
             return 0.0
-        chunks = [pending.chunk for pending in self._queue.chunks()]
-        if any(chunk.is_live for chunk in chunks):
-            return 0.0
-        left_s = min(chunk.deadline.remaining_s(self._clock) for chunk in chunks)
+        left_s = min(pending.chunk.deadline.remaining_s(self._clock) for pending in self._queue.chunks())
         return min(BUSY_WAIT_S - self._queue.oldest_age_s(now_s=self._clock()), left_s - BUSY_WAIT_S)
+
+    def _may_wait_for_best(self) -> bool:
+        """Return whether an idle device costs nothing now, and there is no live stream."""
+        is_calm = self._clock() - self._live_s > LIVE_CALM_S
+        return is_calm and self._policy.window_s > 0 and self._are_cores_busy()
 
     def _wait_beside_others_s(self) -> float:
         """Return the seconds to wait for an efficient batch beside other calls, which share the cores.

@@ -12,7 +12,6 @@ from functools import partial
 
 import cv2
 
-from service.aio.core_use import CoreUse
 from service.aio.tasks import end_tasks
 from service.batching.arrays import device_lost
 from service.batching.device import BatchRunner, DeviceThreads
@@ -24,6 +23,7 @@ from service.domain.chunk import MappedMasks, MaskPolicy
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks, ModelInfo
+from service.media.core_use import CoreUse
 from service.media.masks import Logits, encode_masks, probability_maps
 from service.ports import Predictor
 from service.telemetry.metrics import Metrics

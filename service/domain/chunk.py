@@ -93,8 +93,8 @@ class Chunk:
 
     `checkpoint` is that of the ModelInfo that the options were resolved with, so that a rolling upgrade cannot send the
     chunk to another model; empty means any model. `traceparent` identifies the span that the work belongs to. `is_live`
-    marks a frame of a live stream, whose batch does not wait while decoders keep the cores busy. It is not transmitted
-    to workers, which have no decoders beside them.
+    marks a frame of a live stream, beside which no batch waits long. It is not transmitted to workers: without decoders
+    beside them, their batches never wait long.
     """
 
     request_id: str

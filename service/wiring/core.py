@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from service.aio.core_use import CoreUse
 from service.aio.turns import Turns
 from service.batching.segmenter import LocalSegmenter
 from service.core.admission import Admission
 from service.core.pipeline import Pipeline
 from service.core.request_log import RequestLog
 from service.domain.deadline import Clock
+from service.media.core_use import CoreUse
 from service.media.decoders.pool import DecoderPool
 from service.media.spool import Spool
 from service.ports import Segmenter

@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from service.aio.byte_budget import ByteBudget
-from service.aio.core_use import CoreUse
 from service.domain.deadline import Clock, Deadline
 from service.domain.errors import ServiceError
 from service.domain.result import FrameMasks
 from service.media import framing
+from service.media.core_use import CoreUse
 from service.media.decoders.clip_reader import ClipReader, Lend
 from service.media.decoders.overlay_reader import OverlayReader
 from service.media.decoders.slot import DecoderSlots, Slot

@@ -6,9 +6,9 @@ import asyncio
 from functools import partial
 
 from service.aio.byte_budget import ByteBudget
-from service.aio.core_use import CoreUse
 from service.aio.waits import bounded_wait
 from service.domain.deadline import Clock, Deadline, deadline_exceeded
+from service.media.core_use import CoreUse
 from service.media.decoders.child_channel import Channel
 
 

@@ -24,9 +24,9 @@ from support.inputs.clips import ClipSpec, make_clip
 from support.inputs.hostile import find
 from support.inputs.odd_clips import odd_clip
 
-from service.aio.core_use import CoreUse
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
+from service.media.core_use import CoreUse
 from service.media.decoders.pool import DecoderPool
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 from support.components.decoding import SIDE_PX, Decoded, collect
 
-from service.aio.core_use import CoreUse
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.domain.options import AppliedOptions
+from service.media.core_use import CoreUse
 from service.media.decoders.pool import ClipReader, DecodeRequest, DecoderPool, MediaPolicy
 from service.media.spool import Spool
 from service.media.upload import Upload

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from support.components.batcher_bench import LONG_S, settle
 
-from service.batching.micro_batcher import BUSY_WAIT_S
+from service.batching.micro_batcher import BUSY_WAIT_S, LIVE_CALM_S
 from service.batching.plan import BatchPlan
 from service.domain.deadline import Deadline
 
@@ -66,12 +66,26 @@ async def test_the_wait_ends_when_cores_are_free(bench, cores):
     assert bench.device.sizes() == [1]
 
 
-async def test_a_live_frame_takes_along_at_once_what_waits(bench):
+async def test_beside_a_live_stream_nothing_waits(bench):
     bench.send("upload")
     await settle()
+    assert bench.device.sizes() == []
     bench.send("stream", is_live=True)
     await settle()
-    assert bench.device.sizes() == [2]
+    assert bench.device.sizes() == [2], "the frame ends a wait"
+    bench.device.gates[0].set()
+    await settle()
+    bench.clock.advance(LIVE_CALM_S)
+    assert bench.batcher.is_idle()
+    bench.send("upload")
+    await settle()
+    assert bench.device.sizes() == [2, 1], "its next frame may come soon"
+    bench.device.gates[1].set()
+    await settle()
+    bench.clock.advance(0.001)
+    bench.send("upload")
+    await settle()
+    assert bench.device.sizes() == [2, 1]
 
 
 async def test_a_chunk_keeps_time_for_its_call(bench):

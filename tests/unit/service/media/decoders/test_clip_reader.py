@@ -17,12 +17,12 @@ import pytest
 from support.components.pools import make_request, soon, uploaded
 
 from service.aio.byte_budget import ByteBudget
-from service.aio.core_use import CoreUse
 from service.domain.chunk import WINDOW_SAMPLES, SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.media import framing
+from service.media.core_use import CoreUse
 from service.media.decoders.clip_reader import ClipReader
 from service.media.decoders.slot import DecoderSlots, Slot
 from service.media.decoders.zygote_link import Child

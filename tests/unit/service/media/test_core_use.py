@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.aio.core_use import CoreUse
+from service.media.core_use import CoreUse
 
 
 def test_word_comes_when_the_cores_are_no_longer_all_busy() -> None:
