@@ -53,7 +53,7 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
     """
     clock = time.monotonic
     metrics = Metrics()
-    cores = CoreUse(_decoders_to_fill(usable_cores(), settings.num_decoders))
+    cores = CoreUse(decoders_to_fill(usable_cores(), settings.num_decoders))
     async with AsyncExitStack() as stack:
         decoders = DecoderPool(
             media_policy(settings),
@@ -106,7 +106,7 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
         )
 
 
-def _decoders_to_fill(num_cores: int, num_decoders: int) -> int:
+def decoders_to_fill(num_cores: int, num_decoders: int) -> int:
     """Return the decoders that keep all cores busy: two per core, since each waits at times; all where fewer may run.
 
     With fewer decoders than cores, cores are always free.
