@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.freed_memory import release_freed_memory
+from service.batching.startup_memory import release_freed_memory, unmap_code
 from service.domain.chunk import WINDOW_SAMPLES
 from service.domain.deadline import Clock
 from service.ports import Predictor
@@ -106,6 +106,7 @@ class WarmUp:
             if len(measured_s) == 1 and self._is_cpu and cost_s < LONG_CALL_S:
                 self.costs_s[size] = measured_s[size] = yield from self._compile(size, cost_s)
         release_freed_memory()
+        unmap_code()
 
     def _measure(self, size: int, smaller_s: Mapping[int, float]) -> Generator[None, None, float]:
         """Measure one shape and pause between two calls."""

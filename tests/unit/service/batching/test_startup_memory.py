@@ -1,0 +1,93 @@
+"""Memory that only the start needed goes back to the system: freed buffers, and code that nothing runs any more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_MB = 10**6
+# In processes of their own: what a C library keeps depends on all that was allocated before, and other tests' code
+# need not leave memory.
+_FREE = """
+import threading
+import numpy as np
+import psutil
+from service.batching.startup_memory import release_freed_memory
+
+def resident():
+    return psutil.Process().memory_info().rss
+
+def work():
+    mapped = np.ones(30_000_000, np.uint8)
+    del mapped  # from now on glibc keeps buffers of this size
+    before = resident()
+    buffers = [np.ones(4_000_000, np.uint8) for _ in range(10)]
+    del buffers
+    kept = resident() - before
+    release_freed_memory()
+    print(kept, resident() - before)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+# Maps a file as a library's code is mapped, reads all of it, and in the second run writes to one page before.
+_MAP = """
+import ctypes, mmap, sys
+from service.batching.startup_memory import unmap_code
+
+path, is_written = sys.argv[1], sys.argv[2] == "written"
+with open(path, "rb") as file:
+    code = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+if is_written:
+    code[5000] = 1
+length = len(code)
+address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+assert libc.mprotect(address, length, mmap.PROT_READ | mmap.PROT_EXEC) == 0
+ctypes.string_at(address, length)
+
+def resident_kb():
+    lines = iter(open("/proc/self/smaps"))
+    for line in lines:
+        if line.startswith(f"{address:x}-"):
+            break
+    return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+
+before = resident_kb()
+unmap_code()
+print(before, resident_kb(), ctypes.string_at(address, length)[5000])
+"""
+
+
+def test_a_threads_freed_buffers_go_back() -> None:
+    kept, left = _run(_FREE)
+    assert kept > 30 * _MB
+    assert left < 5 * _MB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_code_leaves_memory_and_is_read_again_from_its_file(tmp_path: Path) -> None:
+    assert _run(_MAP, str(_file_of(4 * _MB, tmp_path)), "clean") == [3908, 0, 7]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_code_that_was_written_to_stays(tmp_path: Path) -> None:
+    before, after, value = _run(_MAP, str(_file_of(4 * _MB, tmp_path)), "written")
+    assert (before, after, value) == (3908, 3908, 1)
+
+
+def _file_of(num_bytes: int, folder: Path) -> Path:
+    path = folder / "library.so"
+    path.write_bytes(b"\7" * num_bytes)
+    return path
+
+
+def _run(code: str, *arguments: str) -> list[int]:
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return [int(word) for word in done.stdout.split()]
