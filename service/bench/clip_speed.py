@@ -17,6 +17,7 @@ from service.bench.figures import BenchPlan, Figures, OnStep, call_s, cpu_s
 from service.domain.chunk import SAMPLE_RATE_HZ
 from service.media.masks import encode_pixels
 from service.media.policy import DecodeJob, MediaPolicy
+from service.media.sandbox.child import scan
 from service.media.sandbox.decoding.clip_decode import samples_of
 from service.media.sandbox.source import UploadSource
 
@@ -74,7 +75,8 @@ def decode_in_process(path: Path) -> int:
             policy=_LIMITS,
             size_bytes=size,
         )
-        return sum(len(block) for block in samples_of(job, source))
+        _, tracks = scan(job, source)
+        return sum(len(block) for block in samples_of(job, source, tracks))
     finally:
         os.close(fd)
 

@@ -153,6 +153,7 @@ def scan(job: DecodeJob, source: UploadSource) -> tuple[Scanner, Tracks]:
         sound_s=scanner.sound_s,
         sound_edit_s=index.sound.edit_ticks / index.timescale if index.timescale else 0.0,
         aperture=index.picture.aperture,
+        is_fragmented=index.is_fragmented,
     )
     return scanner, tracks
 

@@ -6,7 +6,7 @@ import io
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class ClipSpec:
 
 def make_clip(spec: ClipSpec | None = None, **changes: Any) -> bytes:
     """The bytes of a clip; `changes` are fields of ClipSpec. Clips of equal specs are made once."""
-    spec = spec or ClipSpec(**changes)
+    spec = replace(spec or ClipSpec(), **changes)
     if spec.sound_ticks is not None:  # functions cannot be compared
         return _encode(spec)
     key = repr(spec)

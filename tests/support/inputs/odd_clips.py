@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from support.inputs.clips import ClipSpec, make_clip
 from support.inputs.hostile import find, patch, replace_box
+from support.inputs.untold_depth import without_depth
 
 from service.bench.hearing.rotation import rotated
 
@@ -105,6 +106,10 @@ ODD_SPECS: dict[str, ClipSpec] = {
     "sound_ends_early": ClipSpec(sound_end_s=0.5),
     "sound_longer": ClipSpec(sound_end_s=4.0),
 }
+# B-frames of B-frames from the start, so that a decoder that holds back one picture puts out others too early.
+_DEEP = ClipSpec(
+    b_frames=5, num_frames=60, gop=10, codec_options={"preset": "medium", "x264-params": "b-adapt=0:b-pyramid=normal"}
+)
 _ODD_PATCHES: dict[str, Callable[[], bytes]] = {
     "turned_90": lambda: rotated(make_clip(), 90),
     "turned_180": lambda: rotated(make_clip(), 180),
@@ -114,6 +119,8 @@ _ODD_PATCHES: dict[str, Callable[[], bytes]] = {
     "trimmed_front": lambda: edited(make_clip(), [(1000, 512 * 12)]),
     "trimmed_front_all_key": lambda: edited(make_clip(gop=1, b_frames=0), [(1000, 512 * 12)]),
     "empty_edit": lambda: edited(make_clip(b_frames=0), [(500, -1), (2000, 0)]),
+    "untold_depth": lambda: without_depth(make_clip(_DEEP)),
+    "untold_depth_fragmented": lambda: without_depth(make_clip(_DEEP, movflags="frag_keyframe+empty_moov")),
     "two_edits": lambda: edited(make_clip(), [(500, 512 * 5), (500, 512 * 30)]),
 }
 

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from service.domain.chunk import SampleBlock
 from service.domain.clip import ClipInfo
 from service.domain.errors import ServiceError
-from service.media.policy import SOUND_DECODERS, DecodeJob
+from service.media.policy import PICTURE_DECODERS, SOUND_DECODERS, DecodeJob
 from service.media.sandbox.container.aperture import Aperture
 from service.media.sandbox.decoding import picture, sound
 from service.media.sandbox.decoding.packets import PacketList, Plan, list_packets, make_plan
@@ -45,6 +45,7 @@ class Tracks:
         sound_s: returns the length of the sound by its sample tables, as far as the upload has been read.
         sound_edit_s: end of the sound by its edit list, seconds; 0 where untold.
         aperture: the part of the picture that is shown; None for all of it.
+        is_fragmented: whether fragments may follow the index, which then does not list all samples.
     """
 
     picture: int | None = None
@@ -56,6 +57,7 @@ class Tracks:
     sound_s: Callable[[], float] = lambda: 0.0
     sound_edit_s: float = 0.0
     aperture: Aperture | None = None
+    is_fragmented: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,11 @@ def decode_clip(job: DecodeJob, source: UploadSource, outbox: Outbox, *, tracks:
     tracks = tracks or Tracks()
     try:
         with ExitStack() as stack:
-            container = stack.enter_context(source.open_container(job.policy))
-            stream = picture.open_picture(container, job.policy, track_id=tracks.picture)
             heard = stack.enter_context(source.open_container(job.policy, decoders=SOUND_DECODERS))
+            is_known = picture.is_depth_known(heard, track_id=tracks.picture, is_fragmented=tracks.is_fragmented)
+            tried = () if is_known else PICTURE_DECODERS
+            container = stack.enter_context(source.open_container(job.policy, decoders=tried))
+            stream = picture.open_picture(container, job.policy, track_id=tracks.picture)
             sound_stream = sound.open_sound(heard, track_id=tracks.sound)
             audio = sound.describe(sound_stream, track=tracks.sound_index, language=tracks.language)
             shown, origin_s = _on_time_line(container, stream, sound_stream, tracks)
@@ -228,10 +232,10 @@ def _translate(error: av.FFmpegError) -> ServiceError:
     return ServiceError("broken", "The file is damaged: its index or media cannot be read. Export the clip again.")
 
 
-def samples_of(job: DecodeJob, source: UploadSource) -> Iterator[SampleBlock]:
+def samples_of(job: DecodeJob, source: UploadSource, tracks: Tracks) -> Iterator[SampleBlock]:
     """Return all blocks of a complete upload, decoded in this process. For benchmarks and trusted files."""
     outbox = _ListOutbox()
-    decode_clip(job, source, outbox)
+    decode_clip(job, source, outbox, tracks=tracks)
     yield from outbox.blocks
 
 

@@ -36,17 +36,32 @@ _MAX_BYTES_PER_PIXEL = 6
 _UNSPECIFIED_COLORSPACE = 2
 
 
+def is_depth_known(container: InputContainer, *, track_id: int | None, is_fragmented: bool) -> bool:
+    """Return whether the index tells how many pictures the decoder has to hold back to put them in order.
+
+    For H.264, FFmpeg's MP4 reader counts them by the composition offsets of the index (mov_estimate_video_delay), but
+    not by those of fragments. Where it could not, it has to decode the first pictures of the track when it opens the
+    file: a decoder that starts with too small a number leaves out pictures.
+
+    Args:
+        container: the file, opened without the decoders of pictures.
+        track_id: id of the picture track; None takes the first one.
+        is_fragmented: whether fragments may follow the index.
+    """
+    stream = _track(container, track_id)
+    context = None if stream is None or is_fragmented else stream.codec_context
+    return context is not None and context.name == "h264" and context.has_b_frames
+
+
 def open_picture(container: InputContainer, policy: MediaPolicy, *, track_id: int | None) -> VideoStream:
     """Return the picture track, checked and set up for decoding in one thread. The other tracks are not read.
 
     Raises:
         ServiceError: `no_video`, `unsupported_codec`, `picture_too_large`.
     """
-    tracks = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    chosen = [s for s in tracks if track_id is None or s.id == track_id]
-    if not chosen:
+    stream = _track(container, track_id)
+    if stream is None:
         raise ServiceError("no_video", "The clip has no picture track; send a video with pictures and sound.")
-    stream = chosen[0]
     _keep_only(container, stream.index)
     context = stream.codec_context
     if context is None or context.name not in PICTURE_DECODERS:
@@ -295,12 +310,18 @@ def display_size(frame: VideoFrame, aperture: Aperture | None) -> tuple[int, int
 
 
 def sample_aspect_ratio(stream: VideoStream, frame: VideoFrame) -> str:
-    """Return the pixels' aspect ratio as `w:h` for the upright frame; 1:1 if unknown."""
-    ratio = stream.sample_aspect_ratio
+    """Return the pixels' aspect ratio as `w:h` for the upright frame, by the file, else the stream; 1:1 if unknown."""
+    ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     if not ratio or ratio <= 0:
         return "1:1"
     num, den = ratio.numerator, ratio.denominator
     return f"{den}:{num}" if orientation_of(frame).is_transposed else f"{num}:{den}"
+
+
+def _track(container: InputContainer, track_id: int | None) -> VideoStream | None:
+    """Return the picture track with this id, or the first one; None if there is none. Cover art is no track."""
+    tracks = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    return next((s for s in tracks if track_id is None or s.id == track_id), None)
 
 
 def _keep_only(container: InputContainer, index: int) -> None:
