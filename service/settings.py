@@ -204,9 +204,8 @@ class Settings(BaseSettings):
     def num_decoders(self) -> int:
         """Decoder children at once.
 
-        Four per core by default: requests that come together then end their decoding together and share batches, and
-        a long clip does not keep short ones waiting. 32 requests of one sample at once on two cores: 1.0 requests a
-        batch with two decoders, 1.9 with eight, at the same total time.
+        Four per core by default, since a decoder also waits: for its upload, and for a model that is slower than it.
+        Neither these nor long clips then keep others waiting.
         """
         cores = os.cpu_count() or 1
         return self.decode_processes or max(cores, min(_DECODERS_PER_CORE * cores, _MAX_DECODERS))

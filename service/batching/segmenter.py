@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +61,7 @@ class LocalSegmenter(MicroBatcher):
             traces: spans of batches and of the stages of chunks.
             cores: whether decoders keep the cores busy that a model on the CPU computes on, too.
         """
-        cores = cores or CoreUse(math.inf)
+        cores = cores or CoreUse()
         self._metrics = metrics
         self._runner = BatchRunner(
             make_predictor,

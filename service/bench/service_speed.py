@@ -14,9 +14,11 @@ from service.bench.live_speed import measure_live
 from service.bench.processes import RunningService, running_over_redis, running_service
 from service.domain.deadline import Deadline
 from service.domain.options import AppliedOptions
+from service.media.core_use import CoreUse
 from service.media.decoders.pool import DecoderPool
 from service.media.policy import DecodeRequest
 from service.media.spool import Spool
+from service.predictors.torch import usable_cores
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.wiring.policies import media_policy
@@ -86,7 +88,11 @@ def _drive_items(name: str, service: RunningService, clients: int, seconds: floa
 async def _decode_alone(data: bytes, settings: Settings, seconds: float) -> tuple[float, int]:
     """Clips per second through all decoders and nothing else, and the samples of one clip."""
     pool = DecoderPool(
-        media_policy(settings), num_decoders=settings.num_decoders, clock=time.monotonic, metrics=Metrics()
+        media_policy(settings),
+        num_decoders=settings.num_decoders,
+        clock=time.monotonic,
+        metrics=Metrics(),
+        cores=CoreUse(num_cores=usable_cores()),
     )
     options = AppliedOptions(
         fps=1.0, start_s=0.0, end_s=None, threshold=0.5, size="source", labels=("sounding",), min_area=0

@@ -1,7 +1,8 @@
-"""Whether other work keeps the cores of this machine busy: decoders tell it, the batcher asks."""
+"""The cores of this machine, and whether decoders keep them busy: decoders tell it, the batcher asks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 
@@ -9,10 +10,12 @@ class CoreUse:
     """Counts what is at work.
 
     Args:
-        num_to_fill: pieces of work at once that keep all cores busy.
+        num_to_fill: pieces of work at once that keep all cores busy; by default none do.
+        num_cores: cores of the machine; None: more than there could be work for.
     """
 
-    def __init__(self, num_to_fill: float) -> None:
+    def __init__(self, num_to_fill: float = math.inf, *, num_cores: int | None = None) -> None:
+        self.num_cores = num_cores
         self._num_to_fill = num_to_fill
         self._num_working = 0
         self._on_room: list[Callable[[], object]] = []

@@ -53,7 +53,8 @@ async def build_core(settings: Settings, *, make_predictor: MakePredictor | None
     """
     clock = time.monotonic
     metrics = Metrics()
-    cores = CoreUse(decoders_to_fill(usable_cores(), settings.num_decoders))
+    num_cores = usable_cores()
+    cores = CoreUse(decoders_to_fill(num_cores, settings.num_decoders), num_cores=num_cores)
     async with AsyncExitStack() as stack:
         decoders = DecoderPool(
             media_policy(settings),

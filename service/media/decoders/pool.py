@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
@@ -37,7 +36,7 @@ class DecoderPool:
         max_live_streams: most streams with a still-picture decoder.
         clock: monotonic seconds.
         metrics: counts failures by code.
-        cores: learns of each upload that is decoded or drawn on.
+        cores: learns of each upload that is decoded or drawn on, or waits for that.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class DecoderPool:
         self._metrics = metrics
         self._link = ZygoteLink("decoder_zygote")
         self._overlay_link = ZygoteLink("overlay_zygote")  # started by the first overlay
-        self._slots = DecoderSlots(num_decoders, cores or CoreUse(math.inf))
+        self._slots = DecoderSlots(num_decoders, cores or CoreUse())
         self._memory = ByteBudget(policy.max_total_bytes)
         self._stills = StillDecoders(self._link, policy, max_streams=max_live_streams, num_decoders=num_decoders)
 
@@ -106,7 +105,7 @@ class DecoderPool:
             ServiceError: the upload cannot be decoded; `deadline_exceeded`, `decoder_gone`.
         """
         policy = self._job_policy if request.is_job else self._policy
-        slot = Slot(self._slots, self._memory, deadline, self._clock)
+        slot = Slot(self._slots, self._memory, upload, deadline, self._clock)
         reader = ClipReader(
             self._link, policy, upload, request, slot=slot, deadline=deadline, clock=self._clock, lend=lend
         )
@@ -142,7 +141,7 @@ class DecoderPool:
         if len(masks) > _MAX_MASK_BYTES:
             detail = f"The masks take over {_MAX_MASK_BYTES} bytes; ask for fewer samples or size=model."
             raise ServiceError("answer_too_large", detail)
-        slot = Slot(self._slots, self._memory, deadline, self._clock)
+        slot = Slot(self._slots, self._memory, upload, deadline, self._clock)
         reader = OverlayReader(
             self._overlay_link, self._policy, upload, slot=slot, deadline=deadline, clock=self._clock
         )

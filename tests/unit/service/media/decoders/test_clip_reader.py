@@ -83,7 +83,7 @@ async def reading(
     link = ScriptedLink(scripts)
     deadline = deadline or soon()
     async with asyncio.timeout(HANG_S), uploaded(b"x" * 100, tmp_path) as upload:
-        slot = Slot(DecoderSlots(1, CoreUse(1)), ByteBudget(1 << 30), deadline, time.monotonic)
+        slot = Slot(DecoderSlots(1, CoreUse(1)), ByteBudget(1 << 30), upload, deadline, time.monotonic)
         reader = ClipReader(
             link,  # type: ignore[arg-type]
             policy or MediaPolicy(),
