@@ -10,9 +10,9 @@ from model.network.config import ModelConfig
 from model.network.variants import variant
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """One thread, so that sums have one order and tests do not fight for cores."""
+    """One thread, also for what a module makes once, so that sums have one order and tests do not fight for cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
