@@ -1,8 +1,9 @@
-"""Live streams: frames and sound in any interleaving become masks, one frame at a time.
+"""Live streams: frames and sound in any interleaving become masks, frame by frame.
 
-A stream has two tasks. The reader receives input: sound goes to the time line, frames go into a short queue that drops
-its oldest frame when it is full. The answerer takes the oldest frame, decodes it, waits briefly for its sound, and
-sends one sample to the segmenter, where the samples of all streams and clips share batches.
+A stream has three tasks. The reader receives input: sound goes to the time line, frames go into a short queue that
+drops its oldest frame when it is full. The starter takes the oldest frame, decodes it, waits briefly for its sound, and
+sends one sample to the segmenter, where the samples of all streams and clips share batches. The answerer sends the
+masks, in order. The next frame starts when the one before it is answered, or sooner while the segmenter is idle.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from service.aio.tasks import first_error
 from service.aio.waits import bounded_wait, ends_within
-from service.core.live_frames import FrameWork, LivePolicy, QueuedFrame
+from service.core.live_frames import FrameWork, LivePicture, LivePolicy, QueuedFrame
 from service.core.usage import KeyUsage
+from service.domain.chunk import SegmentedChunk
 from service.domain.deadline import Clock
 from service.domain.errors import ServiceError
 from service.domain.live import LiveEvent, LiveFrame, LiveFrameError, LiveInput, LiveMasks, LiveOptions, SoundPiece
@@ -35,6 +41,8 @@ Emit = Callable[[LiveEvent], Awaitable[None]]
 # of this process was lost. Other errors concern one frame.
 _ENDS_STREAM = frozenset({"draining"})
 _DRAINING_RETRY_S = 1.0
+# Frames of one stream that are worked on at once: as many as the calls that a CPU makes at the same time.
+_MAX_STARTED = 4
 # Errors after which nobody reads.
 _CLIENT_IS_LOST = frozenset({"client_gone", "slow_reader"})
 
@@ -92,8 +100,18 @@ class LiveStreams:
             stream.end_after_current_frame()
 
 
+@dataclass(frozen=True, slots=True)
+class _StartedFrame:
+    """A frame on its way: its picture and the task that segments it, or why there are none."""
+
+    waiting: QueuedFrame
+    picture: LivePicture | None = None
+    segmenting: asyncio.Task[SegmentedChunk | ServiceError] | None = None
+    error: ServiceError | None = None
+
+
 class _Stream:
-    """The queue, the sound and the two tasks of one stream."""
+    """The queue, the sound and the three tasks of one stream."""
 
     def __init__(
         self,
@@ -119,6 +137,8 @@ class _Stream:
         self._last_timestamp_s = -math.inf
         self._is_over = False
         self._is_draining = False
+        self._started: asyncio.Queue[_StartedFrame | None] = asyncio.Queue()  # at most _MAX_STARTED
+        self._num_started = 0  # frames that were started and are not answered yet
         self._changed = asyncio.Event()
         self._emitting = asyncio.Lock()
 
@@ -126,6 +146,7 @@ class _Stream:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read(inputs))
+                group.create_task(self._start(group))
                 group.create_task(self._answer())
         except ExceptionGroup as failures:
             error = first_error(failures, ServiceError)
@@ -173,17 +194,50 @@ class _Stream:
             self._line.popleft()
             self._num_dropped += 1
 
-    async def _answer(self) -> None:
+    async def _start(self, group: asyncio.TaskGroup) -> None:
+        """Start frames, and stop when the stream is over or drains."""
         while (waiting := await self._next()) is not None:
+            self._num_started += 1
+            self._started.put_nowait(await self._started_frame(waiting, group))
+        self._started.put_nowait(None)
+
+    async def _started_frame(self, waiting: QueuedFrame, group: asyncio.TaskGroup) -> _StartedFrame:
+        try:
+            picture = await self._work.picture(waiting.frame)
+        except ServiceError as error:
+            return _StartedFrame(waiting, error=error)
+        await self._wait_for_sound(waiting)
+        window = self._sound.window(waiting.frame.timestamp_s)
+        segmenting = group.create_task(self._segment(picture, window, waiting))
+        await asyncio.sleep(0)  # from now on the segmenter knows of it
+        return _StartedFrame(waiting, picture, segmenting)
+
+    async def _segment(
+        self, picture: LivePicture, window: NDArray[np.int16], waiting: QueuedFrame
+    ) -> SegmentedChunk | ServiceError:
+        """Return the error of one frame in place of raising it, which would end the stream's other tasks."""
+        try:
+            return await self._work.segment(picture, window, waiting)
+        except ServiceError as error:
+            return error
+
+    async def _answer(self) -> None:
+        """Answer the frames that were started, in order."""
+        while (started := await self._started.get()) is not None:
             try:
-                masks = await self._masks(waiting)
+                masks = await self._masks(started)
             except ServiceError as error:
                 if error.code in _ENDS_STREAM or (error.code == "backend_down" and not self._work.is_device_healthy()):
                     raise
-                await self._emit(LiveFrameError(waiting.frame.timestamp_s, error.code, error.detail))
+                await self._emit(LiveFrameError(started.waiting.frame.timestamp_s, error.code, error.detail))
             else:
-                await self._emit_masks(masks, waiting)
+                await self._emit_masks(masks, started.waiting)
                 await self._emit_events(self._events.add(masks))
+            self._num_started -= 1
+            self._changed.set()
+        if self._is_draining:
+            detail = "This server is shutting down; open the stream again, another server will answer."
+            raise ServiceError("draining", detail, retry_after_s=_DRAINING_RETRY_S)
         await self._emit_events(self._events.finish())
 
     async def _emit_last_events(self, error: Exception) -> None:
@@ -198,25 +252,30 @@ class _Stream:
             await self._emit(event)
 
     async def _next(self) -> QueuedFrame | None:
-        """Return the oldest queued frame; None when the stream is over."""
-        while True:
-            if self._is_draining:
-                detail = "This server is shutting down; open the stream again, another server will answer."
-                raise ServiceError("draining", detail, retry_after_s=_DRAINING_RETRY_S)
-            if self._line:
+        """Return the oldest queued frame when it may start; None when the stream is over or drains."""
+        while not self._is_draining:
+            if self._line and self._may_start():
                 return self._line.popleft()
-            if self._is_over:
+            if self._is_over and not self._line:
                 return None
             await self._next_change()
+        return None
 
-    async def _masks(self, waiting: QueuedFrame) -> FrameMasks:
-        picture = await self._work.picture(waiting.frame)
-        await self._wait_for_sound(waiting)
-        window = self._sound.window(waiting.frame.timestamp_s)
-        segmented = await self._work.segment(picture, window, waiting)
+    def _may_start(self) -> bool:
+        return not self._num_started or (self._num_started < _MAX_STARTED and self._work.is_segmenter_idle())
+
+    async def _masks(self, started: _StartedFrame) -> FrameMasks:
+        if started.error is not None:
+            raise started.error
+        assert started.segmenting is not None
+        assert started.picture is not None
+        segmented = await started.segmenting
+        if isinstance(segmented, ServiceError):
+            raise segmented
         if self._instances is None:
             return segmented.frames[0]
-        return await asyncio.to_thread(self._instances.add, segmented.frames[0], picture.frame, segmented.maps_of(0))
+        frame = started.picture.frame
+        return await asyncio.to_thread(self._instances.add, segmented.frames[0], frame, segmented.maps_of(0))
 
     async def _wait_for_sound(self, waiting: QueuedFrame) -> None:
         """Wait until the frame's sound has arrived, the wait is over, or no more sound can come."""

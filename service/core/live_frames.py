@@ -79,6 +79,10 @@ class FrameWork:
         """Return whether this process's device answers; True where workers have the devices."""
         return self._segmenter.is_healthy()
 
+    def is_segmenter_idle(self) -> bool:
+        """Return whether a frame sent now would be worked on at once."""
+        return self._segmenter.is_idle()
+
     async def picture(self, frame: LiveFrame) -> LivePicture:
         """Decode and scale; raises `broken`, `malformed_body`, `picture_too_large`, `too_many_requests`."""
         self._check(frame)

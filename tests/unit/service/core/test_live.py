@@ -40,9 +40,16 @@ class Pictures:
 
 @dataclass
 class SlowSegmenter:
-    """Answers every chunk with empty masks after `cost_s`, or with the error that was planned for its number."""
+    """Answers every chunk with empty masks after `cost_s`, or with the error that was planned for its number.
+
+    It is idle while it works on fewer than `num_at_once` chunks. `costs_s` are those of single chunks, by number.
+    """
 
     cost_s: float = 0.0
+    num_at_once: int = 1
+    costs_s: dict[int, float] = field(default_factory=dict)
+    num_running: int = 0
+    most_running: int = 0
     errors: dict[int, ServiceError] = field(default_factory=dict)
     chunks: list[Chunk] = field(default_factory=list)
     num_expected: int = 0
@@ -61,11 +68,16 @@ class SlowSegmenter:
         self.num_expected -= 1
 
     def is_idle(self) -> bool:
-        return True
+        return self.num_running < self.num_at_once
 
     async def segment(self, chunk: Chunk) -> SegmentedChunk:
         self.chunks.append(chunk)
-        await asyncio.sleep(self.cost_s)
+        self.num_running += 1
+        self.most_running = max(self.most_running, self.num_running)
+        try:
+            await asyncio.sleep(self.costs_s.get(chunk.chunk_no, self.cost_s))
+        finally:
+            self.num_running -= 1
         if chunk.chunk_no in self.errors:
             raise self.errors[chunk.chunk_no]
         samples = chunk.samples
@@ -195,6 +207,28 @@ def test_the_oldest_waiting_frames_are_dropped_and_counted() -> None:
     assert counts == sorted(counts)
 
 
+def test_frames_are_worked_on_together_while_the_segmenter_is_idle() -> None:
+    """Ten frames a second from a model that takes 0.19 s: two at once keep up, one at a time loses 15 of 40."""
+    script: list[tuple[float, LiveInput]] = [(0.1, jpeg(0.1 * n)) for n in range(40)]
+    options = LiveOptions(max_audio_wait_s=0)
+    for num_at_once, num_answered in ((1, 25), (2, 40), (9, 40)):
+        stream = Stream(list(script), options, SlowSegmenter(cost_s=0.19, num_at_once=num_at_once))
+        run_virtual(stream.run())
+        assert len(stream.masks) == num_answered
+        assert stream.segmenter.most_running == min(2, num_at_once)
+
+
+def test_answers_come_in_order_when_a_later_frame_is_ready_sooner() -> None:
+    segmenter = SlowSegmenter(cost_s=0.05, costs_s={0: 0.5}, errors={2: ServiceError("internal", "")}, num_at_once=9)
+    script: list[tuple[float, LiveInput]] = [(0.01, jpeg(0.01 * n)) for n in range(1, 8)]
+    stream = Stream(script, LiveOptions(max_audio_wait_s=0, max_waiting_frames=7), segmenter)
+    run_virtual(stream.run())
+    assert [event.timestamp_s for event in stream.errors] == [0.03]
+    assert [m.masks.index for m in stream.masks] == [0, 1, 3, 4, 5, 6]
+    assert segmenter.most_running == 4, "the fifth frame starts when the first one is answered"
+    assert stream.times_s[1] == pytest.approx(0.51, abs=1e-3), "the first one's, after the model"
+
+
 def test_a_client_that_reads_slowly_loses_frames_not_memory() -> None:
     script: list[tuple[float, LiveInput]] = [(0.01, jpeg(0.01 * n)) for n in range(100)]
     stream = Stream(script, options=LiveOptions(max_audio_wait_s=0, max_waiting_frames=1), emit_cost_s=0.2)
@@ -257,6 +291,14 @@ def test_draining_ends_a_stream_after_its_current_frame() -> None:
     assert ended.value.retry_after_s is not None
     assert len(stream.masks) == 4
     assert stream.times_s[-1] == pytest.approx(0.45, abs=1e-3)
+
+
+def test_draining_answers_all_frames_that_were_started() -> None:
+    script: list[tuple[float, LiveInput]] = [(0.1, jpeg(0.1 * n)) for n in range(1, 9)]
+    stream = Stream(script, LiveOptions(max_audio_wait_s=0), SlowSegmenter(cost_s=0.25, num_at_once=4))
+    with pytest.raises(ServiceError, match="shutting down"):
+        run_virtual(stream.run(drain_at_s=0.32))
+    assert [m.masks.index for m in stream.masks] == [0, 1, 2]
 
 
 def test_draining_ends_a_stream_that_waits_for_its_client() -> None:
