@@ -193,7 +193,7 @@ class MicroBatcher:
         try:
             async with bounded_wait(chunk.deadline.timeout_s(self._clock), partial(deadline_exceeded, "queue")):
                 answer = await future
-            if chunk.request_id in self._expected:
+            if chunk.request_id in self._expected and not chunk.is_live:  # the next frame may be on its way already
                 self._answered.add(chunk.request_id)
             return answer
         finally:

@@ -33,7 +33,8 @@ class WarmUp:
     """Measures the cost of rising batch shapes, one call of the predictor at a time.
 
     The first shape that does not fit the device, or on a CPU takes `LONG_CALL_S` without saving time, is left out, and
-    so are all larger ones, which are not run. At the end, memory that the calls have freed goes back to the system.
+    so are all larger ones, which are not run. At the end, memory that the calls have freed goes back to the system,
+    and so does that of code which only the start ran.
 
     Attributes:
         costs_s: seconds of one call by batch shape, of the shapes measured so far. The smallest shape is there after

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,7 @@ class LiveStreams:
             events = EventTracker(options, offset_lag_s=model.offset_lag_s, is_live=True)
             stream = _Stream(work, events, options=options, emit=emit, idle_s=self._policy.idle_s, clock=self._clock)
             if self._is_draining:
-                stream.end_after_current_frame()
+                stream.end_after_started_frames()
             self._open.add(stream)
             try:
                 await emit(model)
@@ -94,20 +94,22 @@ class LiveStreams:
                 self._open.discard(stream)
 
     def start_draining(self) -> None:
-        """End every stream with `draining` after its current frame."""
+        """End every stream with `draining` after the frames that it has started."""
         self._is_draining = True
         for stream in self._open:
-            stream.end_after_current_frame()
+            stream.end_after_started_frames()
 
 
 @dataclass(frozen=True, slots=True)
 class _StartedFrame:
-    """A frame on its way: its picture and the task that segments it, or why there are none."""
+    """A frame on its way, without its bytes: the task that segments it, or why there is none.
 
-    waiting: QueuedFrame
+    `picture` is kept where objects are followed in it.
+    """
+
+    frame: QueuedFrame
+    segmenting: asyncio.Task[SegmentedChunk | ServiceError] | ServiceError
     picture: LivePicture | None = None
-    segmenting: asyncio.Task[SegmentedChunk | ServiceError] | None = None
-    error: ServiceError | None = None
 
 
 class _Stream:
@@ -139,6 +141,7 @@ class _Stream:
         self._is_draining = False
         self._started: asyncio.Queue[_StartedFrame | None] = asyncio.Queue()  # at most _MAX_STARTED
         self._num_started = 0  # frames that were started and are not answered yet
+        self._is_sending = False  # an answer, for which the client may keep us waiting
         self._changed = asyncio.Event()
         self._emitting = asyncio.Lock()
 
@@ -153,7 +156,7 @@ class _Stream:
             await self._emit_last_events(error)
             raise error from None
 
-    def end_after_current_frame(self) -> None:
+    def end_after_started_frames(self) -> None:
         self._is_draining = True
         self._changed.set()
 
@@ -202,15 +205,16 @@ class _Stream:
         self._started.put_nowait(None)
 
     async def _started_frame(self, waiting: QueuedFrame, group: asyncio.TaskGroup) -> _StartedFrame:
+        decoded = replace(waiting, frame=replace(waiting.frame, data=b""))
         try:
             picture = await self._work.picture(waiting.frame)
         except ServiceError as error:
-            return _StartedFrame(waiting, error=error)
-        await self._wait_for_sound(waiting)
-        window = self._sound.window(waiting.frame.timestamp_s)
-        segmenting = group.create_task(self._segment(picture, window, waiting))
+            return _StartedFrame(decoded, error)
+        await self._wait_for_sound(decoded)
+        window = self._sound.window(decoded.frame.timestamp_s)
+        segmenting = group.create_task(self._segment(picture, window, decoded))
         await asyncio.sleep(0)  # from now on the segmenter knows of it
-        return _StartedFrame(waiting, picture, segmenting)
+        return _StartedFrame(decoded, segmenting, None if self._instances is None else picture)
 
     async def _segment(
         self, picture: LivePicture, window: NDArray[np.int16], waiting: QueuedFrame
@@ -224,15 +228,16 @@ class _Stream:
     async def _answer(self) -> None:
         """Answer the frames that were started, in order."""
         while (started := await self._started.get()) is not None:
-            try:
-                masks = await self._masks(started)
-            except ServiceError as error:
-                if error.code in _ENDS_STREAM or (error.code == "backend_down" and not self._work.is_device_healthy()):
-                    raise
-                await self._emit(LiveFrameError(started.waiting.frame.timestamp_s, error.code, error.detail))
-            else:
-                await self._emit_masks(masks, started.waiting)
+            masks = await self._masks(started)
+            self._is_sending = True
+            if isinstance(masks, FrameMasks):
+                await self._emit_masks(masks, started.frame)
                 await self._emit_events(self._events.add(masks))
+            elif masks.code in _ENDS_STREAM or (masks.code == "backend_down" and not self._work.is_device_healthy()):
+                raise masks
+            else:
+                await self._emit(LiveFrameError(started.frame.frame.timestamp_s, masks.code, masks.detail))
+            self._is_sending = False
             self._num_started -= 1
             self._changed.set()
         if self._is_draining:
@@ -262,17 +267,18 @@ class _Stream:
         return None
 
     def _may_start(self) -> bool:
-        return not self._num_started or (self._num_started < _MAX_STARTED and self._work.is_segmenter_idle())
+        """Whether the next frame may start: not while the client does not read, since its answer would grow old."""
+        if not self._num_started:
+            return True
+        return self._num_started < _MAX_STARTED and not self._is_sending and self._work.is_segmenter_idle()
 
-    async def _masks(self, started: _StartedFrame) -> FrameMasks:
-        if started.error is not None:
-            raise started.error
-        assert started.segmenting is not None
-        assert started.picture is not None
+    async def _masks(self, started: _StartedFrame) -> FrameMasks | ServiceError:
+        if isinstance(started.segmenting, ServiceError):
+            return started.segmenting
         segmented = await started.segmenting
         if isinstance(segmented, ServiceError):
-            raise segmented
-        if self._instances is None:
+            return segmented
+        if self._instances is None or started.picture is None:
             return segmented.frames[0]
         frame = started.picture.frame
         return await asyncio.to_thread(self._instances.add, segmented.frames[0], frame, segmented.maps_of(0))

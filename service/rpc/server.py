@@ -128,7 +128,7 @@ class GrpcServer:
         return port
 
     async def start_draining(self) -> None:
-        """Report NOT_SERVING, then end live streams after their current frame. Calls in progress continue."""
+        """Report NOT_SERVING, then end live streams after their started frames. Calls in progress continue."""
         await self._health.enter_graceful_shutdown()
         self._live.start_draining()
 

@@ -231,7 +231,7 @@ class ClipReader:
             limit_s = self._deadline.timeout_s(self._clock)
             async with bounded_wait(limit_s, partial(deadline_exceeded, "upload")), self._lend():
                 await self._upload.wait_for(num_bytes)
-            await self._slot.take()
+            await self._slot.take(is_begun=self._clip is not None)
         self._reported = (self._upload.size, self._upload.is_complete)
         await self._channel.send(framing.GROWN.pack(*self._reported))
 

@@ -31,7 +31,7 @@ class DecoderPool:
 
     Args:
         policy: limits of one upload.
-        num_decoders: most uploads that are decoded at once, first come, first served; also most pictures at once.
+        num_decoders: most uploads that are decoded at once (see `Slot`); also most pictures at once.
         job_policy: limits of the upload of a job; None for those of any upload.
         max_live_streams: most streams with a still-picture decoder.
         clock: monotonic seconds.

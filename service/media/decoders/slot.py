@@ -23,10 +23,6 @@ _SHORT_BYTES = 1_000_000
 class DecoderSlots:
     """The slots of all decoders.
 
-    Decoders begin first come, first served. Of larger uploads, one per core begins at a time: when it has ended, or
-    `_HEAD_START_S` later, the next one may. So clips of some seconds are decoded one after another, while a long one
-    shares the cores with those that came later. Short uploads do not wait for that.
-
     Args:
         num_slots: decoders at once.
         cores: learns of each decoder that has a slot or waits for one.
@@ -37,36 +33,49 @@ class DecoderSlots:
         self._starts = asyncio.Semaphore(cores.num_cores or num_slots)
         self._cores = cores
 
-    async def acquire(self, num_bytes: int) -> ExitStack:
-        """Wait for a slot and take it. Closing what is returned gives it back.
+    def head_start(self) -> HeadStart:
+        """Return a head start to wait for."""
+        return HeadStart(self._starts)
 
-        Args:
-            num_bytes: of the upload, as far as it has arrived.
+    async def acquire(self, start: HeadStart | None) -> ExitStack:
+        """Wait for the head start if one is given, then for a slot, each first come, first served.
+
+        Closing what is returned gives the slot back, but not the head start.
         """
         with ExitStack() as held:
             self._cores.begin()
             held.callback(self._cores.end)
-            if num_bytes > _SHORT_BYTES:
-                await self._starts.acquire()
-                held.callback(_HeadStart(self._starts).end)
+            if start is not None:
+                await start.begin()
             await self._free.acquire()
             held.callback(self._free.release)
             return held.pop_all()
 
 
-class _HeadStart:
-    """Of a decoder that begins: lets the next one begin after `_HEAD_START_S`, or at its end if that comes first."""
+class HeadStart:
+    """Of a decoder that begins, one per core: when it has ended, or `_HEAD_START_S` later, the next one begins.
+
+    So clips of some seconds are decoded one after another, while a long one shares the cores with those that came
+    later.
+    """
 
     def __init__(self, starts: asyncio.Semaphore) -> None:
         self._starts = starts
-        self._timer = asyncio.get_running_loop().call_later(_HEAD_START_S, self.end)
-        self._has_ended = False
+        self._has_begun = False
+        self._timer: asyncio.TimerHandle | None = None  # while it lasts
+
+    async def begin(self) -> None:
+        """Wait for it. Returns at once if it has begun before, even if it is over."""
+        if not self._has_begun:
+            await self._starts.acquire()
+            self._has_begun = True
+            self._timer = asyncio.get_running_loop().call_later(_HEAD_START_S, self.end)
 
     def end(self) -> None:
-        """Let the next decoder begin (idempotent)."""
-        if not self._has_ended:
-            self._has_ended = True
-            self._timer.cancel()
+        """Let the next one begin (idempotent)."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
             self._starts.release()
 
 
@@ -84,19 +93,27 @@ class Slot:
         self._memory = memory
         self._deadline = deadline
         self._clock = clock
+        self._start = slots.head_start()
         self._held: ExitStack | None = None
         self._num_bytes = 0
         self.waited_s = 0.0
 
-    async def take(self) -> None:
-        """Wait for a slot, first come, first served; raises `deadline_exceeded`."""
+    async def take(self, *, is_begun: bool = False) -> None:
+        """Wait for a slot, and for a larger upload to have a head start; raises `deadline_exceeded`.
+
+        Args:
+            is_begun: whether samples have been decoded before: then it goes on without another head start.
+        """
+        start = None if is_begun or self._upload.size <= _SHORT_BYTES else self._start
         since_s = self._clock()
         async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "decode")):
-            self._held = await self._slots.acquire(self._upload.size)
+            self._held = await self._slots.acquire(start)
         self.waited_s += self._clock() - since_s
 
     async def swap_memory(self, num_bytes: int) -> None:
         """Release this reader's memory and wait for another amount, first come, first served.
+
+        The slot is free meanwhile; a head start goes on.
 
         Raises:
             ServiceError: `deadline_exceeded`.
@@ -104,7 +121,7 @@ class Slot:
         if num_bytes == self._num_bytes:
             return
         self._release_memory()
-        self.leave()
+        self._release_slot()
         since_s = self._clock()
         async with bounded_wait(self._deadline.timeout_s(self._clock), partial(deadline_exceeded, "decode")):
             await self._memory.acquire(num_bytes)
@@ -114,9 +131,9 @@ class Slot:
 
     def leave(self) -> None:
         """Release the slot (idempotent) and keep the memory."""
-        held, self._held = self._held, None
-        if held is not None:
-            held.close()
+        self._start.end()
+        self._start = self._slots.head_start()
+        self._release_slot()
 
     def end(self) -> None:
         """Release slot and memory (idempotent)."""
@@ -129,6 +146,11 @@ class Slot:
             self.end()
         else:
             channel.close(then=self.end)
+
+    def _release_slot(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     def _release_memory(self) -> None:
         num_bytes, self._num_bytes = self._num_bytes, 0

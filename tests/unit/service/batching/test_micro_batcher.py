@@ -34,6 +34,17 @@ async def test_a_batch_waits_for_a_request_that_is_on_its_way(make_bench):
     assert bench.value("batch_size_sum") == 3
 
 
+@pytest.mark.parametrize(("is_live", "sizes"), [(False, [1]), (True, [1, 1])])
+async def test_a_request_that_was_answered_may_come_again_but_no_frame_of_a_stream(make_bench, is_live, sizes):
+    """A stream goes on when a frame is answered and another one is announced."""
+    bench = make_bench(is_open=True)
+    with bench.batcher.expect("a"):
+        await bench.send("a", is_live=is_live)
+    bench.send("b")
+    await settle()
+    assert bench.device.sizes() == sizes
+
+
 async def test_a_batch_leaves_when_the_other_request_ends(make_bench):
     bench = make_bench(is_open=True)
     with bench.batcher.expect("b"):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from service.batching.startup_memory import unwritten_code
+
 _MB = 10**6
 # In processes of their own: what a C library keeps depends on all that was allocated before, and other tests' code
 # need not leave memory.
@@ -79,6 +81,26 @@ def test_code_leaves_memory_and_is_read_again_from_its_file(tmp_path: Path) -> N
 def test_code_that_was_written_to_stays(tmp_path: Path) -> None:
     before, after, value = _run(_MAP, str(_file_of(4 * _MB, tmp_path)), "written")
     assert (before, after, value) == (3908, 3908, 1)
+
+
+def test_what_counts_as_code_that_is_as_its_file_has_it() -> None:
+    def mapping(first: int, rights: str, name: str, **facts: int) -> list[str]:
+        head = f"{first:x}-{first + 0x1000:x} {rights} 00000000 fd:00 123".ljust(73) + name
+        return [head, "Rss: 4 kB", *(f"{key}: {value} kB" for key, value in facts.items()), "VmFlags: rd ex mr mw me"]
+
+    clean = {"Anonymous": 0, "Swap": 0, "SwapPss": 0, "Private_Hugetlb": 0}
+    lines = [
+        *mapping(0x1000, "r-xp", "/usr/lib/plain.so", **clean),
+        *mapping(0x3000, "r-xp", "/opt/a folder/lib.so", **clean),
+        *mapping(0x5000, "r-xp", "/usr/lib/written.so", **clean | {"Anonymous": 4}),
+        *mapping(0x7000, "r-xp", "/usr/lib/swapped.so", **clean | {"Swap": 4}),
+        *mapping(0x9000, "rwxp", "/usr/lib/writable.so", **clean),
+        *mapping(0xB000, "r-xp", "[vdso]", **clean),
+        *mapping(0xD000, "r-xp", "", **clean),
+        "\r",  # the end of a name with a line break
+        *mapping(0xF000, "r-xp", "/usr/lib/last.so", **clean),
+    ]
+    assert list(unwritten_code(lines)) == [(0x1000, 0x2000), (0x3000, 0x4000), (0xF000, 0x10000)]
 
 
 def _file_of(num_bytes: int, folder: Path) -> Path:

@@ -237,6 +237,16 @@ def test_a_client_that_reads_slowly_loses_frames_not_memory() -> None:
     assert len(stream.masks) < 10
 
 
+def test_no_more_frames_start_while_the_client_does_not_read() -> None:
+    """Their answers would grow old; the newest frame of the line is younger."""
+    script: list[tuple[float, LiveInput]] = [(0.1, jpeg(0.1 * n)) for n in range(30)]
+    options = LiveOptions(max_audio_wait_s=0, max_waiting_frames=1)
+    stream = Stream(script, options, SlowSegmenter(cost_s=0.01, num_at_once=9), emit_cost_s=0.5)
+    run_virtual(stream.run())
+    assert len(stream.masks) > 4
+    assert max(m.latency_s for m in stream.masks) < 0.2
+
+
 @pytest.mark.parametrize(
     ("bad", "code"),
     [

@@ -3,46 +3,81 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from dataclasses import dataclass
 
 import pytest
-from support.virtual_time import run_virtual
+from support.virtual_time import run_virtual, virtual_clock
 
+from service.aio.byte_budget import ByteBudget
+from service.domain.deadline import Deadline
 from service.media.core_use import CoreUse
-from service.media.decoders.slot import DecoderSlots
+from service.media.decoders.slot import DecoderSlots, Slot
 
 SHORT, LARGE = 50_000, 7_000_000
 HEAD_START_S = 0.5
 
 
-class Decoders:
-    """Takes slots under names, and says which are held."""
+@dataclass
+class Sized:
+    """As much of an upload as a slot looks at."""
 
-    def __init__(self, num_slots: int, num_cores: int | None) -> None:
+    size: int
+
+
+class Decoders:
+    """Readers under names, and which of them have a slot."""
+
+    def __init__(self, num_slots: int, *, num_cores: int | None, num_bytes: int = 1000) -> None:
         self.cores = CoreUse(3, num_cores=num_cores)
         self._slots = DecoderSlots(num_slots, self.cores)
-        self._held: dict[str, ExitStack] = {}
+        self._memory = ByteBudget(num_bytes)
+        self._readers: dict[str, Slot] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._working: set[str] = set()
 
-    async def ask(self, num_bytes: int, *names: str) -> None:
+    async def ask(self, size: int, *names: str) -> None:
         for name in names:
-            self._tasks[name] = asyncio.create_task(self._take(name, num_bytes))
-        await asyncio.sleep(0.001)
+            upload = Sized(size)
+            self._readers[name] = Slot(self._slots, self._memory, upload, Deadline(), virtual_clock)  # type: ignore[arg-type]
+            self._run(name, self._readers[name].take())
+        await settle()
 
-    async def _take(self, name: str, num_bytes: int) -> None:
-        self._held[name] = await self._slots.acquire(num_bytes)
+    async def grow(self, name: str, *, is_begun: bool) -> None:
+        self._readers[name].leave()
+        self._working.discard(name)
+        await settle()
+        self._run(name, self._readers[name].take(is_begun=is_begun))
+        await settle()
+
+    async def swap_memory(self, name: str, num_bytes: int) -> None:
+        self._working.discard(name)
+        self._run(name, self._readers[name].swap_memory(num_bytes))
+        await settle()
 
     async def end(self, name: str) -> None:
-        self._held.pop(name).close()
-        await asyncio.sleep(0.001)
+        self._readers[name].end()
+        self._working.discard(name)
+        await settle()
 
     async def give_up(self, name: str) -> None:
         self._tasks[name].cancel()
-        await asyncio.sleep(0.001)
+        await settle()
+        await self.end(name)
 
     @property
     def working(self) -> str:
-        return "".join(sorted(self._held))
+        return "".join(sorted(self._working))
+
+    def _run(self, name: str, taking: object) -> None:
+        async def run() -> None:
+            await taking  # type: ignore[misc]
+            self._working.add(name)
+
+        self._tasks[name] = asyncio.create_task(run())
+
+
+async def settle() -> None:
+    await asyncio.sleep(0.001)
 
 
 def test_larger_uploads_begin_one_per_core_when_one_before_them_ends() -> None:
@@ -90,6 +125,39 @@ def test_all_slots_begin_at_once_where_the_cores_are_not_told() -> None:
         decoders = Decoders(3, num_cores=None)
         await decoders.ask(LARGE, "a", "b", "c", "d")
         assert decoders.working == "abc"
+
+    run_virtual(work())
+
+
+def test_an_upload_that_grows_goes_on_without_another_head_start() -> None:
+    async def work() -> None:
+        decoders = Decoders(8, num_cores=1)
+        await decoders.ask(LARGE, "a", "b", "c")
+        await decoders.grow("a", is_begun=True)
+        assert decoders.working == "ab", "b began when a waited for its upload"
+        await decoders.grow("b", is_begun=False)
+        assert decoders.working == "ac", "b has decoded nothing yet, and waits again"
+
+    run_virtual(work())
+
+
+def test_a_head_start_goes_on_while_memory_is_waited_for() -> None:
+    async def work() -> None:
+        decoders = Decoders(8, num_cores=1, num_bytes=1000)
+        await decoders.ask(LARGE, "a", "b")
+        await decoders.swap_memory("a", 1000)
+        assert decoders.working == "a"
+        await decoders.swap_memory("a", 400)
+        assert decoders.working == "a"
+        await asyncio.sleep(HEAD_START_S)
+        assert decoders.working == "ab"
+        await decoders.swap_memory("b", 700)
+        assert decoders.working == "a", "b waits for memory, without slot and head start"
+        await decoders.ask(LARGE, "c")
+        await asyncio.sleep(HEAD_START_S)
+        assert decoders.working == "ac"
+        await decoders.end("a")
+        assert decoders.working == "bc"
 
     run_virtual(work())
 
