@@ -247,6 +247,11 @@ class BatchRunner:
             self._use_warm_shapes()
         return not self._warm_up.is_done
 
+    @property
+    def has_long_calls(self) -> bool:
+        """Whether calls take so long that a request should not wait for those of the warm-up."""
+        return self._warm_up.has_long_calls
+
     def _use_warm_shapes(self) -> None:
         """Plan with the shapes measured so far."""
         costs_s = self._warm_up.costs_s

@@ -103,6 +103,8 @@ class MicroBatcher:
         self._live_s = -math.inf  # time of the last live frame's arrival
         self._answered_s = -math.inf  # time of the last call's end or the last answer, whichever is later
         self._wake = asyncio.Event()
+        self._rest = asyncio.Event()  # while no request is in progress
+        self._rest.set()
         self._num_arrivals = 0
         self._load = DeviceLoad(clock=clock)
         self._num_encoding = 0
@@ -174,7 +176,7 @@ class MicroBatcher:
                 if request_id in self._answered:
                     self._answered.discard(request_id)
                     self._returning.request_ended()
-            self._wake.set()
+            self._note_end()
 
     async def segment(self, chunk: Chunk) -> SegmentedChunk:
         """Return the masks of a chunk. Cancelling the call drops its samples from the queue.
@@ -199,7 +201,11 @@ class MicroBatcher:
         finally:
             pending.is_dropped = True
             self._queue.drop(pending)
-            self._wake.set()
+            self._note_end()
+
+    async def until_rest(self, limit_s: float) -> None:
+        """Wait until no request is in progress, but no longer than `limit_s` seconds."""
+        await ends_within(limit_s, self._rest.wait())
 
     def _check_open(self) -> None:
         """Raise a ServiceError if chunks cannot be accepted."""
@@ -341,7 +347,14 @@ class MicroBatcher:
 
     def _note_arrival(self) -> None:
         self._num_arrivals += 1
+        self._rest.clear()
         self._wake.set()
+
+    def _note_end(self) -> None:
+        """Note the end of a request or of a chunk."""
+        self._wake.set()
+        if not self._expected and not self._queue.num_samples and self._load.is_idle:
+            self._rest.set()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._serving.pop(task, None)

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 IDLE_CHECK_S = 5.0
 # Seconds between looks at a device call that may hang.
 WATCH_S = 0.25
+# The next call of a warm-up whose calls are long waits for rest, as long at most as this many of its largest calls: so
+# the warm-up takes a tenth of one core at most from requests, and comes to its end under a steady load, too.
+WARM_UP_PAUSE_CALLS = 10
 # Seconds that the current device call may take to end at shutdown. The thread is a daemon, so the process ends anyway.
 STOP_TIMEOUT_S = 10.0
 
@@ -196,10 +199,18 @@ class LocalSegmenter(MicroBatcher):
         """Warm up the larger batch shapes; between two of these calls the device thread takes batches that wait.
 
         Other threads start afterwards: each keeps memory of the calls that it has made, and none costs what is
-        measured. On a device of one thread nothing is left to do.
+        measured. Where calls are long they start before, and the warm-up goes on while nothing else is to do. On a
+        device of one thread nothing is left to do.
         """
-        while await self._device.run(self._runner.warm_up_further):
-            pass
+        while True:
+            if self._runner.has_long_calls:
+                self._start_all_threads()
+                await self.until_rest(self._runner.plan.cost_s(self._runner.plan.max_batch) * WARM_UP_PAUSE_CALLS)
+            if not await self._device.run(self._runner.warm_up_further):
+                break
+        self._start_all_threads()
+
+    def _start_all_threads(self) -> None:
         if self._runner.can_run_parallel:
             self._device.start(num_threads=self._policy.parallel_calls)
             self.run_parallel(self._policy.parallel_calls)

@@ -40,6 +40,7 @@ class WarmUp:
         costs_s: seconds of one call by batch shape, of the shapes measured so far. The smallest shape is there after
             its first call, which takes longer than later ones.
         is_done: whether no call is left.
+        has_long_calls: whether the smallest shape takes `LONG_CALL_S` or longer on a CPU.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class WarmUp:
         """
         self.costs_s: dict[int, float] = {}
         self.is_done = False
+        self.has_long_calls = False
         self._predictor = predictor
         self._sizes = sizes
         self._frame_shape = (height, width, 3)
@@ -104,8 +106,10 @@ class WarmUp:
             if self._is_cpu and is_useless(size, cost_s, measured_s):
                 break
             self.costs_s[size] = measured_s[size] = cost_s
-            if len(measured_s) == 1 and self._is_cpu and cost_s < LONG_CALL_S:
-                self.costs_s[size] = measured_s[size] = yield from self._compile(size, cost_s)
+            if len(measured_s) == 1 and self._is_cpu:
+                self.has_long_calls = cost_s >= LONG_CALL_S
+                if not self.has_long_calls:
+                    self.costs_s[size] = measured_s[size] = yield from self._compile(size, cost_s)
         release_freed_memory()
         unmap_code()
 

@@ -11,12 +11,14 @@ import pytest
 from support.components.chunks import make_chunk
 from support.waiting import until
 
+from service.batching import segmenter as segmenter_module
 from service.batching.policy import BatchPolicy
 from service.batching.segmenter import LocalSegmenter
+from service.batching.warm_up import LONG_CALL_S
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.media.masks import encode_masks
-from service.predictors.fake import FakePredictor
+from service.predictors.fake import FakePredictor, FakeTiming
 from service.telemetry.metrics import Metrics
 
 # The corner pixel of a frame that the predictor fails on; no random frame has it.
@@ -94,10 +96,11 @@ async def test_a_load_that_fails_is_raised_and_leaves_no_thread():
 class CpuPredictor(FakePredictor):
     """Calls itself a CPU. Batches of two samples or more wait at a gate and may fail."""
 
-    def __init__(self, *, failing_size: int = 0) -> None:
-        super().__init__()
+    def __init__(self, *, failing_size: int = 0, call_s: float = 0.0) -> None:
+        super().__init__(timing=FakeTiming(batch_s=call_s))
         self.gate, self.failing_size = threading.Event(), failing_size
         self.sizes: list[int] = []
+        self.threads: set[int] = set()
 
     @property
     def device_facts(self):
@@ -105,6 +108,7 @@ class CpuPredictor(FakePredictor):
 
     def predict(self, frames, windows):
         self.sizes.append(len(frames))
+        self.threads.add(threading.get_ident())
         if len(frames) > 1:
             assert self.gate.wait(120)
         if len(frames) == self.failing_size:
@@ -125,6 +129,26 @@ async def test_on_a_cpu_larger_shapes_are_warmed_up_after_the_start_and_between_
         assert [frame.masks for frame in answer.frames] == direct(predictor, chunk)
     await until(lambda: segmenter.max_batch == 8)
     assert (await segmenter.segment(make_chunk("later", 8))).frames
+
+
+async def test_where_calls_are_long_the_warm_up_waits_for_rest_and_all_threads_work(start):
+    predictor = CpuPredictor(call_s=LONG_CALL_S)
+    predictor.gate.set()
+    segmenter, _ = await start(predictor, parallel_calls=2)
+    with segmenter.expect("a"):
+        assert len((await segmenter.segment(make_chunk("a", 4))).frames) == 4
+        assert set(predictor.sizes) == {1}
+        assert len(predictor.threads) == 2
+    await until(lambda: 2 in predictor.sizes)
+
+
+async def test_where_calls_are_long_the_warm_up_comes_to_its_end_beside_requests_too(start, monkeypatch):
+    monkeypatch.setattr(segmenter_module, "WARM_UP_PAUSE_CALLS", 1)
+    predictor = CpuPredictor(call_s=LONG_CALL_S)
+    predictor.gate.set()
+    segmenter, _ = await start(predictor, parallel_calls=2)
+    with segmenter.expect("never"):
+        await until(lambda: segmenter.max_batch == 8)
 
 
 async def test_a_larger_shape_that_fails_at_warm_up_is_left_out(start):

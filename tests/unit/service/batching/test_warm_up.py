@@ -113,8 +113,11 @@ def test_shapes_that_are_left_when_it_is_stopped_are_not_run() -> None:
 def test_a_model_of_short_calls_is_compiled_on_a_cpu(first_s: float, num_compilations: int) -> None:
     costs_s = {1: first_s, 2: 1.5 * first_s}
     predictor = TimedPredictor(costs_s, gain=0.75)
-    measured = warm_up(predictor, [1, 2], is_cpu=True)
+    steps = WarmUp(predictor, [1, 2], height=16, width=16, clock=lambda: predictor.now_s, is_cpu=True)
+    steps.finish()
+    measured = steps.costs_s
     assert predictor.num_compilations == num_compilations
+    assert steps.has_long_calls is not bool(num_compilations)
     assert measured == pytest.approx({size: predictor.factor * cost_s for size, cost_s in costs_s.items()})
 
 
