@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 _R = TypeVar("_R")
@@ -45,3 +46,13 @@ def run_virtual(work: Coroutine[object, object, _R]) -> _R:
     """Run a coroutine to its end on virtual time."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(work)
+
+
+def on_virtual_time(test: Callable[..., Coroutine[object, object, None]]) -> Callable[..., None]:
+    """Decorate a test so that it runs on virtual time."""
+
+    @functools.wraps(test)
+    def run(*arguments: object, **fixtures: object) -> None:
+        run_virtual(test(*arguments, **fixtures))
+
+    return run

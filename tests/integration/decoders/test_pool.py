@@ -27,6 +27,7 @@ from support.inputs.odd_clips import odd_clip
 from service.domain.deadline import Deadline
 from service.domain.errors import ServiceError
 from service.media.core_use import CoreUse
+from service.media.decoders import slot as slot_module
 from service.media.decoders.pool import DecoderPool
 
 
@@ -87,6 +88,30 @@ async def test_a_full_pool_keeps_to_the_deadline(tmp_path: Path) -> None:
                     pass
         assert caught.value.code == "deadline_exceeded"
         assert len((await decode_through(pool, upload)).frames) == 1
+
+
+async def test_an_upload_that_grows_goes_on_beside_one_that_began_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With head starts that last, the second one begins only while the first one waits for its upload."""
+    monkeypatch.setattr(slot_module, "_SHORT_BYTES", 0)
+    monkeypatch.setattr(slot_module, "_HEAD_START_S", 3600.0)
+    data = make_clip(num_frames=100, gop=10, movflags="faststart")
+    cut = len(data) * 6 // 10
+    async with (
+        running_pool(num_decoders=4, cores=CoreUse(num_cores=1)) as pool,
+        uploaded(data[:cut], tmp_path, is_complete=False) as growing,
+        uploaded(data, tmp_path) as complete,
+        pool.open(growing, make_request(fps=5), deadline=soon()) as first,
+    ):
+        reading = asyncio.create_task(read_all(first))
+        async with pool.open(complete, make_request(fps=5), deadline=soon()):
+            assert not reading.done()
+            await growing.write(data[cut:])
+            growing.finish()
+            async with asyncio.timeout(HANG_S):
+                await reading
+    assert first.clip.num_samples == 20
 
 
 @pytest.mark.parametrize("movflags", ["faststart", "frag_keyframe+empty_moov+default_base_moof"])
